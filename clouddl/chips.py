@@ -1,0 +1,142 @@
+"""Chips: labelled scenes cut to one size and kept in Zarr, as training wants them."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from clouddl.catalogue import Scene, Store
+from clouddl.errors import InputError
+from clouddl.labels import LABEL_SOURCES, NODATA, label_scene
+from clouddl.scene import open_scene
+
+
+def make_chips(
+    scenes: Sequence[Scene], store: Store, path: Path | str, *, bands: Sequence[str],
+    sources: Sequence[str], size: int = 256, progress: bool = True,
+) -> xr.Dataset:  # fmt: skip
+    """Cut scenes into chips of `size` × `size` pixels, label them, and write them to Zarr.
+
+    Returns the stored dataset: `image` (chip, band, y, x) float32 reflectance, NaN for nodata;
+    `mask` (source, chip, y, x) uint8 (0, 1, 255), one layer for each of `sources` (names of
+    `labels.LABEL_SOURCES`, or "truth" for the scene's own mask); `chip` coordinates scene, group,
+    role and sha256 of the image. `bands` may hold "elevation". Edges that fill less than a chip
+    are padded with nodata.
+    """
+    images, masks, about = [], [], []
+    for scene in tqdm(scenes, desc="chips", unit="scene", disable=not progress):
+        dataset = open_scene(scene, store)
+        layers = [_band(dataset, band) for band in bands]
+        labels = [_label(dataset, source) for source in sources]
+        sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "drawn"
+        for top in range(0, dataset.sizes["y"], size):
+            for left in range(0, dataset.sizes["x"], size):
+                window = np.s_[top : top + size, left : left + size]
+                images.append(_fill(np.stack([layer[window] for layer in layers]), size, np.nan))
+                masks.append(_fill(np.stack([label[window] for label in labels]), size, NODATA))
+                about.append((scene.id, scene.group, scene.role, sha))
+    if not images:
+        raise InputError("no scenes to cut chips from: check the role and the catalogue")
+    resolution = {scene.resolution for scene in scenes}
+    if len(resolution) > 1:
+        raise InputError(f"scenes of several resolutions {sorted(resolution)}: make chips of each")
+    ids, groups, roles, shas = (np.array(column) for column in zip(*about, strict=True))
+    chips = xr.Dataset(
+        {
+            "image": (("chip", "band", "y", "x"), np.stack(images).astype(np.float32)),
+            "mask": (("source", "chip", "y", "x"), np.stack(masks, axis=1).astype(np.uint8)),
+        },
+        coords={
+            "band": list(bands), "source": list(sources), "scene": ("chip", ids),
+            "group": ("chip", groups), "role": ("chip", roles), "sha256": ("chip", shas),
+        },
+        attrs={"resolution": float(resolution.pop())},
+    )  # fmt: skip
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    whole = {"image": (1, len(bands), size, size), "mask": (1, 1, size, size)}
+    chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True,
+                  encoding={name: {"chunks": chunks} for name, chunks in whole.items()})  # fmt: skip
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
+    return chips
+
+
+def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
+    if band == "elevation":
+        if "elevation" not in dataset:
+            raise InputError(f"{dataset.attrs['scene']}: has no DEM; leave 'elevation' out of the bands")
+        return dataset.elevation.values
+    if band not in dataset.band.values:
+        have = ", ".join(dataset.band.values)
+        raise InputError(f"{dataset.attrs['scene']}: has no band {band!r}; it has {have}")
+    return dataset.reflectance.sel(band=band).values
+
+
+def _label(dataset: xr.Dataset, source: str) -> np.ndarray:
+    if source != "truth":
+        return label_scene(dataset, source).values
+    if "mask" not in dataset:
+        known = ", ".join(LABEL_SOURCES)
+        raise InputError(f"{dataset.attrs['scene']}: has no mask of its own; label it with {known}")
+    return dataset.mask.values
+
+
+def _fill(array: np.ndarray, size: int, value: float) -> np.ndarray:
+    spare = [(0, 0), *((0, size - extent) for extent in array.shape[-2:])]
+    return np.pad(array, spare, constant_values=value)
+
+
+@dataclass(frozen=True)
+class Chips:
+    """Chips of one role, with one source of labels, for the bands of a model."""
+
+    dataset: xr.Dataset
+
+    @classmethod
+    def open(cls, path: Path | str, bands: Sequence[str], source: str, role: str) -> "Chips":
+        """Open a Zarr of `make_chips`; InputError names what the file does not hold."""
+        try:
+            dataset = xr.open_zarr(path, chunks=None)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: no chips there ({error}); run 01_data_preparation") from error
+        for axis, wanted in (("band", list(bands)), ("source", [source])):
+            if lacking := [name for name in wanted if name not in dataset[axis].values]:
+                have = ", ".join(dataset[axis].values)
+                raise InputError(f"{path}: no {axis} {lacking[0]!r} in these chips; they have {have}")
+        dataset = dataset.sel(band=list(bands), source=source)
+        chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
+        if not chosen.sizes["chip"]:
+            raise InputError(f"{path}: no chips of role {role!r}")
+        return cls(chosen.load())
+
+    @property
+    def resolution(self) -> float:
+        """Metres per pixel."""
+        return float(self.dataset.attrs["resolution"])
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Scene id: SHA-256 of its image."""
+        return dict(zip(self.dataset.scene.values.tolist(), self.dataset.sha256.values.tolist(), strict=True))  # fmt: skip
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each band over all chips, nodata left out."""
+        axes = ("chip", "y", "x")
+        mean, std = self.dataset.image.mean(axes), self.dataset.image.std(axes)
+        return mean.values.round(5).tolist(), std.values.round(5).tolist()
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """image (chip, band, y, x) float32 and mask (chip, y, x) uint8."""
+        return torch.from_numpy(self.dataset.image.values), torch.from_numpy(self.dataset.mask.values)  # fmt: skip
+
+    def where(self, keep: np.ndarray) -> "Chips":
+        """Those chips for which `keep` (chip,) is true."""
+        return Chips(self.dataset.isel(chip=np.flatnonzero(keep)))

@@ -1,0 +1,22 @@
+"""The one error a bad input raises."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+
+class InputError(ValueError):
+    """A file, field or option is not usable.
+
+    Its one message names the file or field and says what to do. The command line prints it as
+    `clouddl: <message>` and exits with status 2.
+    """
+
+
+def invalid(source: Path | str, error: ValidationError) -> InputError:
+    """Turn the first problem pydantic found in `source` into an InputError naming the field."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole record"
+    more = error.error_count() - 1
+    rest = f" (and {more} more)" if more else ""
+    return InputError(f"{source}: {field}: {first['msg']}; mend this field{rest}")

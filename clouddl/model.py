@@ -1,0 +1,257 @@
+"""The network and its file: a U-Net, and the card that says what it was trained on.
+
+A model is two files of one stem: `<stem>.safetensors` (weights, no code) and `<stem>.json` (the
+card: bands, normalisation, resolution, threshold, training scenes, scores, SHA-256 of the weights).
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from clouddl.errors import InputError, invalid
+
+WEIGHTS = Path(__file__).parent / "weights"
+ELEVATION = "elevation"  # the DEM enters the network as one more band, in metres
+
+
+class ModelCard(BaseModel):
+    """Everything needed to use a model and to know where it comes from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    bands: list[str]  # common names, in the order of the network's input channels
+    band_sets: list[list[str]] = []  # sets the network was trained to work from; [] = `bands` only
+    normalisation: Literal["fixed", "chip"] = "fixed"
+    mean: list[float]  # reflectance (metres for elevation), over the training chips
+    std: list[float] = Field(description="same unit as mean")
+    resolution: float = Field(gt=0)  # metres; images are brought to it before prediction
+    base_filters: int = Field(16, ge=1)
+    depth: int = Field(4, ge=1)
+    kernel_size: int = Field(3, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    threshold: float = Field(0.5, ge=0, le=1)
+    labels: str = ""  # source of the training masks
+    trained_on: dict[str, str] = {}  # scene id: SHA-256 of its image
+    scores: dict[str, float] = {}  # on validation scenes
+    seed: int = 0
+    version: str = importlib.metadata.version("clouddl")
+    weights_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ModelCard":
+        if not len(self.bands) == len(self.mean) == len(self.std):
+            raise ValueError("bands, mean and std must be of one length")
+        if not self.band_sets:
+            self.band_sets = [list(self.bands)]
+        return self
+
+    def best_set(self, available: Sequence[str]) -> list[str] | None:
+        """The largest of the model's band sets that `available` bands can fill, or None."""
+        fitting = [bands for bands in self.band_sets if set(bands) <= set(available)]
+        return max(fitting, key=len, default=None)
+
+
+def _block(inputs: int, outputs: int, kernel: int, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers += [
+            nn.Conv2d(channels, outputs, kernel, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.Dropout2d(dropout))
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger 2015) with batch normalisation and dropout, as in Kettig (2020).
+
+    Input (n, bands, y, x), normalised; output (n, y, x) logits of cloud. `base_filters` and
+    `kernel_size` are the two readings of the "filter size" that the study of 2020 searched over.
+    Height and width must be multiples of `2**depth`.
+    """
+
+    def __init__(
+        self, bands: int, base_filters: int = 16, depth: int = 4, kernel_size: int = 3,
+        dropout: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        widths = [base_filters * 2**level for level in range(depth + 1)]
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.multiple = 2**depth
+        self.first = _block(bands, widths[0], kernel_size, dropout)
+        self.down = nn.ModuleList(_block(a, b, kernel_size, dropout) for a, b in pairs)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
+        self.join = nn.ModuleList(_block(2 * a, a, kernel_size, dropout) for a, _ in pairs)
+        self.last = nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(nn.functional.max_pool2d(x, 2))
+        for up, join in zip(reversed(self.up), reversed(self.join), strict=True):
+            x = join(torch.cat([skips.pop(), up(x)], dim=1))
+        return self.last(x)[:, 0]
+
+
+def build(card: ModelCard) -> UNet:
+    """A network of the card's shape, with fresh weights."""
+    size = card.base_filters, card.depth, card.kernel_size
+    return UNet(len(card.bands), *size, card.dropout).to(memory_format=torch.channels_last)
+
+
+def normalise(x: Tensor, card: ModelCard, mean: Tensor | None = None, std: Tensor | None = None) -> Tensor:  # fmt: skip
+    """Reflectance (n, bands, y, x) with NaN for nodata, as the network wants it.
+
+    "fixed" uses the card's statistics; "chip" each image's own, or those given in `mean` and
+    `std` (n, bands, 1, 1), so that all tiles of one scene are treated alike. Nodata, and bands
+    that the sensor lacks, become 0: the mean.
+    """
+    own = card.normalisation == "chip"
+    if mean is None or std is None:
+        if own:
+            mean, std = chip_statistics(x)
+        else:
+            mean, std = (
+                torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
+                for v in (card.mean, card.std)
+            )
+    return torch.nan_to_num((x - mean) / std)
+
+
+def chip_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (n, bands, 1, 1) of each image, nodata left out.
+
+    The deviation is kept above 0.02 (reflectance), or a uniform sea would be stretched to noise.
+    """
+    mean = x.nanmean((-2, -1), keepdim=True)
+    std = ((x - mean) ** 2).nanmean((-2, -1), keepdim=True).sqrt()
+    return torch.nan_to_num(mean), torch.nan_to_num(std).clamp_min(0.02)
+
+
+class CloudModel:
+    """A network with its card, ready to give cloud probabilities."""
+
+    def __init__(self, card: ModelCard, net: UNet, device: str | torch.device | None = None) -> None:
+        self.card = card
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.net = net.to(self.device).eval()
+
+    @torch.inference_mode()
+    def probability(
+        self, reflectance: np.ndarray, statistics: tuple[Tensor, Tensor] | None = None
+    ) -> np.ndarray:
+        """Probability of cloud (y, x) float32, NaN where every band is nodata.
+
+        `reflectance` (bands, y, x) float32 in the card's order and at its resolution; a band the
+        sensor lacks is all NaN. `statistics`: `chip_statistics` of the whole scene, for tiles.
+        """
+        if len(reflectance) != len(self.card.bands):
+            told = ", ".join(self.card.bands)
+            raise InputError(f"model {self.card.name} wants {len(self.card.bands)} bands: {told}")
+        x = torch.from_numpy(np.ascontiguousarray(reflectance, dtype=np.float32))[None]
+        x = normalise(x.to(self.device), self.card, *(statistics or ()))
+        height, width = x.shape[-2:]
+        spare = [-size % self.net.multiple for size in (height, width)]
+        x = nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            logits = self.net(x.contiguous(memory_format=torch.channels_last))
+        probability = logits[0, :height, :width].float().sigmoid().cpu().numpy()
+        return np.where(np.isnan(reflectance).all(0), np.float32(np.nan), probability)
+
+
+def save_model(model: CloudModel, stem: str | Path) -> Path:
+    """Write `<stem>.safetensors` and `<stem>.json`; returns the path of the card.
+
+    Weights are stored as float16: half the bytes, and the masks stay the same (tested).
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for key, value in model.net.state_dict().items()
+    }
+    data = save(state)
+    model.card.weights_sha256 = hashlib.sha256(data).hexdigest()
+    for path, content in (
+        (stem.with_suffix(".safetensors"), data),
+        (stem.with_suffix(".json"), model.card.model_dump_json(indent=1).encode() + b"\n"),
+    ):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    return stem.with_suffix(".json")
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """Read a model's card; InputError names the file and what is wrong with it."""
+    path = Path(path).with_suffix(".json")
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return ModelCard.model_validate(fields)
+    except FileNotFoundError as error:
+        known = ", ".join(card.name for card in shipped_models()) or "none"
+        raise InputError(
+            f"{path}: there is no such model card. A model is a .json card beside a .safetensors "
+            f"file; the shipped ones are: {known}"
+        ) from error
+    except ValidationError as error:
+        raise invalid(path, error) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable model card ({error})") from error
+
+
+def load_model(path: str | Path, device: str | torch.device | None = None) -> CloudModel:
+    """Load a model by path (card or weights), or a shipped one by name.
+
+    The weights must have the SHA-256 that the card gives. Raises InputError otherwise.
+    """
+    if str(path) in {card.name for card in shipped_models()}:
+        path = WEIGHTS / str(path)
+    path = Path(path).with_suffix(".safetensors")
+    card = read_card(path)
+    mend = "fetch or train the model again; card and weights belong together"
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != card.weights_sha256:
+            told = f"its sha256 is {found}, the card says {card.weights_sha256}"
+            raise InputError(f"{path}: the weights are broken or of another model ({told}); {mend}")
+        net = build(card)
+        state = load_file(path)
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path}: the weights cannot be loaded ({error}); {mend}") from error
+    return CloudModel(card, net, device)
+
+
+def shipped_models() -> list[ModelCard]:
+    """The cards of the models inside the package."""
+    return [
+        ModelCard.model_validate_json(path.read_text()) for path in sorted(WEIGHTS.glob("*.json"))
+    ]
+
+
+def pick_model(available: Sequence[str]) -> str:
+    """Name of the shipped model that makes the most of the `available` bands."""
+    fitting = [(len(found), card.name) for card in shipped_models() if (found := card.best_set(available))]  # fmt: skip
+    if not fitting:
+        sets = sorted({", ".join(s) for card in shipped_models() for s in card.band_sets})
+        raise InputError(
+            f"no shipped model works from the bands {', '.join(available)}; "
+            f"they want one of: {'; '.join(sets)}. Name your own with --model"
+        )
+    return max(fitting)[1]

@@ -1,0 +1,298 @@
+"""Training: augmentation that makes transfer plausible, the loss of 2020, and fitting.
+
+Lightning runs the loop (early stopping, checkpoints, resume, mixed precision, progress bar);
+what is here is what is special to clouds seen by more than one sensor.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from clouddl.chips import Chips
+from clouddl.errors import InputError
+from clouddl.labels import NODATA
+from clouddl.model import CloudModel, ModelCard, build, normalise
+from clouddl.score import best_threshold
+
+CROP = 128  # pixels: what one training sample shows at the most
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a chip is changed each time it is shown, to stand for other sensors and other days.
+
+    `resolution`: metres, finest and coarsest; one value is drawn for each batch, log-uniform.
+    `gain`, `offset`: standard deviation of a factor and of a shift in reflectance, per band;
+    `brightness`: of a factor common to all bands. All zero and one resolution: none.
+    """
+
+    resolution: tuple[float, float] = (10.0, 60.0)
+    gain: float = 0.08
+    offset: float = 0.015
+    brightness: float = 0.10
+    turns: bool = True
+
+    def __call__(self, x: Tensor, y: Tensor, own: float, dice: torch.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Change a batch x (n, bands, y, x) of reflectance and y (n, y, x) of labels in 0..1."""
+        n, bands = x.shape[:2]
+        low, high = (np.log(max(r, own)) for r in self.resolution)
+        factor = float(np.exp(low + (high - low) * torch.rand(1, generator=dice).item())) / own
+        x, y = crop(x, y, factor, dice)
+        if self.turns:
+            turn, flip = (int(v) for v in torch.randint(0, 4, (2,), generator=dice))
+            x, y = torch.rot90(x, turn, (-2, -1)), torch.rot90(y, turn, (-2, -1))
+            if flip % 2:
+                x, y = x.flip(-1), y.flip(-1)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, 1, 1, generator=dice).to(x)
+
+        x = x * (1 + self.gain * normal(n, bands)) * (1 + self.brightness * normal(n, 1))
+        return x + self.offset * normal(n, bands), y
+
+
+def crop(x: Tensor, y: Tensor, factor: float, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A random window of the batch, averaged to pixels `factor` times as large, at most CROP wide.
+
+    Area averaging for images and masks alike: a mask becomes the fraction of cloud. Sizes are
+    rounded to multiples of 16, for the network's sake.
+    """
+    height = x.shape[-1]
+    size = max(16, min(CROP, int(height / factor)) // 16 * 16)
+    window = min(height, round(size * factor))
+    top, left = (
+        int(torch.randint(0, extent - window + 1, (1,), generator=dice)) for extent in x.shape[-2:]
+    )
+    x = x[..., top : top + window, left : left + window]
+    y = y[..., top : top + window, left : left + window]
+    if window != size:
+        x = nn.functional.interpolate(x, (size, size), mode="area")
+        y = nn.functional.interpolate(y[:, None], (size, size), mode="area")[:, 0]
+    return x, y
+
+
+def cloud_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy plus soft Dice loss, unlabelled pixels (NaN) left out.
+
+    `logits` and `target` (n, y, x); targets are fractions of cloud. The Dice term (Milletari
+    2016) is pooled over the batch, so that a chip without cloud does not swing it; it is what
+    keeps the 20 % of cloudy pixels from being outvoted (Kettig 2020).
+    """
+    valid = torch.isfinite(target)
+    if not valid.any():
+        return logits.sum() * 0
+    logits, target = logits[valid].float(), target[valid].float()
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, target)
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * target).sum() + 1
+    return cross_entropy + 1 - overlap / (probability.sum() + target.sum() + 1)
+
+
+class CloudTask(L.LightningModule):
+    """The network in training; validation F2 is pooled, at its best threshold on validation."""
+
+    def __init__(self, card: ModelCard, chips_resolution: float, augmentation: Augmentation,
+                 learning_rate: float) -> None:  # fmt: skip
+        super().__init__()
+        self.card, self.own, self.augmentation = card, chips_resolution, augmentation
+        self.learning_rate = learning_rate
+        self.net = build(card)
+        self.seen: list[tuple[np.ndarray, np.ndarray]] = []
+        keep = [[band in bands for band in card.bands] for bands in card.band_sets]
+        self.register_buffer("keep", torch.tensor(keep), persistent=False)
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        # Seeded by the step, not by a running state: a resumed run sees what it would have seen.
+        dice = torch.Generator().manual_seed(self.card.seed * 1_000_003 + self.global_step)
+        x, y = self.augmentation(*labelled(batch), self.own, dice)
+        choice = torch.randint(0, len(self.keep), (len(x),), generator=dice)
+        x = torch.where(self.keep[choice][:, :, None, None], x, torch.nan)
+        loss = cloud_loss(self.net(normalise(x, self.card)), y)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
+        return loss
+
+    def validation_step(self, batch: list[Tensor], index: int) -> None:
+        x, y = at_resolution(*labelled(batch), self.card.resolution / self.own, self.net.multiple)
+        probability = self.net(normalise(x, self.card)).float().sigmoid()
+        valid = torch.isfinite(y)
+        self.seen.append((probability[valid].cpu().numpy(), (y[valid] >= 0.5).cpu().numpy()))
+        loss = cloud_loss(torch.logit(probability, 1e-6), y)
+        self.log("val_loss", loss, batch_size=len(x))
+
+    def on_validation_epoch_end(self) -> None:
+        probability, truth = (np.concatenate(parts) for parts in zip(*self.seen, strict=True))
+        self.seen.clear()
+        threshold, f2 = best_threshold(probability, truth)
+        self.log_dict({"val_f2": f2, "val_threshold": threshold}, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        optimiser = torch.optim.Adam(self.parameters(), self.learning_rate)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, steps)
+        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+
+
+def labelled(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(x, y) with y as float fractions, NaN where unlabelled."""
+    x, mask = batch
+    return x.float(), torch.where(mask == NODATA, torch.nan, mask.float())
+
+
+def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[Tensor, Tensor]:
+    """Whole chips at the working resolution, trimmed to what the network takes."""
+    size = max(multiple, int(x.shape[-1] / factor) // multiple * multiple)
+    x = nn.functional.interpolate(x, (size, size), mode="area")
+    return x, nn.functional.interpolate(y[:, None], (size, size), mode="area")[:, 0]
+
+
+class PlainCheckpoints(CheckpointIO):
+    """Lightning's checkpoints as safetensors, since its own are pickles and pickles run code.
+
+    Tensors go into the file as they are; everything else is JSON in the file's metadata.
+    """
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        tensors: dict[str, Tensor] = {}
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                tensors[key := f"t{len(tensors)}"] = value.detach().clone().contiguous()
+                return {"tensor": key}
+            if isinstance(value, dict):
+                return {"items": [[key, plain(item)] for key, item in value.items()]}
+            if isinstance(value, list | tuple):
+                return {"list": [plain(item) for item in value]}
+            if isinstance(value, np.generic):
+                return value.item()
+            return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}")
+        structure = json.dumps(plain(checkpoint))
+        save_file(tensors or {"none": torch.zeros(1)}, temporary, {"structure": structure})
+        temporary.replace(path)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        try:
+            with safe_open(path, "pt") as stream:
+                structure = json.loads(stream.metadata()["structure"])
+                tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors raises a bare Exception subclass for each fault
+            raise InputError(f"{path}: broken checkpoint ({error}); delete it to start anew") from error
+
+        def rich(value: Any) -> Any:
+            if not isinstance(value, dict):
+                return value
+            if "tensor" in value:
+                return tensors[value["tensor"]]
+            if "items" in value:
+                return {key: rich(item) for key, item in value["items"]}
+            return [rich(item) for item in value["list"]]
+
+        return rich(structure)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def fit(
+    card: ModelCard, train: Chips, validation: Chips, folder: Path | str, *, epochs: int = 60,
+    batch_size: int = 16, learning_rate: float = 2e-3, patience: int = 15,
+    augmentation: Augmentation | None = None, start: CloudModel | None = None,
+    progress: bool | None = None,
+) -> CloudModel:  # fmt: skip
+    """Train a model and choose its threshold, both on processor labels alone.
+
+    `card` says what to build; its mean, std, trained_on, threshold and scores are filled in here.
+    `folder` keeps `checkpoints/last.ckpt` (a run that was killed goes on from it when called
+    again), `checkpoints/best.ckpt` and the learning curves, `curves/metrics.csv`. `start`
+    gives weights to begin from (adaptation). `progress` defaults to whether a terminal watches.
+    """
+    folder = Path(folder)
+    progress = sys.stderr.isatty() if progress is None else progress
+    if start is None:
+        mean, std = train.statistics()
+        card = card.model_copy(update={"mean": mean, "std": std, "trained_on": train.sources})
+    L.seed_everything(card.seed, verbose=False)
+    task = CloudTask(card, train.resolution, augmentation or Augmentation(), learning_rate)
+    if start is not None:
+        task.net.load_state_dict(start.net.state_dict())
+    best = ModelCheckpoint(folder / "checkpoints", "best", "val_f2", mode="max", save_last=True,
+                           enable_version_counter=False)  # fmt: skip
+    callbacks: list[Any] = [best, EMAWeightAveraging(decay=0.99)]
+    callbacks.append(EarlyStopping("val_f2", mode="max", patience=patience))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    sets = [TensorDataset(*chips.tensors()) for chips in (train, validation)]
+    # Shuffled by (seed, epoch), which a resumed run can repeat; one replica, nothing distributed.
+    sampler = DistributedSampler(sets[0], num_replicas=1, rank=0, seed=card.seed)
+    loaders = [DataLoader(sets[0], batch_size, sampler=sampler), DataLoader(sets[1], batch_size)]
+    last = folder / "checkpoints" / "last.ckpt"
+    with _quiet():
+        trainer = L.Trainer(
+            max_epochs=epochs, precision=_precision(), callbacks=callbacks, plugins=[PlainCheckpoints()],
+            logger=CSVLogger(folder, name="", version="curves"), enable_progress_bar=progress,
+            enable_model_summary=False, log_every_n_steps=1, num_sanity_val_steps=0, deterministic=True,
+            use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(task, *loaders, ckpt_path=str(last) if last.exists() else None)
+    state = PlainCheckpoints().load_checkpoint(best.best_model_path)["state_dict"]
+    task.load_state_dict(state)
+    model = CloudModel(card, task.net)
+    threshold, f2 = best_threshold(*on_validation(model, validation))
+    card.threshold, card.scores = threshold, {"validation_f2": f2, "epochs": trainer.current_epoch}
+    return model
+
+
+def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarray]:
+    """Probability and truth of every labelled pixel of `chips`, at the working resolution."""
+    found = []
+    for batch in DataLoader(TensorDataset(*chips.tensors()), 16):
+        x, y = at_resolution(*labelled(batch), model.card.resolution / chips.resolution, 1)
+        for image, truth in zip(x.numpy(), y.numpy(), strict=True):
+            valid = np.isfinite(truth)
+            found.append((model.probability(image)[valid], truth[valid] >= 0.5))
+    return np.concatenate([p for p, _ in found]), np.concatenate([t for _, t in found])
+
+
+def _precision() -> Any:
+    """Mixed precision where the hardware gains by it: CUDA, or a CPU with AMX."""
+    if torch.cuda.is_available():
+        return "16-mixed"
+    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice on workers and hardware out of pages and terminals."""
+    import logging
+    import warnings
+
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        yield
+    logger.setLevel(level)
