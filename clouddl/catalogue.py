@@ -280,3 +280,10 @@ def choose_corpus(requested: str, store: Store) -> str:
     if requested not in ("real", "drawn"):
         raise InputError(f"corpus {requested!r} is unknown; choose auto, real or drawn")
     return requested
+
+
+def open_corpus(requested: str = "auto", mirror: Path | str | None = None) -> tuple[Catalogue, Store]:
+    """The catalogue to study and the store of its files: what every notebook begins with."""
+    store = Store(DATA / "registry" / "real.csv", mirror=mirror)
+    catalogue = load_catalogue(choose_corpus(requested, store))
+    return catalogue, store

@@ -1,7 +1,7 @@
 """Chips: labelled scenes cut to one size and kept in Zarr, as training wants them."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,43 +11,42 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clouddl.catalogue import Scene, Store
+from clouddl.catalogue import Catalogue, Scene, Store
 from clouddl.errors import InputError
 from clouddl.labels import LABEL_SOURCES, NODATA, label_scene
 from clouddl.scene import open_scene
+from clouddl.sensors import STUDY_BANDS
+from clouddl.workspace import work_folder
 
 
-def make_chips(
-    scenes: Sequence[Scene], store: Store, path: Path | str, *, bands: Sequence[str],
-    sources: Sequence[str], size: int = 256, progress: bool = True,
-) -> xr.Dataset:  # fmt: skip
-    """Cut scenes into chips of `size` × `size` pixels, label them, and write them to Zarr.
+def cut_chips(
+    datasets: Iterable[xr.Dataset], *, bands: Sequence[str], sources: Sequence[str], size: int = 256
+) -> xr.Dataset:
+    """Cut opened scenes of one resolution into labelled chips of `size` × `size` pixels.
 
-    Returns the stored dataset: `image` (chip, band, y, x) float32 reflectance, NaN for nodata;
-    `mask` (source, chip, y, x) uint8 (0, 1, 255), one layer for each of `sources` (names of
-    `labels.LABEL_SOURCES`, or "truth" for the scene's own mask); `chip` coordinates scene, group,
-    role and sha256 of the image. `bands` may hold "elevation". Edges that fill less than a chip
-    are padded with nodata.
+    Returns `image` (chip, band, y, x) float32 reflectance, NaN for nodata; `mask` (source, chip, y,
+    x) uint8 (0, 1, 255), one layer for each of `sources` (names of `labels.LABEL_SOURCES`, or
+    "truth" for the scene's own mask); `chip` coordinates scene, group, role and sha256 of the image.
+    `bands` may hold "elevation". Edges that fill less than a chip are padded with nodata.
     """
-    images, masks, about = [], [], []
-    for scene in tqdm(scenes, desc="chips", unit="scene", disable=not progress):
-        dataset = open_scene(scene, store)
+    images, masks, about, resolutions = [], [], [], set()
+    for dataset in datasets:
         layers = [_band(dataset, band) for band in bands]
         labels = [_label(dataset, source) for source in sources]
-        sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "drawn"
+        told = [str(dataset.attrs.get(key, "")) for key in ("scene", "group", "role", "sha256")]
+        resolutions.add(float(dataset.attrs["resolution"]))
         for top in range(0, dataset.sizes["y"], size):
             for left in range(0, dataset.sizes["x"], size):
                 window = np.s_[top : top + size, left : left + size]
                 images.append(_fill(np.stack([layer[window] for layer in layers]), size, np.nan))
                 masks.append(_fill(np.stack([label[window] for label in labels]), size, NODATA))
-                about.append((scene.id, scene.group, scene.role, sha))
+                about.append(told)
     if not images:
         raise InputError("no scenes to cut chips from: check the role and the catalogue")
-    resolution = {scene.resolution for scene in scenes}
-    if len(resolution) > 1:
-        raise InputError(f"scenes of several resolutions {sorted(resolution)}: make chips of each")
+    if len(resolutions) > 1:
+        raise InputError(f"scenes of several resolutions {sorted(resolutions)}: make chips of each")
     ids, groups, roles, shas = (np.array(column) for column in zip(*about, strict=True))
-    chips = xr.Dataset(
+    return xr.Dataset(
         {
             "image": (("chip", "band", "y", "x"), np.stack(images).astype(np.float32)),
             "mask": (("source", "chip", "y", "x"), np.stack(masks, axis=1).astype(np.uint8)),
@@ -56,8 +55,22 @@ def make_chips(
             "band": list(bands), "source": list(sources), "scene": ("chip", ids),
             "group": ("chip", groups), "role": ("chip", roles), "sha256": ("chip", shas),
         },
-        attrs={"resolution": float(resolution.pop())},
+        attrs={"resolution": resolutions.pop()},
     )  # fmt: skip
+
+
+def make_chips(
+    scenes: Sequence[Scene], store: Store, path: Path | str, *, bands: Sequence[str],
+    sources: Sequence[str], size: int = 256, progress: bool = True,
+) -> xr.Dataset:  # fmt: skip
+    """Open scenes, cut and label them (`cut_chips`), and write the chips to Zarr at `path`."""
+
+    def opened() -> Iterator[xr.Dataset]:
+        for scene in tqdm(scenes, desc="chips", unit="scene", disable=not progress):
+            sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "drawn"
+            yield open_scene(scene, store).assign_attrs(sha256=sha)
+
+    chips = cut_chips(opened(), bands=bands, sources=sources, size=size)
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -67,6 +80,27 @@ def make_chips(
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
     return chips
+
+
+def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
+    """The study's chips in a work folder: made if they are not there, or are of another corpus."""
+    path = work_folder(work) / f"chips-{catalogue.name}.zarr"
+    if not path.exists():
+        scenes = [*catalogue.select("train"), *catalogue.select("validation")]
+        truth = ["truth"] if all(scene.drawn for scene in scenes) else []
+        make_chips(scenes, store, path, bands=STUDY_BANDS, sources=[*truth, *LABEL_SOURCES])
+    return path
+
+
+def training_labels(requested: str, catalogue: Catalogue) -> str:
+    """The source of labels to train with; "auto" is ukis-csmask for real images.
+
+    Drawn scenes are trained on their own truth: a processor made for real images has no say there.
+    """
+    drawn = all(scene.drawn for scene in catalogue.select("train"))
+    if requested == "auto":
+        return "truth" if drawn else "ukis-csmask"
+    return requested
 
 
 def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
@@ -127,11 +161,14 @@ class Chips:
         """Scene id: SHA-256 of its image."""
         return dict(zip(self.dataset.scene.values.tolist(), self.dataset.sha256.values.tolist(), strict=True))  # fmt: skip
 
-    def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each band over all chips, nodata left out."""
-        axes = ("chip", "y", "x")
-        mean, std = self.dataset.image.mean(axes), self.dataset.image.std(axes)
-        return mean.values.round(5).tolist(), std.values.round(5).tolist()
+    def statistics(self, of: Callable[[Tensor], Tensor] = lambda x: x) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each band over all chips, nodata left out.
+
+        `of` is applied first to the image (chip, band, y, x): `model.logarithm`, say.
+        """
+        x = of(self.tensors()[0]).numpy()
+        mean, std = (f(x, axis=(0, 2, 3), dtype=np.float64) for f in (np.nanmean, np.nanstd))
+        return mean.round(5).tolist(), std.round(5).tolist()
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """image (chip, band, y, x) float32 and mask (chip, y, x) uint8."""

@@ -98,12 +98,12 @@ def _select(
         raise InputError(f"{processor} needs band(s) {missing}; this image has {', '.join(bands)}")
     rows = [list(bands).index(name) for name in wanted]
     image = np.moveaxis(np.asarray(reflectance, np.float32)[rows], 0, -1)
-    return np.nan_to_num(image), np.isnan(image).any(axis=-1)
+    return np.nan_to_num(image), np.any(np.isnan(image), axis=2)
 
 
 # Sentinel-2 B1, B2, B4, B5, B8, B8A, B9, B10, B11, B12, the order the classifier was trained in.
-S2CLOUDLESS_BANDS = ("coastal", "blue", "red", "rededge071", "nir", "nir08", "nir09", "cirrus")
-S2CLOUDLESS_BANDS += ("swir16", "swir22")
+_VISIBLE_TO_NIR = ("coastal", "blue", "red", "rededge071", "nir", "nir08", "nir09")
+S2CLOUDLESS_BANDS = (*_VISIBLE_TO_NIR, "cirrus", "swir16", "swir22")
 UKIS_BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 _UKIS_TILE = 256  # pixels
 
@@ -160,7 +160,7 @@ def ukis_csmask(
 
 def consensus(*masks: np.ndarray) -> np.ndarray:
     """What all masks (y, x) say alike, and 255 where they differ, so that training ignores it."""
-    if len({np.shape(mask) for mask in masks}) != 1:
+    if len({mask.shape for mask in masks}) != 1:
         raise InputError(f"consensus wants masks of one shape, not {[m.shape for m in masks]}")
     same = np.all([mask == masks[0] for mask in masks], axis=0)
     return np.where(same, masks[0], NODATA).astype(np.uint8)
@@ -169,7 +169,7 @@ def consensus(*masks: np.ndarray) -> np.ndarray:
 def dilate(mask: np.ndarray, metres: float, resolution: float) -> np.ndarray:
     """Grow cloud (y, x) by a disc of `metres` (not only whole pixels of `resolution` metres)."""
     if not (metres >= 0 and resolution > 0):
-        raise InputError(f"dilation of {metres} m on a grid of {resolution} m: neither is negative")
+        raise InputError(f"dilation of {metres} m on a grid of {resolution} m: want >= 0 and > 0")
     if not (mask == CLOUD).any():  # the transform has nothing to measure from
         return mask.copy()
     near = ndimage.distance_transform_edt(mask != CLOUD) <= metres / resolution
@@ -192,14 +192,14 @@ def label_scene(dataset: xr.Dataset, source: str, dilation_m: float = 0.0) -> xr
     """
     if source not in LABEL_SOURCES:
         raise InputError(f"label source {source!r} is unknown; choose {', '.join(LABEL_SOURCES)}")
+    if source == "s2cloudless" and dataset.attrs["level"] != "toa":
+        raise InputError("s2cloudless wants top-of-atmosphere reflectance; this scene is surface")
     parameters = LABEL_SOURCES[source]
     image, bands = dataset["reflectance"].values, dataset["band"].values.tolist()
     resolution, level = float(dataset.attrs["resolution"]), dataset.attrs["level"]
     if source == "consensus":
         parts = [label_scene(dataset, name, dilation_m) for name in parameters["of"]]
         mask, package = consensus(*(p.values for p in parts)), ", ".join(p.version for p in parts)
-    elif source == "s2cloudless" and level != "toa":
-        raise InputError(f"s2cloudless wants top-of-atmosphere reflectance; the scene is {level}")
     else:
         if source == "s2cloudless":
             mask = s2cloudless(image, bands, resolution, **parameters)
@@ -228,7 +228,10 @@ def _codes(path: str) -> xr.DataArray:
         return xr.DataArray(np.squeeze(array), dims=("y", "x"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rioxarray.open_rasterio(name).load().squeeze("band", drop=True)
+        raster = rioxarray.open_rasterio(name)
+    if not isinstance(raster, xr.DataArray):
+        raise InputError("it holds several datasets; give a file of one layer")
+    return raster.load().squeeze("band", drop=True)
 
 
 def read_mask(
@@ -255,10 +258,10 @@ def read_mask(
         apart = np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max() / pixel
         same_ground = mask.rio.crs == like.rio.crs and apart < (0.01 if fits else 1)
         if same_ground and not fits:
-            mask = mask.rio.reproject_match(like, resampling=Resampling.mode, nodata=NODATA)
+            # The nodata tag keeps GDAL from counting 255 as a class, and writing it as 254.
+            tagged = mask.rio.write_nodata(NODATA)
+            mask = tagged.rio.reproject_match(like, resampling=Resampling.mode)
         fits = same_ground
     if not fits:
-        raise InputError(
-            f"{path}: the mask's grid ({_grid(mask)}) is not the image's ({_grid(like)})"
-        )
+        raise InputError(f"{path}: its grid ({_grid(mask)}) is not the image's ({_grid(like)})")
     return _on_grid(mask.values, like, **attrs)

@@ -33,7 +33,7 @@ class ModelCard(BaseModel):
     name: str
     bands: list[str]  # common names, in the order of the network's input channels
     band_sets: list[list[str]] = []  # sets the network was trained to work from; [] = `bands` only
-    normalisation: Literal["fixed", "chip"] = "fixed"
+    normalisation: Literal["fixed", "chip", "log"] = "fixed"
     mean: list[float]  # reflectance (metres for elevation), over the training chips
     std: list[float] = Field(description="same unit as mean")
     resolution: float = Field(gt=0)  # metres; images are brought to it before prediction
@@ -120,9 +120,10 @@ def normalise(x: Tensor, card: ModelCard, mean: Tensor | None = None, std: Tenso
     `std` (n, bands, 1, 1), so that all tiles of one scene are treated alike. Nodata, and bands
     that the sensor lacks, become 0: the mean.
     """
-    own = card.normalisation == "chip"
+    if card.normalisation == "log":
+        x = logarithm(x, card.bands)
     if mean is None or std is None:
-        if own:
+        if card.normalisation == "chip":
             mean, std = chip_statistics(x)
         else:
             mean, std = (
@@ -130,6 +131,16 @@ def normalise(x: Tensor, card: ModelCard, mean: Tensor | None = None, std: Tenso
                 for v in (card.mean, card.std)
             )
     return torch.nan_to_num((x - mean) / std)
+
+
+def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
+    """ln(reflectance + 0.05) of (n, bands, y, x); elevation stays in metres.
+
+    Band ratios, which tell snow, soil and cloud apart under any light, become differences that the
+    first convolution can form; 0.05 keeps the noise of dark water small.
+    """
+    height = torch.tensor([band == ELEVATION for band in bands], device=x.device)[:, None, None]
+    return torch.where(height, x, torch.log(x.clamp_min(0) + 0.05))
 
 
 def chip_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.labels import NODATA
-from clouddl.model import CloudModel, ModelCard, build, normalise
+from clouddl.model import CloudModel, ModelCard, build, logarithm, normalise
 from clouddl.score import best_threshold
 
 CROP = 128  # pixels: what one training sample shows at the most
@@ -43,13 +43,18 @@ class Augmentation:
 
     `resolution`: metres, finest and coarsest; one value is drawn for each batch, log-uniform.
     `gain`, `offset`: standard deviation of a factor and of a shift in reflectance, per band;
-    `brightness`: of a factor common to all bands. All zero and one resolution: none.
+    `brightness`: of a factor common to all bands. `ground`: standard deviation of the logarithm of
+    a factor per band for chips without cloud, which then stand for soils, sand or snow that the
+    archive lacks. `paste`: share of chips onto which the clouds of another are laid. All zero and
+    one resolution: none.
     """
 
     resolution: tuple[float, float] = (10.0, 60.0)
     gain: float = 0.08
     offset: float = 0.015
     brightness: float = 0.10
+    ground: float = 0.2
+    paste: float = 0.5
     turns: bool = True
 
     def __call__(self, x: Tensor, y: Tensor, own: float, dice: torch.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -67,8 +72,29 @@ class Augmentation:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, 1, 1, generator=dice).to(x)
 
+        clear = (torch.nan_to_num(y).mean((-2, -1)) < 0.01)[:, None, None, None]
+        other = torch.exp(self.ground * (normal(n, bands) + normal(n, 1)))
+        x = torch.where(clear, x * other, x)
+        chosen = torch.rand(n, generator=dice) < self.paste
+        donor = torch.randperm(n, generator=dice)
+        pasted = paste(x, y, x[donor], y[donor])
+        x = torch.where(chosen.to(x.device)[:, None, None, None], pasted[0], x)
+        y = torch.where(chosen.to(x.device)[:, None, None], pasted[1], y)
         x = x * (1 + self.gain * normal(n, bands)) * (1 + self.brightness * normal(n, 1))
         return x + self.offset * normal(n, bands), y
+
+
+def paste(x: Tensor, y: Tensor, donor_x: Tensor, donor_y: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay the clouds of a donor, with a soft rim of its ground, over other chips (n, …, y, x).
+
+    Few places times few clouds become many pairs (copy-paste, Ghiasi 2021). The rim is wide
+    enough for thin edges to come along; labels are the donor's where it weighs more.
+    """
+    cloud = (torch.nan_to_num(donor_y) >= 0.5).float()[:, None]
+    wide = nn.functional.max_pool2d(cloud, 9, 1, 4)
+    weight = nn.functional.avg_pool2d(wide, 9, 1, 4, count_include_pad=False)
+    y = torch.where(weight[:, 0] >= 0.5, donor_y, y)
+    return torch.where(weight > 0, donor_x * weight + x * (1 - weight), x), y
 
 
 def crop(x: Tensor, y: Tensor, factor: float, dice: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -232,7 +258,8 @@ def fit(
     folder = Path(folder)
     progress = sys.stderr.isatty() if progress is None else progress
     if start is None:
-        mean, std = train.statistics()
+        log = card.normalisation == "log"
+        mean, std = train.statistics(lambda x: logarithm(x, card.bands) if log else x)
         card = card.model_copy(update={"mean": mean, "std": std, "trained_on": train.sources})
     L.seed_everything(card.seed, verbose=False)
     task = CloudTask(card, train.resolution, augmentation or Augmentation(), learning_rate)

@@ -1,0 +1,1 @@
+"""CloudDL: cloud masks for sensors not yet flying, from the archives of those that are."""

@@ -1,0 +1,184 @@
+"""The command line. Heavy imports are late, so that --help answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clouddl.errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Cloud masks for optical satellites, from a network trained on Sentinel-2 alone.
+
+    First steps:
+
+      clouddl sensors                                  which sensors are known
+
+      clouddl predict image.tif --sensor landsat-8 --out masks
+
+      clouddl score masks/image_cloud.tif --reference truth.tif
+
+    Settings: CLOUDDL_MIRROR (a folder that already holds the study's images), CLOUDDL_CACHE
+    (where downloads go).""",
+)  # fmt: skip
+
+Mirror = Annotated[
+    Path | None,
+    typer.Option(help="Folder that holds the images in the registry's layout, instead of the network.",
+                 envvar="CLOUDDL_MIRROR", show_envvar=True),
+]  # fmt: skip
+Corpus = Annotated[
+    str, typer.Option(help="real, drawn (by the package, needs nothing), or auto: real if it can be had.")
+]  # fmt: skip
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+@app.command()
+def study(
+    profile: Annotated[str, typer.Option(help="quick (minutes) or full (what the book shows).")] = "quick",
+    corpus: Corpus = "auto",
+    mirror: Mirror = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only these notebooks, e.g. 02_training.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is already up to date.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help="Put the pages and models into book/ and clouddl/weights.")] = False,
+) -> None:  # fmt: skip
+    """Run the study: data, training, search, scores, transfer, and the book of it.
+
+    Pages, models and tables go to build/<profile>. A run that was stopped goes on where it was.
+    """
+    from clouddl.study import run_study
+
+    run_study(profile, corpus=corpus, mirror=mirror, only=only, force=force, publish=publish)
+
+
+@app.command()
+def fetch(
+    mirror: Mirror = None,
+    catalogue: Annotated[str, typer.Option(help="A name in data/catalogue, or a .yaml file.")] = "real",
+    role: Annotated[str | None, typer.Option(help="Only scenes of this role: train, validation, reference, extra.")] = None,
+) -> None:  # fmt: skip
+    """Download the study's images into the cache, verified; what is there is not fetched again."""
+    from clouddl.catalogue import Store, load_catalogue
+
+    found = load_catalogue(catalogue)
+    store = Store(found.registry, mirror=mirror)
+    files = list(dict.fromkeys(name for scene in found.select(role) for name in scene.files()))
+    paths = store.fetch_all(files)
+    size = sum(path.stat().st_size for path in paths) / 2**20
+    where = store.mirror or store.cache
+    print(f"{len(paths)} files, {size:.0f} MiB, checked against {found.registry}: in {where}")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
+    sensor: Annotated[str, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated; default: the card's.")] = None,
+    use: Annotated[str | None, typer.Option(help="Bands to predict from; default: all that a shipped model takes.")] = None,
+    scale: Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")] = 1.0,
+    offset: Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")] = 0.0,
+    nodata: Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")] = None,
+    resolution: Annotated[float | None, typer.Option(help="Metres per pixel, where the file does not say; default: the card's.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model card (.json) of your own; default: the shipped model that fits the bands.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
+    dilation: Annotated[float, typer.Option(min=0, help="Grow the clouds by this many metres.")] = 0.0,
+    tile: Annotated[int, typer.Option(min=64, help="Pixels predicted at a time; less needs less memory.")] = 1024,
+) -> None:  # fmt: skip
+    """Predict cloud masks of images: <stem>_cloud.tif and <stem>_probability.tif.
+
+    The mask is 0 clear, 1 cloud, 255 nodata, on the image's own grid, as cloud-optimised GeoTIFF.
+    Images hold top-of-atmosphere reflectance (about 0 to 1); if yours hold digital numbers, say
+    how to scale them. Example: a Sentinel-2 L1C stack of four bands, read as SPOT would see it:
+
+      clouddl predict s2.tif --sensor sentinel-2 --bands green,red,nir,swir16 --scale 0.0001 --out masks
+    """
+    from clouddl.model import load_model
+    from clouddl.predict import predict_files
+    from clouddl.sensors import get_sensor
+
+    written = predict_files(
+        images, get_sensor(sensor), out, model=load_model(model) if model else None,
+        bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
+        resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
+    )  # fmt: skip
+    for mask, _ in written:
+        print(mask)
+
+
+@app.command()
+def score(
+    masks: Annotated[list[str], typer.Argument(help="Masks: 0 clear, 1 cloud, 255 nodata.")],
+    reference: Annotated[list[str], typer.Option(help="A reference for each mask, in the same order; repeat the option.")],
+    codes: Annotated[str, typer.Option(help="Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12, …")] = "binary",
+    csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
+) -> None:  # fmt: skip
+    """Score masks against references: F2, F1, precision, recall, IoU, accuracy; each and pooled.
+
+    The intervals of the pooled row are 95 %, from a bootstrap over images.
+    """
+    import pandas as pd
+
+    from clouddl.labels import read_mask
+    from clouddl.score import counts, pooled
+
+    if len(masks) != len(reference):
+        raise InputError(f"{len(masks)} masks but {len(reference)} references: give one --reference each")
+    rows = []
+    for mask, truth in zip(masks, reference, strict=True):
+        found = read_mask(mask, "binary")
+        rows.append({"scene": Path(mask).name, **counts(found.values, read_mask(truth, codes, like=found).values)})
+    table = pd.DataFrame(rows)
+    each = pooled(table, by=["scene"], unit="scene")
+    total = pooled(table, unit="scene")
+    whole = pd.concat([each, total.assign(scene="all, pooled")], ignore_index=True)
+    if csv:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        whole.to_csv(csv, index=False)
+    shown = whole[["scene", "f2", "f1", "precision", "recall", "iou", "accuracy", "cloud"]]
+    print(shown.to_string(index=False, float_format="%.3f", na_rep="–"))
+    if len(rows) > 1:
+        print(f"F2 {total.f2[0]:.3f}, 95 % interval {total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}")
+
+
+@app.command()
+def sensors(
+    cards: Annotated[list[str] | None, typer.Argument(help="Names or paths of cards; none: all that ship.")] = None,
+) -> None:  # fmt: skip
+    """List sensors and their bands; with several, the bands they share.
+
+    A path to a card of your own checks it, and says which shipped models its bands can use.
+    """
+    from clouddl.sensors import get_sensor, shared_bands
+    from clouddl.sensors import sensors as known
+
+    found = [get_sensor(card) for card in cards] if cards else list(known().values())
+    for sensor in found:
+        bands = "  ".join(f"{b.common} {b.centre_um:.3f} µm {b.gsd_m:g} m" for b in sensor.bands)
+        lacks = f"   lacks {', '.join(sensor.missing)}" if sensor.missing else ""
+        print(f"{sensor.id:<12} {sensor.title}{lacks}\n{'':<12} {bands}")
+    if len(found) > 1 and cards:
+        print("shared:", ", ".join(shared_bands(*found)) or "none")
+    if cards:
+        from clouddl.model import shipped_models
+
+        available = shared_bands(*found) if len(found) > 1 else [b.common for b in found[0].bands]
+        for card in shipped_models():
+            for use in card.band_sets:
+                told = "fits" if set(use) <= set(available) else "does not fit"
+                print(f"model {card.name} ({', '.join(use)}): {told}")
+
+
+def main() -> None:
+    """Entry point: a bad input is one line on standard error and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        print(f"clouddl: {error}", file=sys.stderr)
+        sys.exit(2)

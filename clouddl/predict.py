@@ -1,0 +1,349 @@
+"""Prediction: cloud probability and mask of arrays, and of files of any size.
+
+A file is read, predicted and written tile by tile, so memory does not grow with it. Tiles begin
+where the network's pooling cells begin and overlap by what the network can see: there is no seam.
+"""
+
+import math
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+import torch
+import xarray as xr
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
+from scipy.sparse import csr_array as Matrix
+from tqdm import tqdm
+
+from clouddl.errors import InputError
+from clouddl.labels import CLEAR, CLOUD, NODATA, dilate
+from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
+from clouddl.scene import _weights, check_reflectance, read_image
+from clouddl.sensors import Sensor
+
+SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
+STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
+OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
+COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image read by windows, as reflectance (band, y, x) of the bands in use."""
+
+    shape: tuple[int, int]
+    resolution: float  # metres
+    read: Callable[[Window], np.ndarray]
+    overview: np.ndarray  # (band, y, x), decimated
+    crs: CRS | None = None
+    transform: Affine = Affine.identity()  # noqa: RUF009 (immutable)
+
+
+def predict_array(
+    model: CloudModel, image: xr.DataArray | np.ndarray, bands: Sequence[str] | None = None,
+    resolution: float | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Probability of cloud (y, x) float32 on the image's own grid, NaN where all bands are nodata.
+
+    `image` (band, y, x) reflectance, nodata NaN. `bands` (common names) and `resolution` (metres)
+    default to the coordinate and the attribute of a DataArray. Of the bands, the model's best set
+    is used. InputError: bands that do not fit, a resolution that is not told.
+    """
+    if isinstance(image, xr.DataArray):
+        bands = [str(band) for band in image.band.values] if bands is None else bands
+        resolution = image.attrs.get("resolution") if resolution is None else resolution
+    values = np.asarray(image, np.float32)
+    if values.ndim != 3 or bands is None or len(bands) != len(values):
+        raise InputError(f"image {values.shape}: want (band, y, x) and as many bands, not {bands}")
+    if resolution is None or resolution <= 0:
+        raise InputError(f"image: its resolution is {resolution}; give it in metres, above 0")
+    used = _best_set(model.card, bands, "image")
+    values = values[[list(bands).index(band) for band in used]]
+    whole = _Image(values.shape[1:], resolution, lambda w: values[:, *w.toslices()], values)
+    probability = np.empty(whole.shape, np.float32)
+    for window, part in _predict(model, whole, used, max(_working(whole, model.card))):
+        probability[window.toslices()] = part
+    return probability
+
+
+def predict_files(
+    paths: Sequence[Path | str], sensor: Sensor, out: Path | str, **options: Any
+) -> list[tuple[Path, Path]]:
+    """`predict_file` for each path. InputError if a result would fall on another or on an input."""
+    taken = {Path(str(path).partition("#")[0]).resolve(): path for path in paths}
+    for path in paths:
+        for result in _results(path, out):
+            if (place := result.resolve()) in taken:
+                told = f"{path} and {taken[place]} cannot both be: the result of one is {result}"
+                raise InputError(f"{told}; rename one, or write to another folder")
+            taken[place] = path
+    return [predict_file(path, sensor, out, **options) for path in paths]
+
+
+def predict_file(
+    path: Path | str, sensor: Sensor, out: Path | str, *, model: CloudModel | None = None,
+    bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
+    scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
+    resolution: float | None = None, threshold: float | None = None, tile: int = 1024,
+    overlap: int | None = None, progress: bool = True, dilation_m: float = 0.0,
+) -> tuple[Path, Path]:  # fmt: skip
+    """Write `<stem>_cloud.tif` and `<stem>_probability.tif` into the folder `out`; returns both.
+
+    Cloud-optimised GeoTIFFs on the image's grid: uint8, 0 clear, 1 cloud, 255 nodata; and float32,
+    nodata NaN. They appear at the end, whole, or not at all. `path` is what GDAL opens, of any
+    size, or an array (.npy, "x.npz#member"), which is held in memory. `bands`: common names in file
+    order, None to skip a layer; default the sensor's. `use`: the bands to work from; default the
+    model's best set. `scale`, `offset`, `nodata`, `resolution`: as `read_image`. `threshold`:
+    default the model's. `tile`, `overlap`: in pixels of the model's resolution; less overlap than
+    the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by.
+    InputError names the file and what to mend.
+    """
+    own = [band.common for band in sensor.bands]
+    listed = own if bands is None else list(bands)
+    named = [band for band in listed if band is not None]
+    wanted = list(use or named)
+    if wrong := [band for band in named if band not in own or named.count(band) > 1]:
+        told = f"{', '.join(wrong)}: not a band of {sensor.id}, or named twice"
+        raise InputError(f"{path}: {told}; choose of {', '.join(own)}")
+    if wrong := [band for band in wanted if band not in named]:
+        raise InputError(f"{path}: has no {', '.join(wrong)} to use; it has {', '.join(named)}")
+    try:
+        model = model or load_model(pick_model(wanted))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    best = _best_set(model.card, wanted, path)
+    if use and set(use) != set(best):
+        raise InputError(f"{path}: cannot use {', '.join(use)}; {_sets(model.card)}")
+    used = [band for band in named if band in best]
+    threshold = model.card.threshold if threshold is None else threshold
+    if not (0 <= threshold <= 1 and dilation_m >= 0 and tile > 0 and resolution != 0):
+        told = f"threshold {threshold}, dilation {dilation_m} m, tile {tile}"
+        raise InputError(f"{path}: {told}, resolution {resolution}: give values within reason")
+    image = _open(path, listed, used, nodata, scale=scale, offset=offset, resolution=resolution)
+    check_reflectance(xr.DataArray(image.overview, {"band": used}, ("band", "y", "x")), str(path))
+    card, results = model.card, _results(path, out)
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be the folder of results ({error.strerror})") from error
+    tags = {"model": card.name, "model_version": card.version, "threshold": threshold,
+            "bands": ",".join(used), "weights_sha256": card.weights_sha256}  # fmt: skip
+    height, width = image.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "crs": image.crs,
+               "transform": image.transform, "tiled": True, "bigtiff": "IF_SAFER"}  # fmt: skip
+    # In a folder beside the results: a move within one file system is at once, and whole.
+    with tempfile.TemporaryDirectory(prefix=".clouddl-", dir=out) as work, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        raw, cogs = ([Path(work, f"{kind}{n}.tif") for n in (0, 1)] for kind in ("raw", "cog"))
+        with (
+            rasterio.open(raw[0], "w", dtype="uint8", nodata=NODATA, **profile) as mask,
+            rasterio.open(raw[1], "w+", dtype="float32", nodata=np.nan, **profile) as probability,
+        ):
+            mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
+            for file, content in (mask, "0 clear, 1 cloud"), (probability, "probability of cloud"):
+                file.set_band_description(1, content)
+                file.update_tags(**tags)
+            label = Path(path).name if progress else None
+            for window, part in _predict(model, image, used, tile, overlap, label):
+                probability.write(part, 1, window=window)
+            _threshold(probability, mask, threshold, dilation_m, image.resolution)
+        for source, cog, overviews in zip(raw, cogs, ("NEAREST", "AVERAGE"), strict=True):
+            rasterio.shutil.copy(source, cog, driver="COG", compress="DEFLATE", predictor="YES",
+                                 overview_resampling=overviews, bigtiff="IF_SAFER")  # fmt: skip
+        for cog, result in zip(cogs, results, strict=True):
+            os.replace(cog, result)
+    return results
+
+
+def _results(path: Path | str, out: Path | str) -> tuple[Path, Path]:
+    stem = Path(str(path).partition("#")[0]).stem
+    return Path(out, f"{stem}_cloud.tif"), Path(out, f"{stem}_probability.tif")
+
+
+def _sets(card: ModelCard) -> str:
+    return f"model {card.name} works from {'; or '.join(', '.join(s) for s in card.band_sets)}"
+
+
+def _best_set(card: ModelCard, bands: Sequence[str], name: object) -> list[str]:
+    if best := card.best_set(bands):
+        return best
+    raise InputError(f"{name}: has {', '.join(bands)}, but {_sets(card)}; choose another model")
+
+
+def _open(
+    path: Path | str, listed: Sequence[str | None], used: Sequence[str], nodata: float | None,
+    scale: float, offset: float, resolution: float | None,
+) -> _Image:  # fmt: skip
+    """Open a file of layers `listed` to read the `used` ones, in file order, window by window."""
+    name, _, member = str(path).partition("#")
+    keep = [band if band in used else None for band in listed]
+
+    def read(window: Window | None) -> xr.DataArray:
+        return read_image(str(path), keep, scale=scale, offset=offset, nodata=nodata,
+                          resolution=resolution, window=window)  # fmt: skip
+
+    if name.endswith((".npy", ".npz")):
+        path = path if member else _member(name, len(listed))
+        array = read(None)
+        values, step = array.values, -(-max(array.shape) // OVERVIEW)
+        return _Image(values.shape[1:], array.attrs["resolution"], lambda w: values[:, *w.toslices()],
+                      values[:, ::step, ::step])  # fmt: skip
+    own = read(Window(0, 0, 1, 1)).attrs["resolution"]  # says what is wrong with the file, if so
+    with rasterio.open(name) as file:
+        sizes = [min(size, OVERVIEW) for size in file.shape]
+        layers = [index for index, band in enumerate(keep, 1) if band]
+        try:
+            raw = file.read(layers, out_shape=(len(layers), *sizes))
+        except RasterioError as error:
+            raise InputError(f"{name}: cannot be read to its end ({error}); copy it again") from error
+        nodata = file.nodata if nodata is None else nodata
+        seen = raw.astype(np.float32) * np.float32(scale) + np.float32(offset)
+        seen[raw == nodata] = np.nan
+        return _Image(file.shape, own, lambda w: read(w).values, seen, file.crs, file.transform)
+
+
+def _member(name: str, count: int) -> str:
+    """The image of a .npz: its only 3-D array, or the only one of `count` bands."""
+    try:
+        with np.load(name, allow_pickle=False) as arrays:  # a pickle could run code
+            shapes = {key: arrays[key].shape for key in arrays.files}
+    except (AttributeError, TypeError):  # a .npy
+        return name
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{name}: cannot be read ({error}); copy it again") from error
+    found = [key for key, shape in shapes.items() if len(shape) == 3]
+    if len(found) > 1:
+        found = [key for key in found if count in (shapes[key][0], shapes[key][-1])]
+    if len(found) != 1:
+        told = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
+        raise InputError(f"{name}: which array is the image of {count} bands? Name one of {told}")
+    return f"{name}#{found[0]}"
+
+
+def receptive_field(card: ModelCard) -> int:
+    """How far (pixels of the model's resolution) an output pixel sees: the margin of a tile.
+
+    Two convolutions on each of depth + 1 levels down and depth levels up, each reaching
+    kernel // 2 pixels of its level, and the shift between a pixel and its pooling cell.
+    """
+    cell, reach = 2**card.depth, 2 * (card.kernel_size // 2)
+    return reach * (2 * cell - 1) + reach * (cell - 1) + cell - 1
+
+
+def _working(image: _Image, card: ModelCard) -> tuple[int, int]:
+    """Size (y, x) of the grid the network works on: the image's ground, in the model's pixels."""
+    ratio = image.resolution / card.resolution
+    if abs(ratio - 1) <= SAME:
+        return image.shape
+    return max(1, round(image.shape[0] * ratio)), max(1, round(image.shape[1] * ratio))
+
+
+def _predict(
+    model: CloudModel, image: _Image, used: Sequence[str], tile: int, overlap: int | None = None,
+    label: str | None = None,
+) -> Iterator[tuple[Window, np.ndarray]]:  # fmt: skip
+    """Probability on the image's grid, part by part: (window, (y, x) float32).
+
+    The weights between the two grids are those of the whole image, so that a tile takes its rows
+    of them and no pixel depends on where the tiles lie. A progress bar with `label`.
+    """
+    card, size = model.card, _working(image, model.card)
+    cell = 2**card.depth
+    margin = -(-(receptive_field(card) if overlap is None else overlap) // cell) * cell
+    tile = max(tile // cell, 1) * cell
+    there = [_weights(n, m) for n, m in zip(image.shape, size, strict=True)]
+    back = [_weights(m, n) for n, m in zip(image.shape, size, strict=True)]
+
+    def planes(values: np.ndarray) -> np.ndarray:
+        full = np.full((len(card.bands), *values.shape[1:]), np.nan, np.float32)
+        full[[card.bands.index(band) for band in used]] = values
+        return full
+
+    statistics = None
+    if card.normalisation == "chip":  # of the whole scene at once, or each tile would have its own
+        fit = [_weights(n, min(m, OVERVIEW)) for n, m in zip(image.overview.shape[1:], size)]
+        seen = planes(np.stack([_ratio(*_sums(band, *fit)) for band in image.overview]))
+        mean, std = chip_statistics(torch.from_numpy(seen)[None])
+        statistics = mean.to(model.device), std.to(model.device)
+    starts = [(y, x) for y in range(0, size[0], tile) for x in range(0, size[1], tile)]
+    for start in tqdm(starts, label, unit="tile", disable=label is None):
+        outer = [slice(max(0, a - margin), min(n, a + tile + margin)) for a, n in zip(start, size)]
+        work = _gather(image, len(used), *(w[part] for w, part in zip(there, outer)))
+        probability = model.probability(planes(work), statistics)
+        # The pixels of the image whose centres lie in the tile, margin left out.
+        (top, bottom), (left, right) = (
+            [math.ceil(min(at, m) * n / m - 0.5) for at in (a, a + tile)]
+            for a, n, m in zip(start, image.shape, size)
+        )
+        across = back[1][left:right, outer[1]]
+        rows = max(1, STRIP // max(1, right - left))
+        for y in range(top, bottom, rows):
+            window = Window(left, y, right - left, min(rows, bottom - y))
+            down = back[0][y : y + window.height, outer[0]]
+            found = _ratio(*_sums(probability, down, across))
+            if size != image.shape:  # there, the edge of nodata is finer, or coarser
+                found[np.isnan(image.read(window)).all(0)] = np.nan
+            yield window, found
+
+
+def _gather(image: _Image, bands: int, down: Matrix, across: Matrix) -> np.ndarray:
+    """The part of the working grid that the rows `down` and `across` stand for (band, y, x)."""
+    (top, bottom), (left, right) = ((m.indices.min(), m.indices.max() + 1) for m in (down, across))
+    rows = max(1, STRIP // (right - left))
+    total, share = np.zeros((2, bands, down.shape[0], across.shape[0]), np.float32)
+    for y in range(top, bottom, rows):
+        window = Window(left, y, right - left, min(rows, bottom - y))
+        part = down[:, y : y + window.height], across[:, left:right]
+        for index, band in enumerate(image.read(window)):
+            more = _sums(band, *part)
+            total[index] += more[0]
+            share[index] += more[1]
+    return _ratio(total, share)
+
+
+def _sums(values: np.ndarray, down: Matrix, across: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted sum of what is not NaN, and the sum of its weights (y, x)."""
+    valid = np.isfinite(values)
+    parts = np.where(valid, values, 0), valid.astype(np.float32)
+    if across.shape[0] < across.shape[1]:  # the axis that shrinks goes first: less to hold
+        total, share = (down @ (across @ part.T).T for part in parts)
+    else:
+        total, share = ((across @ (down @ part).T).T for part in parts)
+    return total, share
+
+
+def _ratio(total: np.ndarray, share: np.ndarray) -> np.ndarray:
+    out = np.full(total.shape, np.nan, np.float32)
+    return np.divide(total, share, out=out, where=share > 1e-6, casting="same_kind")
+
+
+def _threshold(
+    probability: DatasetReader, mask: DatasetWriter, threshold: float, dilation_m: float,
+    resolution: float,
+) -> None:  # fmt: skip
+    """Write the mask of a probability, block by block with the margin that its dilation needs."""
+    height, width = probability.shape
+    margin = int(dilation_m / resolution) + 1
+    for y, x in np.ndindex(-(-height // OVERVIEW), -(-width // OVERVIEW)):
+        core = Window(x * OVERVIEW, y * OVERVIEW, OVERVIEW, OVERVIEW).crop(height, width)
+        top, left = max(0, core.row_off - margin), max(0, core.col_off - margin)
+        outer = Window(left, top, core.col_off + core.width + margin - left,
+                       core.row_off + core.height + margin - top).crop(height, width)  # fmt: skip
+        part = probability.read(1, window=outer)
+        cloud = np.where(np.isnan(part), NODATA, part >= threshold).astype(np.uint8)
+        cloud = dilate(cloud, dilation_m, resolution) if dilation_m else cloud
+        rows, columns = core.row_off - top, core.col_off - left
+        cloud = cloud[rows : rows + core.height, columns : columns + core.width]
+        mask.write(cloud, 1, window=core)

@@ -1,0 +1,131 @@
+"""HyperOpt search (Bergstra 2013) over what Kettig (2020) searched: dropout and filter size.
+
+The table of trials, a CSV, is all the state there is: each trial is drawn from the rows before it
+and a seed of its own, so a search that was killed ends as if it had not been.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hyperopt import STATUS_OK, JOB_STATE_DONE, Trials, fmin, hp, tpe
+from tqdm.auto import tqdm
+
+from clouddl.errors import InputError
+
+# "Filter size" can be read as the number of filters or as the size of their kernel: both are here.
+CHOICES: dict[str, list[int]] = {"base_filters": [8, 12, 16], "kernel_size": [3, 5]}
+SPACE: dict[str, Any] = {
+    "dropout": hp.uniform("dropout", 0.0, 0.4),
+    "base_filters": hp.choice("base_filters", CHOICES["base_filters"]),
+    "kernel_size": hp.choice("kernel_size", CHOICES["kernel_size"]),
+    "learning_rate": hp.loguniform("learning_rate", np.log(5e-4), np.log(8e-3)),
+}
+COLUMNS = ["trial", *SPACE, "val_f2", "seconds"]
+
+
+def read_trials(path: Path | str) -> pd.DataFrame:
+    """The table of trials so far (empty when there is no file). Raises InputError if it is broken."""
+    path = Path(path)
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        table = pd.read_csv(path, float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a table of trials ({error}); delete it to search anew") from error
+    whole = list(table.columns) == COLUMNS and table.trial.tolist() == list(range(len(table)))
+    known = whole and all(table[name].isin(values).all() for name, values in CHOICES.items())
+    if not known or not np.isfinite(table.to_numpy(float)).all():
+        raise InputError(f"{path}: not a whole table of trials of this space; delete it to search anew")
+    return table
+
+
+def _as_trials(table: pd.DataFrame) -> Trials:
+    """The rows as HyperOpt keeps them, choices as indices."""
+    trials, documents = Trials(), []
+    for row in table.to_dict("records"):
+        tid = int(row["trial"])
+        values = {k: CHOICES[k].index(int(row[k])) if k in CHOICES else row[k] for k in SPACE}
+        documents.append({
+            "tid": tid, "spec": None, "state": JOB_STATE_DONE, "owner": None, "version": 0,
+            "book_time": None, "refresh_time": None, "exp_key": None,
+            "result": {"loss": -row["val_f2"], "status": STATUS_OK},
+            "misc": {"tid": tid, "cmd": ("domain_attachment", "FMinIter_Domain"), "workdir": None,
+                     "idxs": {k: [tid] for k in SPACE}, "vals": {k: [v] for k, v in values.items()}},
+        })  # fmt: skip
+    trials.insert_trial_docs(documents)
+    trials.refresh()
+    return trials
+
+
+def search(
+    objective: Callable[[dict[str, Any]], float], path: Path | str, *, trials: int = 20,
+    minutes: float = float("inf"), seed: int = 0, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Search until the table at `path` holds `trials` rows or `minutes` of fitting were spent.
+
+    `objective` takes {dropout, base_filters, kernel_size, learning_rate} and returns the validation
+    F2. The table is rewritten after each trial and gone on from when the search is called again.
+    """
+    path = Path(path)
+    table = read_trials(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=trials, initial=len(table), desc="trials", disable=not progress) as bar:
+        while len(table) < trials and table.seconds.sum() < 60 * minutes:
+            drawn: dict[str, Any] = {}
+
+            def note(point: dict[str, Any], drawn: dict[str, Any] = drawn) -> dict[str, Any]:
+                drawn.update(point)
+                return {"loss": 0.0, "status": STATUS_OK}
+
+            # TPE's first draws are random; a third of the budget, as so few trials allow.
+            suggest = lambda *args, **more: tpe.suggest(*args, **more, n_startup_jobs=max(3, trials // 3))  # noqa: E731
+            fmin(note, SPACE, suggest, max_evals=len(table) + 1, trials=_as_trials(table),
+                 rstate=np.random.default_rng([seed, len(table)]), show_progressbar=False,
+                 verbose=False)  # fmt: skip
+            point = {k: int(v) if k in CHOICES else float(v) for k, v in drawn.items()}
+            start = time.monotonic()
+            row = {"trial": len(table), **point, "val_f2": float(objective(point))}
+            row["seconds"] = round(time.monotonic() - start, 2)
+            table = pd.DataFrame([*table.to_dict("records"), row], columns=COLUMNS)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            table.to_csv(temporary, index=False)
+            temporary.replace(path)
+            bar.update()
+            bar.set_postfix(best=f"{table.val_f2.max():.3f}")
+    return table
+
+
+def best_trial(table: pd.DataFrame) -> dict[str, Any]:
+    """The parameters of the trial with the highest validation F2."""
+    if table.empty:
+        raise InputError("the search has no trials yet: give it a budget of at least one")
+    row = table.loc[table.val_f2.idxmax()]
+    return {k: int(row[k]) if k in CHOICES else float(row[k]) for k in SPACE}
+
+
+def worth(table: pd.DataFrame) -> pd.DataFrame:
+    """What each parameter was worth: F2 of its best and worst setting, and its share of variance.
+
+    Numbers are cut at their median, choices stand for themselves. With a few dozen trials this is
+    an indication, not a test.
+    """
+    rows = []
+    for name in SPACE:
+        median = table[name].median()
+        setting = table[name].astype(int).astype(str) if name in CHOICES else (
+            np.where(table[name] <= median, f"≤ {median:.2g}", f"> {median:.2g}"))  # fmt: skip
+        parts = table.groupby(setting).val_f2
+        means, sizes = parts.mean(), parts.size()
+        between = float((sizes * (means - table.val_f2.mean()) ** 2).sum())
+        total = float(((table.val_f2 - table.val_f2.mean()) ** 2).sum())
+        rows.append({
+            "parameter": name, "best": means.idxmax(), "F2 of best": means.max(),
+            "worst": means.idxmin(), "F2 of worst": means.min(),
+            "share of variance": between / total if total else float("nan"),
+        })  # fmt: skip
+    return pd.DataFrame(rows).sort_values("share of variance", ascending=False, ignore_index=True)

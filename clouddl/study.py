@@ -1,0 +1,434 @@
+"""The study as one run: notebooks with checked parameters, a manifest for each, and the book.
+
+A profile (`notebooks/profiles/<name>.yaml`) gives parameters to the notebooks. A page comes with a
+manifest of what it was made from; while that still holds, the page is not made again.
+"""
+
+import csv
+import difflib
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+import yaml
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clouddl.catalogue import DATA, Store, choose_corpus
+from clouddl.errors import InputError, invalid
+
+ROOT = Path(__file__).resolve().parents[1]
+TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}
+PACKAGES = ("clouddl", "torch", "numpy", "xarray", "lightning", "hyperopt")
+PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
+BAR = re.compile(r"\d+%\||\b(?:it|s|[kMG]?B)/(?:s|it)\b")  # a line drawn by tqdm or Lightning
+METER = "import re\nprint(*re.findall(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read()))"
+
+
+class Profile(BaseModel):
+    """Parameters of the notebooks: `common` for all, `notebooks` by the name of one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    common: dict[str, Any] = {}
+    notebooks: dict[str, dict[str, Any]] = {}
+
+
+class Manifest(BaseModel):
+    """What one page was made from, by what, and what it took."""
+
+    parameters: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    data: dict[str, str]  # sha256 of the registry and of the catalogue
+    code: str  # sha256 of the package, the sensor cards and the notebook
+    commit: str | None
+    after: str  # `finished` of the notebook before, whose results this one read
+    seconds: float
+    peak_mib: float | None  # peak resident memory of the kernel; None where /proc is missing
+    hardware: dict[str, str]
+    finished: str  # UTC, ISO 8601
+
+    def holds(self, source: Path, parameters: Mapping[str, Any], after: str) -> bool:
+        """Whether a run of `source` now would start from the same things."""
+        now = (parameters, _data(parameters), _code_hash(source), after)
+        return now == (self.parameters, self.data, self.code, self.after)
+
+
+class ThisPython(AsyncKernelManager):
+    """A kernel in the interpreter that runs the study, whatever kernels the user has installed."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(resource_dir="", **get_kernel_dict())
+
+
+def load_profile(name: str) -> Profile:
+    """Read `notebooks/profiles/<name>.yaml`; InputError names the file and the field."""
+    path = ROOT / "notebooks" / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        raise _unknown("profile", name, [p.stem for p in path.parent.glob("*.yaml")], path.parent)
+    try:
+        return Profile.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the profile is not YAML: {error}") from error
+    except ValidationError as error:
+        raise invalid(path, error) from error
+
+
+def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, checked against names and types of the notebook's `parameters` cell.
+
+    An int is taken for a float. Raises InputError that names notebook, parameter, type and value.
+    """
+    script = _read(notebook)
+    if sum("parameters" in cell.metadata.get("tags", []) for cell in script.cells) != 1:
+        raise InputError(f"{notebook}: tag one cell `parameters`, neither none nor more")
+    known = papermill.inspect_notebook(script)
+    checked = {}
+    for name, value in given.items():
+        if name not in known:
+            raise _unknown("parameter", name, known, notebook)
+        kind = known[name]["inferred_type_name"].replace(" ", "")
+        if kind.removeprefix("list[").removesuffix("]") not in TYPES:
+            raise InputError(f"{notebook}: parameter {name} has no type, or one unknown: {kind!r}")
+        if not _fits(value, kind):
+            hint = " (in YAML write 1.0e-3, for 1e-3 is text)" if "float" in kind else ""
+            raise InputError(f"{notebook}: parameter {name} wants {kind}, not {value!r}{hint}")
+        if kind == "list[float]":
+            value = [float(item) for item in value]
+        checked[name] = float(value) if kind == "float" else value
+    return checked
+
+
+def run_notebook(
+    source: Path, page: Path, parameters: Mapping[str, Any], *, after: str = ""
+) -> Manifest:
+    """Run a py:percent notebook in ROOT with checked `parameters`; write `page` and its manifest.
+
+    The manifest goes to `<work>/manifests/`. When a cell fails, the old page stays, what was run
+    is kept as `<work>/<name>.failed.ipynb`, and an InputError gives the cell and the reason.
+    """
+    given = check_parameters(source, parameters)
+    code, begun = _code_hash(source), time.monotonic()
+    record = _record(source, given)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    # From here on results may change under the old page: it no longer counts as finished.
+    record.unlink(missing_ok=True)
+    notebook = _read(source)
+    notebook.cells.append(nbformat.v4.new_code_cell(METER if Path("/proc/self").exists() else ""))
+    running = page.with_name(f".{page.stem}.running.ipynb")
+    try:
+        run = papermill.execute_notebook(
+            notebook, running, parameters=given, cwd=ROOT, kernel_manager_class=ThisPython,
+            extra_arguments=["--IPKernelApp.log_level=40"], progress_bar=sys.stderr.isatty(),
+        )  # fmt: skip
+        meter = "".join(output.get("text", "") for output in run.cells.pop().outputs).strip()
+        nbformat.write(_strip(run, record.parents[2]), running)
+        running.replace(page)
+    except papermill.PapermillExecutionError as error:
+        failed = running.replace(record.parents[1] / f"{source.stem}.failed.ipynb")
+        if error.ename == "InputError":
+            raise InputError(error.evalue) from error
+        last = ([line for line in str(error.evalue).splitlines() if line.strip()] or [""])[-1]
+        where = f"{source.name}, cell [{error.exec_count}]"
+        raise InputError(f"{where}: {error.ename}: {last.strip()}; see {failed}") from error
+    except DeadKernelError as error:
+        raise InputError(f"{source.name}: Python ended early; is there enough memory?") from error
+    finally:
+        running.unlink(missing_ok=True)
+    made = Manifest(
+        parameters=given, seed=given.get("seed", 0), versions=_versions(), data=_data(given),
+        code=code, commit=_commit(), after=after, seconds=round(time.monotonic() - begun, 1),
+        peak_mib=round(int(meter) / 1024) if meter.isdecimal() else None, hardware=_hardware(),
+        finished=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )  # fmt: skip
+    record.write_text(made.model_dump_json(indent=2) + "\n", "utf-8")
+    return made
+
+
+def run_study(
+    profile: str, *, corpus: str = "auto", mirror: str | Path | None = None,
+    folder: Path | None = None, only: list[str] | None = None, force: bool = False,
+    publish: bool = False, build: bool = True,
+) -> Path:  # fmt: skip
+    """Run the notebooks of a profile in `folder` (default build/<profile>) and build its book.
+
+    `only`: names of the notebooks to run; `force`: run them although their pages are up to date;
+    `publish`: replace the committed pages, results and the table in the README when all went well.
+    Returns the book's index.html, or its folder when it was not built. Raises InputError.
+    """
+    folder = (folder or ROOT / "build" / profile).resolve()
+    work, book = folder / "work", folder / "book"
+    store = Store(DATA / "registry" / "real.csv", mirror=mirror)
+    if store.mirror:  # by the environment, so that no page shows a path of this machine
+        os.environ["CLOUDDL_MIRROR"] = str(store.mirror.resolve())
+    place = work.relative_to(ROOT) if work.is_relative_to(ROOT) else work
+    plan = _plan(profile, corpus=choose_corpus(corpus, store), work=place.as_posix())
+    for name in set(only or []) - {source.stem for source in plan}:
+        raise _unknown("notebook", name, [source.stem for source in plan], "--only")
+    with _locked(folder):
+        skip = shutil.ignore_patterns("_build", "__pycache__", "*.ipynb", "results")
+        shutil.copytree(ROOT / "book", book, ignore=skip, dirs_exist_ok=True)
+        made: dict[str, Manifest] = {}
+        after = ""
+        for source, given in plan.items():
+            page = book / "notebooks" / f"{source.stem}.ipynb"
+            old = _made(source, page, given)
+            if only and source.stem not in only:
+                print(f"{source.stem}: left as it is" if old else f"{source.stem}: no page yet")
+            elif old and not force and old.holds(source, given, after):
+                print(f"{source.stem}: up to date, made {old.finished[:16]} UTC")
+            else:
+                print(f"{source.stem}: running")
+                old = run_notebook(source, page, given, after=after)
+            if old:
+                made[source.stem] = old
+            after = old.finished if old else ""
+        if lacking := [source.stem for source in plan if source.stem not in made]:
+            if publish:
+                raise InputError(f"nothing published: no page of {lacking[0]}; run without --only")
+            return book
+        if len({m.parameters.get("corpus") for m in made.values()}) > 1:
+            raise InputError(f"{folder}: pages of drawn and of real images; run without --only")
+        _gather(ROOT / "book" / "results", work / "results", book / "results")
+        (book / "results" / "run_card.md").write_text(_run_card(profile, made), "utf-8")
+        index = build_book(book) if build else book
+        if publish:
+            _publish(book, profile, made)
+    print("\n".join(f"{name:26} {m.seconds:9.1f} s" for name, m in made.items()), index, sep="\n")
+    return index
+
+
+def build_book(source: Path, output: Path | None = None) -> Path:
+    """Build a Jupyter Book with warnings as errors; its index.html (in `output` or `source`)."""
+    # jupyter_book has no __main__, and its script need not be on the PATH.
+    start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    target = output or source
+    command = [sys.executable, "-c", start, "build", str(source), "--path-output", str(target)]
+    options = ["--all", "-W", "-n", "--keep-going"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        said = (done.stdout + done.stderr).splitlines()
+        lines = [line for line in said if re.search("WARNING|ERROR|Error:", line)] or said[-1:]
+        raise InputError(f"{source}: the book does not build:\n" + "\n".join(lines[:20]))
+    return target / "_build" / "html" / "index.html"
+
+
+def _read(source: Path) -> nbformat.NotebookNode:
+    """A py:percent script as a notebook; cell ids are by position, so that no run changes them."""
+    try:
+        notebook = jupytext.read(source, fmt="py:percent")
+    except OSError as error:
+        raise InputError(f"{source}: no such notebook") from error
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:02d}"
+    named = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": named})
+    return notebook
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind.startswith("list["):
+        return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
+    # True is an int to Python, but not to whoever wrote `epochs: true`.
+    return isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind == "bool")
+
+
+def _unknown(what: str, name: str, known: Iterable[str], where: Path | str) -> InputError:
+    near = difflib.get_close_matches(name, known := sorted(known), n=1)
+    mean = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"{where}: unknown {what} {name!r}; {mean}there is: {', '.join(known)}")
+
+
+def _plan(profile: str, **shared: str) -> dict[Path, dict[str, Any]]:
+    """Each notebook with its parameters, all of them checked before the first one runs."""
+    asked = load_profile(profile)
+    sources = sorted((ROOT / "notebooks").glob("*.py"))
+    if not sources:
+        raise InputError(f"{ROOT / 'notebooks'}: no notebooks; run from a checkout of the project")
+    for name in asked.notebooks.keys() - {source.stem for source in sources}:
+        raise _unknown("notebook", name, [source.stem for source in sources], f"{profile}.yaml")
+    return {
+        source: check_parameters(
+            source, {**asked.common, **asked.notebooks.get(source.stem, {}), **shared}
+        )
+        for source in sources
+    }
+
+
+def _record(source: Path, given: Mapping[str, Any]) -> Path:
+    return ROOT / given.get("work", "build/work") / "manifests" / f"{source.stem}.json"
+
+
+def _made(source: Path, page: Path, given: Mapping[str, Any]) -> Manifest | None:
+    try:
+        made = Manifest.model_validate_json(_record(source, given).read_text("utf-8"))
+    except (OSError, ValueError):  # none, or of another version: make the page again
+        return None
+    return made if page.exists() else None
+
+
+def _code_hash(source: Path) -> str:
+    package = Path(__file__).parent
+    files = sorted([*package.rglob("*.py"), *package.glob("cards/*.yaml")])
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in [*files, source])).hexdigest()
+
+
+def _data(given: Mapping[str, Any]) -> dict[str, str]:
+    files = [DATA / "registry/real.csv", DATA / f"catalogue/{given.get('corpus')}.yaml"]
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.exists()}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {dist.name: dist.version for dist in metadata.distributions()}
+    return {"python": platform.python_version(), **{p: found.get(p, "absent") for p in PACKAGES}}
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        return None
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+
+
+@cache
+def _hardware() -> dict[str, str]:
+    import torch  # here, since it takes seconds
+
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    have = {"cpu": model[1] if model else platform.processor() or platform.machine()}
+    have["cores"] = str(os.cpu_count())
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        have["memory"] = f"{memory / 2**30:.0f} GiB"
+    have["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return have
+
+
+def _strip(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """Take out what belongs to one run: times, widgets, progress bars, this machine's paths."""
+    mirror = Path(os.environ.get("CLOUDDL_MIRROR") or ROOT).resolve()
+    places = {folder: "", ROOT: "", Path(sys.prefix): "", Path.home(): "~/"} | (
+        {mirror: "mirror/"} if mirror != ROOT else {}
+    )
+
+    def clean(text: str) -> str:
+        text = re.sub(r"\S*ipykernel_\d+/\d+\.py", "cell", text)
+        for place in sorted(places, key=lambda p: -len(p.parts)):
+            if len(place.parts) > 1:  # never "/"
+                text = re.sub(re.escape(str(place)) + r"(?:/|\b)", places[place], text)
+        return text
+
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
+        if "injected-parameters" in (tags or []):
+            cell.id, cell.source = "injected-parameters", clean(cell.source)
+        kept = []
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                lines = [line.rsplit("\r", 1)[-1] for line in output.text.splitlines(True)]
+                output.text = clean("".join(line for line in lines if not BAR.search(line)))
+            for kind in output.get("data", {}):
+                if "text/" in kind and isinstance(output.data[kind], str):
+                    output.data[kind] = clean(output.data[kind])
+            widget = any("jupyter.widget" in kind for kind in output.get("data", {}))
+            if not widget and output.get("text", "-").strip():
+                kept.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = kept
+    return notebook
+
+
+def _gather(first: Path, second: Path, target: Path) -> None:
+    """Fill `target` with the published table and with what the notebooks wrote, nothing older."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in [first / PUBLISHED, *sorted(second.glob("*"))]:
+        if file.suffix in (".csv", ".md", ".png") and file.exists():
+            shutil.copy(file, target)
+
+
+def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:
+    last = list(made.values())[-1]
+    commit = f", commit {last.commit}" if last.commit else ""
+    rows = {
+        "Profile": profile, "Images": last.parameters.get("corpus"), "Seed": last.seed,
+        **{f"`{n}`": f"{m.seconds:.0f} s, {m.peak_mib or '?'} MiB" for n, m in made.items()},
+        "Together": f"{sum(m.seconds for m in made.values()) / 60:.1f} minutes",
+        "Hardware": ", ".join(f"{key}: {value}" for key, value in last.hardware.items()),
+        "Code": f"code {last.code[:12]}{commit}",
+        "Versions": ", ".join(f"{key} {value}" for key, value in last.versions.items()),
+    }  # fmt: skip
+    return "| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in rows.items())
+
+
+def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
+    """Replace the committed pages and results, and the table in README.md."""
+    readme, headline = ROOT / "README.md", book / "results" / "headline.csv"
+    text = readme.read_text("utf-8")
+    parts = re.split(r"(?<=<!-- scores -->\n).*?(?=<!-- /scores -->)", text, flags=re.S)
+    if len(parts) != 2 or not headline.exists():
+        raise InputError(f"{readme}: wants the lines <!-- scores -->, <!-- /scores -->; {headline}")
+    with headline.open(newline="", encoding="utf-8") as stream:
+        head, *rows = [f"| {' | '.join(row)} |\n" for row in csv.reader(stream)]
+    corpus = next(iter(made.values())).parameters["corpus"]
+    said = f"Measured on {corpus} images, with the profile `{profile}`.\n\n"
+    table = said + head + "|---" * (head.count(" | ") + 1) + "|\n" + "".join(rows)
+    for name in ("notebooks", "results"):
+        shutil.rmtree(ROOT / "book" / name, ignore_errors=True)
+    ignore = shutil.ignore_patterns(".*")
+    shutil.copytree(book / "notebooks", ROOT / "book" / "notebooks", ignore=ignore)
+    shutil.copytree(book / "results", ROOT / "book" / "results")
+    readme.write_text(table.join(parts), "utf-8")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One run at a time in a folder; the lock of a process that is gone is taken over."""
+    lock = folder / ".lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    if lock.exists() and _alive(pid := lock.read_text().strip()):
+        raise InputError(f"{folder}: process {pid} is running here; wait, or give another folder")
+    lock.unlink(missing_ok=True)
+    try:
+        with lock.open("x") as stream:  # fails when another run came between
+            stream.write(str(os.getpid()))
+    except FileExistsError as error:
+        raise InputError(f"{folder}: another run has just begun here; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:  # another user's
+        return True
+    except (ValueError, ProcessLookupError):
+        return False
+    return True

@@ -1,0 +1,174 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1. Preparing the data
+#
+# **What you will see.** The scenes and their roles; how images, masks and heights come to one grid;
+# what two existing processors call cloud, and what dilation does to that; the chips the network is
+# trained on.
+#
+# **Prerequisites.** None. **Time.** A few minutes, most of it spent by the two processors.
+
+# %% tags=["parameters"]
+corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+mirror: str = ""  # folder that holds the real images, instead of the network
+work: str = "build/work"  # where chips, models and tables go
+seed: int = 0  # of everything random
+scenes_shown: int = 8  # scenes in the gallery
+dilations: list[float] = [0.0, 20.0, 40.0, 80.0]  # metres, for the look at dilation
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from clouddl import figures
+from clouddl.catalogue import open_corpus
+from clouddl.chips import Chips, study_chips
+from clouddl.labels import LABEL_SOURCES, dilate, label_scene
+from clouddl.scene import open_scene, resample
+from clouddl.score import MEASURES, counts, measures
+from clouddl.workspace import results_folder, write_corpus_note
+
+figures.style()
+
+# %% [markdown]
+# ## Scenes and roles
+#
+# The catalogue gives each scene a role. Training and validation are Sentinel-2, labelled by
+# processors, and no region is on both sides. References only score.
+
+# %%
+catalogue, store = open_corpus(corpus, mirror or None)
+scenes = pd.DataFrame([scene.model_dump() for scene in catalogue.scenes])
+roles = scenes.groupby(["role", "sensor", "collection"], sort=False)
+roles.agg(scenes=("id", "size"), regions=("group", "nunique"), resolution=("resolution", "first"))
+
+# %% tags=["hide-input"]
+results = results_folder(work)
+write_corpus_note(catalogue, results / "corpus.md")
+
+# %% [markdown]
+# A few of the training scenes:
+
+# %%
+train = catalogue.select("train")
+step = max(1, len(train) // scenes_shown)
+shown = [(s.id, open_scene(s, store)) for s in train[::step][:scenes_shown]]
+figures.gallery(shown);
+
+# %% [markdown]
+# ## One grid for all sensors
+#
+# The method works at lowered resolution, where sensors of different sharpness resemble each other.
+# Reflectance is averaged by area, masks become fractions of cloud, heights are reprojected.
+
+# %% tags=["hide-input"]
+name, scene = shown[-1]
+own = scene.attrs["resolution"]
+coarse = [resample(scene, r) for r in (20.0, 30.0, 60.0) if r > own]
+figures.gallery([(f"{s.attrs['resolution']:.0f} m", s) for s in (scene, *coarse)]);
+
+# %% [markdown]
+# The terrain model is an input that can be switched on (`elevation` among the bands). Few open
+# images come with one; here is what there is, on the grid of its image.
+
+# %% tags=["hide-input"]
+with_dem = next(s for s in catalogue.scenes if s.dem or s.drawn)
+terrain = open_scene(with_dem, store)
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
+axes[0].imshow(figures.picture(terrain)[0])
+axes[0].set_title(with_dem.id)
+image = axes[1].imshow(terrain.elevation, cmap="terrain")
+axes[1].set_title("elevation")
+figure.colorbar(image, label="metres")
+for axis in axes:
+    axis.axis("off")
+
+# %% [markdown]
+# ## What existing processors call cloud
+#
+# In 2020 the labels came from MAJA and Fmask. Neither can run here, so two others play that part:
+# s2cloudless, a classifier of single pixels that uses ten bands, and ukis-csmask, a network of DLR
+# that uses four. Their consensus keeps what both say and leaves the rest out of the loss. The
+# parameters are written down in the package:
+
+# %%
+LABEL_SOURCES
+
+# %%
+path = study_chips(catalogue, store, work)
+bands = ["blue", "green", "red", "nir", "swir16"]
+layers = {name: Chips.open(path, bands, name, "train") for name in LABEL_SOURCES}
+masks = {name: chips.dataset.mask.values for name, chips in layers.items()}
+
+# %% tags=["hide-input"]
+labels = pd.DataFrame({
+    "labelled": {name: (mask != 255).mean() for name, mask in masks.items()},
+    "cloud": {name: (mask == 1).sum() / (mask != 255).sum() for name, mask in masks.items()},
+}).rename_axis("labels")
+labels.round(3)
+
+# %% [markdown]
+# Cloud is the minority, as in 2020 (about 20 % there): the reason for a Dice term in the loss.
+# Where the two disagree is where the decision is hard:
+
+# %% tags=["hide-input"]
+a, b = masks["s2cloudless"], masks["ukis-csmask"]
+apart = (a != b).mean((1, 2))
+agreement = 1 - apart.mean()
+worst = np.argsort(apart)[::-1][:4]
+rows = []
+for index in worst:
+    chip = layers["ukis-csmask"].dataset.isel(chip=index)
+    scene = chip.rename(image="reflectance")[["reflectance", "mask"]]
+    rows.append((str(chip.scene.values), scene, {"s2cloudless": a[index]}))
+figures.panel(rows);
+
+# %% [markdown]
+# Here the column "reference" is ukis-csmask, only to have something to compare with: orange is what
+# s2cloudless leaves out of it, blue what it adds.
+
+# %%
+print(f"the two agree on {agreement:.1%} of {a.size:,} pixels of {len(a)} chips")
+
+# %% [markdown]
+# ## Dilation
+#
+# Processors draw their outlines at different distances from the cloud. Growing a mask by some metres
+# raises its recall and lowers its precision against any other:
+
+# %% tags=["hide-input"]
+pixel = layers["ukis-csmask"].resolution
+rows = []
+for metres in dilations:
+    total = np.zeros(4)
+    for mask, other in zip(a, b, strict=True):
+        total += list(counts(dilate(mask, metres, pixel), other).values())
+    rows.append({"dilation (m)": metres, **{k: float(v) for k, v in measures(total).items()}})
+pd.DataFrame(rows)[["dilation (m)", *MEASURES]].round(3)
+
+# %% [markdown]
+# ## Chips
+#
+# All of this is stored as Zarr: images, one mask for each source of labels, and for each chip the
+# scene, its region, its role and the checksum of its image.
+
+# %%
+validation = Chips.open(path, bands, "ukis-csmask", "validation")
+layers["ukis-csmask"].dataset.sizes, validation.dataset.sizes
+
+# %% [markdown]
+# **What we learnt.** The two processors agree on most pixels and differ on thin cloud, on bright
+# ground, and on where a cloud ends. What the labels call cloud will decide much of the score.

@@ -1,0 +1,140 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. HyperOpt search and the final models
+#
+# **What you will see.** A search over dropout, number of filters, kernel size and learning rate, each
+# trial a short fit scored on validation F2; what each parameter was worth; the models that are
+# trained with the best trial and that ship with the package.
+#
+# **Prerequisites.** {doc}`02_training` (its choices are used; without them, the defaults).
+# **Time.** Tens of minutes in the `full` profile. A search that was stopped goes on where it was.
+
+# %% tags=["parameters"]
+corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+mirror: str = ""  # folder that holds the real images, instead of the network
+work: str = "build/work"  # where chips, models and tables go
+seed: int = 0  # of the search and of each fit
+labels: str = "auto"  # s2cloudless, ukis-csmask, consensus, truth; auto: those of 02_training
+trials: int = 10  # in all, those of an earlier call counted
+minutes: float = 15.0  # of fitting, after which no trial is begun
+trial_epochs: int = 20  # passes over the training chips in each trial
+epochs: int = 100  # of each final model
+batch_size: int = 8  # chips per step
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from clouddl import figures
+from clouddl.catalogue import open_corpus
+from clouddl.chips import Chips, study_chips, training_labels
+from clouddl.model import ModelCard, save_model
+from clouddl.search import best_trial, search, worth
+from clouddl.sensors import BAND_SETS
+from clouddl.workspace import read_choices, results_folder, work_folder
+from clouddl.train import fit
+
+figures.style()
+
+# %%
+catalogue, store = open_corpus(corpus, mirror or None)
+path = study_chips(catalogue, store, work)
+choices = read_choices(work)
+chosen = training_labels(choices["labels"] if labels == "auto" else labels, catalogue)
+choices
+
+# %% [markdown]
+# ## The search
+#
+# "Filter size" in the abstract of 2020 can mean how many filters or how large their kernel, so both
+# are searched. TPE proposes, a short fit with SPOT's bands answers.
+
+# %%
+def chips(bands):
+    return [Chips.open(path, bands, chosen, role) for role in ("train", "validation")]
+
+
+def card(name, band_sets, **shape):
+    bands = list(dict.fromkeys(b for s in band_sets for b in s))
+    return ModelCard(name=name, bands=bands, band_sets=band_sets, seed=seed, labels=chosen,
+                     normalisation=choices["normalisation"], resolution=choices["resolution"], **shape)
+
+
+# %%
+spot = chips(BAND_SETS["spot"])
+
+
+def objective(point):
+    shape = {k: v for k, v in point.items() if k != "learning_rate"}
+    folder = work_folder(work) / "trials" / "-".join(f"{v:.6g}" for v in point.values())
+    model = fit(card("trial", [BAND_SETS["spot"]], **shape), *spot, folder, epochs=trial_epochs,
+                batch_size=batch_size, learning_rate=point["learning_rate"], patience=trial_epochs)
+    return model.card.scores["validation_f2"]
+
+
+# %%
+table = search(objective, results_folder(work) / "all_trials.csv", trials=trials,
+               minutes=minutes, seed=seed, progress=False)
+best = best_trial(table)
+best
+
+# %% tags=["hide-input"]
+ranked = table.sort_values("val_f2", ascending=False).round(4)
+ranked.to_csv(results_folder(work) / "trials.csv", index=False)
+ranked
+
+# %% tags=["hide-input"]
+figures.trial_losses(table);
+
+# %% tags=["hide-input"]
+figures.parameter_slices(table);
+
+# %% [markdown]
+# What each parameter was worth: mean F2 of its better and its worse setting, and the share of the
+# variance between trials that it explains alone. So few trials give an indication, not a test.
+
+# %%
+worth(table).round(3)
+
+# %% [markdown]
+# ## The final models
+#
+# The best trial feeds the final training: one model for each set of bands, and one that takes any of
+# them, trained by leaving out whole bands at random.
+
+# %%
+rows = []
+shape = {k: v for k, v in best.items() if k != "learning_rate"}
+finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
+for name, band_sets in finals.items():
+    blank = card(name, band_sets, **shape)
+    model = fit(blank, *chips(blank.bands), work_folder(work) / "runs" / name, epochs=epochs,
+                batch_size=batch_size, learning_rate=best["learning_rate"], patience=epochs // 3)
+    save_model(model, work_folder(work) / "models" / name)
+    rows.append({"model": name, "bands": ", ".join(blank.bands), "threshold": model.card.threshold,
+                 **model.card.scores})
+
+# %%
+pd.DataFrame(rows).round(4)
+
+# %% tags=["hide-input"]
+curves = {name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv") for name in finals}
+figures.learning_curves(curves);
+
+# %% [markdown]
+# The threshold of each model was chosen here, on validation scenes, once. It stands in the model's
+# card and is used on every page that follows.
+#
+# **What we learnt.** {doc}`04_sentinel2_validation` scores these models on Sentinel-2 against masks
+# drawn by people, {doc}`05_spot_transfer` on sensors they never saw.

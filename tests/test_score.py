@@ -1,0 +1,257 @@
+"""Scores against values worked by hand and against torchmetrics."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torchmetrics.classification import (
+    BinaryAccuracy,
+    BinaryF1Score,
+    BinaryFBetaScore,
+    BinaryJaccardIndex,
+    BinaryPrecision,
+    BinaryRecall,
+)
+
+from clouddl.errors import InputError
+from clouddl.score import (
+    COUNTS,
+    MEASURES,
+    best_threshold,
+    counts,
+    f_beta,
+    measures,
+    pooled,
+    precision_recall,
+    reliability,
+)
+
+
+def masks(seed: int, shape: tuple[int, int] = (40, 50)) -> tuple[np.ndarray, np.ndarray]:
+    """A mask and a reference that agree in part, both with nodata."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(shape) < 0.3
+    found = np.where(rng.random(shape) < 0.8, truth, ~truth)
+    return tuple(
+        np.where(rng.random(shape) < 0.1, 255, layer).astype(np.uint8) for layer in (found, truth)
+    )
+
+
+def table(rows: list[tuple[int, int, int, int]], **columns: list) -> pd.DataFrame:
+    columns.setdefault("group", [f"g{index}" for index in range(len(rows))])
+    return pd.DataFrame(rows, columns=COUNTS).assign(**columns)
+
+
+def scenes(count: int, seed: int = 0) -> pd.DataFrame:
+    return pd.DataFrame([counts(*masks(seed + index, (6, 6))) for index in range(count)]).assign(
+        group=[f"g{index}" for index in range(count)]
+    )
+
+
+def test_counts_by_hand() -> None:
+    mask = np.array([[1, 1, 0, 0], [1, 255, 0, 255]], np.uint8)
+    reference = np.array([[1, 0, 1, 0], [255, 1, 0, 255]], np.uint8)
+    assert counts(mask, reference) == {"tp": 1, "fp": 1, "fn": 1, "tn": 2}
+    assert all(type(value) is int for value in counts(mask, reference).values())
+
+
+def test_counts_of_nodata_alone() -> None:
+    nothing = np.full((3, 3), 255, np.uint8)
+    assert counts(nothing, np.ones((3, 3), np.uint8)) == dict.fromkeys(COUNTS, 0)
+
+
+def test_counts_want_one_grid() -> None:
+    with pytest.raises(InputError, match=r"\(4, 4\) .* \(4, 5\) .* one grid"):
+        counts(np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8))
+
+
+def test_measures_by_hand() -> None:
+    found = measures(np.array([6, 2, 4, 8]))
+    assert set(found) == set(MEASURES)
+    assert found["f2"] == pytest.approx(5 * 6 / (5 * 6 + 4 * 4 + 2))
+    assert found["f1"] == pytest.approx(2 * 6 / (2 * 6 + 4 + 2))
+    assert found["precision"] == pytest.approx(6 / 8)
+    assert found["recall"] == pytest.approx(6 / 10)
+    assert found["iou"] == pytest.approx(6 / 12)
+    assert found["accuracy"] == pytest.approx(14 / 20)
+
+
+def test_f2_holds_an_omission_worse_than_a_false_alarm() -> None:
+    assert f_beta(*np.array([6, 4, 2]), 2) > f_beta(*np.array([6, 2, 4]), 2)
+    precision, recall = 6 / 8, 6 / 10
+    expected = 5 * precision * recall / (4 * precision + recall)
+    assert f_beta(*np.array([6, 2, 4]), 2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_measures_are_those_of_torchmetrics(seed: int) -> None:
+    mask, reference = masks(seed)
+    found = measures(np.array(list(counts(mask, reference).values())))
+    # torchmetrics leaves pixels out by the target alone
+    target = torch.from_numpy(np.where(mask == 255, 255, reference)).int()
+    theirs = {
+        "f2": BinaryFBetaScore(beta=2.0, ignore_index=255),
+        "f1": BinaryF1Score(ignore_index=255),
+        "precision": BinaryPrecision(ignore_index=255),
+        "recall": BinaryRecall(ignore_index=255),
+        "iou": BinaryJaccardIndex(ignore_index=255),
+        "accuracy": BinaryAccuracy(ignore_index=255),
+    }
+    guess = torch.from_numpy(np.where(mask == 255, 0, mask)).int()
+    for name, metric in theirs.items():
+        assert found[name] == pytest.approx(metric(guess, target).item(), abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("row", "undefined"),
+    [
+        ((0, 0, 0, 0), set(MEASURES)),
+        ((0, 0, 0, 9), {"f2", "f1", "precision", "recall", "iou"}),
+        ((0, 3, 0, 6), {"recall"}),
+        ((0, 0, 3, 6), {"precision"}),
+        ((3, 0, 0, 0), set()),
+    ],
+)
+def test_what_is_undefined_is_not_zero(row: tuple[int, ...], undefined: set[str]) -> None:
+    found = measures(np.array(row))
+    assert {name for name, value in found.items() if np.isnan(value)} == undefined
+
+
+def test_measures_of_many_rows() -> None:
+    rows = np.random.default_rng(0).integers(1, 50, (3, 5, 4))
+    found = measures(rows)
+    assert found["f2"].shape == (3, 5)
+    assert found["f2"][1, 2] == measures(rows[1, 2])["f2"]
+
+
+def test_pooled_is_the_measure_of_the_sum() -> None:
+    many = scenes(8)
+    (row,) = pooled(many, draws=50).to_dict("records")
+    expected = measures(many[COUNTS].sum().to_numpy())
+    assert {name: row[name] for name in MEASURES} == pytest.approx(expected)
+    assert row["scenes"] == row["units"] == 8
+    cloud = many.tp.sum() + many.fn.sum()
+    assert row["cloud"] == pytest.approx(cloud / many[COUNTS].to_numpy().sum())
+
+
+def test_pooled_by_columns() -> None:
+    many = scenes(8).assign(model=["b", "a"] * 4, sensor=["x"] * 4 + ["y"] * 4)
+    by = pooled(many, ["model", "sensor"], draws=50)
+    assert by[["model", "sensor"]].to_numpy().tolist() == [
+        ["b", "x"], ["a", "x"], ["b", "y"], ["a", "y"],
+    ]  # fmt: skip
+    one = many[(many.model == "a") & (many.sensor == "y")]
+    assert by.f2[3] == pytest.approx(pooled(one, draws=50).f2[0])
+    alone = pooled(many, ["model"], draws=50)
+    assert alone.model.tolist() == ["b", "a"]
+
+
+def test_the_interval_holds_the_point_and_shrinks() -> None:
+    widths = []
+    for count in (5, 20, 80):
+        (row,) = pooled(scenes(count), draws=400).to_dict("records")
+        for name in MEASURES:
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+        widths.append(row["f2_high"] - row["f2_low"])
+    assert widths[0] > widths[1] > widths[2] > 0
+
+
+def test_the_interval_is_that_of_drawing_by_hand() -> None:
+    rows = [(5, 1, 0, 4), (2, 0, 6, 4)]
+    (row,) = pooled(table(rows), draws=4000).to_dict("records")
+    # two scenes give four equal draws: the worse twice, both, both, the better twice
+    worse, better = (measures(np.array(r))["recall"] for r in (rows[1], rows[0]))
+    assert (row["recall_low"], row["recall_high"]) == (pytest.approx(worse), pytest.approx(better))
+
+
+def test_the_interval_is_seeded() -> None:
+    many = scenes(6)
+    assert pooled(many, draws=50).equals(pooled(many, draws=50))
+    assert not pooled(many, draws=50).equals(pooled(many, draws=50, seed=1))
+
+
+def test_patches_of_one_place_are_drawn_together() -> None:
+    rows = [(8, 1, 1, 10), (1, 1, 8, 10)] * 10
+    apart = pooled(table(rows), draws=400)
+    # each place holds a good and a bad patch, so that it matters not which places are drawn
+    places = [index // 2 for index in range(20)]
+    together = pooled(table(rows, group=places), draws=400)
+    assert together.f2[0] == apart.f2[0]
+    assert (together.scenes[0], together.units[0], apart.units[0]) == (20, 10, 20)
+    assert together.f2_low[0] == pytest.approx(together.f2_high[0])
+    assert apart.f2_high[0] - apart.f2_low[0] > 0.1
+    named = pooled(table(rows, place=places), unit="place", draws=400)
+    assert named.units[0] == 10
+
+
+def test_one_unit_has_no_interval() -> None:
+    (row,) = pooled(table([(5, 1, 1, 5)] * 3, group=["a"] * 3)).to_dict("records")
+    assert np.isfinite(row["f2"])
+    assert np.isnan([row["f2_low"], row["f2_high"]]).all()
+
+
+def test_pooled_scenes_without_cloud() -> None:
+    (row,) = pooled(table([(0, 0, 0, 9)] * 3), draws=50).to_dict("records")
+    assert np.isnan([row[name] for name in ("f2", "f2_low", "f2_high", "recall")]).all()
+    assert row["accuracy"] == row["accuracy_low"] == 1
+    assert row["cloud"] == 0
+
+
+def test_the_threshold_between_cloud_and_clear() -> None:
+    probability = np.repeat([0.105, 0.305, 0.705, 0.905], 25)
+    truth = probability > 0.5
+    threshold, f2 = best_threshold(probability, truth)
+    assert f2 == 1
+    assert threshold == pytest.approx(0.51, abs=0.011)  # the middle of 0.31 … 0.70
+
+
+def test_the_threshold_weighs_by_beta() -> None:
+    probability = np.repeat([0.205, 0.405, 0.605, 0.805], [60, 40, 10, 40])
+    truth = np.repeat([False, True, False, True], [60, 40, 10, 40])
+    assert best_threshold(probability, truth)[0] < 0.405
+    few = np.repeat([0.205, 0.805], [20, 40])  # at 0.2 a low beta loses more than it gains
+    cloud = np.concatenate([np.arange(20) < 4, np.ones(40, bool)])
+    assert best_threshold(few, cloud, beta=5)[0] < 0.205 < best_threshold(few, cloud, beta=0.5)[0]
+
+
+def test_the_score_of_the_threshold_is_that_of_its_mask() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(5000) < 0.2
+    probability = np.clip(rng.normal(np.where(truth, 0.6, 0.3), 0.2), 0, 1).astype(np.float32)
+    threshold, f2 = best_threshold(probability, truth)
+
+    def score(at: float) -> float:
+        row = counts((probability >= at).astype(np.uint8), truth.astype(np.uint8))
+        return float(measures(np.array(list(row.values())))["f2"])
+
+    assert f2 == pytest.approx(score(threshold))
+    assert f2 >= max(score(at) for at in np.arange(1, 100) / 100) - 1e-4
+    curve = precision_recall(probability, truth)
+    assert curve.threshold.tolist() == (np.arange(1, 100) / 100).tolist()
+    assert curve.f2.max() == pytest.approx(f2, abs=1e-4)
+    assert (curve.recall.diff().dropna() <= 0).all()
+    (row,) = curve[curve.threshold == threshold].to_dict("records")
+    assert row["f2"] == pytest.approx(f2)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
+def test_the_threshold_where_there_is_no_cloud(probability: float) -> None:
+    threshold, f2 = best_threshold(np.full(20, probability), np.zeros(20, bool))
+    assert threshold == 0.5
+    assert np.isnan(f2)
+
+
+def test_the_threshold_where_there_is_nothing() -> None:
+    threshold, f2 = best_threshold(np.empty(0), np.empty(0, bool))
+    assert threshold == 0.5
+    assert np.isnan(f2)
+
+
+def test_reliability() -> None:
+    probability = np.array([0.0, 0.04, 0.55, 0.55, 0.55, 0.55, 1.0])
+    truth = np.array([0, 0, 1, 1, 1, 0, 1], bool)
+    found = reliability(probability, truth)
+    assert found.pixels.tolist() == [2, 0, 0, 0, 0, 4, 0, 0, 0, 1]
+    assert found.observed[[0, 5, 9]].tolist() == [0, 0.75, 1]
+    assert found.predicted[[0, 5, 9]].tolist() == pytest.approx([0.02, 0.55, 1])
+    assert found.observed[[1, 8]].isna().all()

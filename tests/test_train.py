@@ -1,0 +1,408 @@
+"""Training: loss, augmentation, checkpoints, and runs that are killed and go on."""
+
+import json
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+import clouddl.train
+from clouddl.chips import Chips
+from clouddl.errors import InputError
+from clouddl.model import CloudModel, ModelCard, build
+from clouddl.score import best_threshold
+from clouddl.train import (
+    CROP,
+    Augmentation,
+    CloudTask,
+    PlainCheckpoints,
+    at_resolution,
+    cloud_loss,
+    crop,
+    fit,
+    labelled,
+    on_validation,
+)
+
+MakeCard = Callable[..., ModelCard]
+PLAIN = Augmentation((30.0, 30.0), gain=0, offset=0, brightness=0, turns=False)
+
+
+def dice(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def run(card: ModelCard, train: Chips, validation: Chips, folder: Path, **options: Any) -> CloudModel:  # fmt: skip
+    options = {"epochs": 4, "batch_size": 2, "augmentation": PLAIN, "progress": False} | options
+    return fit(card, train, validation, folder, **options)
+
+
+def same(one: CloudModel, other: CloudModel) -> bool:
+    pairs = zip(one.net.state_dict().values(), other.net.state_dict().values(), strict=True)
+    return all(torch.allclose(a.float(), b.float(), atol=1e-6) for a, b in pairs)
+
+
+def test_loss_by_hand() -> None:
+    probability = [[0.5, 0.8], [0.9, 0.2]]
+    target = [[0.0, 1.0], [1.0, 0.25]]
+    logits = torch.tensor(probability).logit()[None]
+    parts = [
+        math.log(0.5), math.log(0.8), math.log(0.9), 0.25 * math.log(0.2) + 0.75 * math.log(0.8),
+    ]  # fmt: skip
+    overlap = 0.8 + 0.9 + 0.25 * 0.2
+    dice_loss = 1 - (2 * overlap + 1) / (sum(map(sum, probability)) + 2.25 + 1)
+    expected = -sum(parts) / 4 + dice_loss
+    assert cloud_loss(logits, torch.tensor(target)[None]).item() == pytest.approx(expected)
+
+
+def test_loss_is_small_only_for_the_right_answer() -> None:
+    target = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    right = (target * 2 - 1) * 12
+    assert cloud_loss(right, target) < 1e-3 < 1 < cloud_loss(-right, target)
+
+
+def test_unlabelled_pixels_have_no_gradient() -> None:
+    target = torch.tensor([[[0.0, torch.nan], [1.0, 0.5]]])
+    logits = torch.tensor([[[0.3, 5.0], [-0.2, 1.0]]], requires_grad=True)
+    loss = cloud_loss(logits, target)
+    loss.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(loss)
+    assert (logits.grad != 0).tolist() == [[[True, False], [True, True]]]
+    other = logits.detach().clone()
+    other[0, 0, 1] = -80
+    assert cloud_loss(other, target) == loss
+
+
+def test_loss_without_any_label() -> None:
+    logits = torch.randn(1, 4, 4, requires_grad=True)
+    loss = cloud_loss(logits, torch.full((1, 4, 4), torch.nan))
+    loss.backward()
+    assert loss == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_loss_without_cloud_is_finite() -> None:
+    loss = cloud_loss(torch.full((1, 4, 4), -30.0), torch.zeros(1, 4, 4))
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_labels_become_fractions() -> None:
+    mask = torch.tensor([[[0, 1], [255, 1]]], dtype=torch.uint8)
+    x, y = labelled([torch.zeros(1, 3, 2, 2), mask])
+    assert x.dtype == y.dtype == torch.float32
+    assert y[0, 0].tolist() == [0, 1]
+    assert y[0, 1, 0].isnan()
+
+
+def batch(size: int = 64) -> tuple[Tensor, Tensor]:
+    """Images that say where their cloud is: reflectance 0.9 on cloud, 0.1 elsewhere."""
+    y = (torch.rand(3, size // 8, size // 8, generator=dice(5)) < 0.4).float()
+    y = y.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    return (0.1 + 0.8 * y)[:, None].repeat(1, 2, 1, 1), y
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("turns", [False, True])
+def test_image_and_mask_move_together(seed: int, turns: bool) -> None:
+    change = Augmentation((10.0, 40.0), gain=0, offset=0, brightness=0, turns=turns)
+    x, y = change(*batch(), 10.0, dice(seed))
+    assert x.shape == (3, 2, *y.shape[1:])
+    assert ((y >= 0) & (y <= 1)).all()
+    torch.testing.assert_close(x, (0.1 + 0.8 * y)[:, None].expand_as(x))
+
+
+def test_turns_turn() -> None:
+    found = {tuple(Augmentation((9.0, 9.0), 0, 0, 0)(*batch(), 9.0, dice(s))[1][0, 0].tolist())
+             for s in range(30)}  # fmt: skip
+    assert len(found) > 4
+
+
+def test_radiometry_changes_bands_apart_and_the_mask_not_at_all() -> None:
+    x, y = batch()
+    change = Augmentation((10.0, 10.0), turns=False)
+    changed, mask = change(x, y, 10.0, dice())
+    assert (mask == y).all()
+    clear = [changed[n, b][y[n] == 0] for n in range(3) for b in range(2)]
+    assert all(values.std() < 1e-6 for values in clear)  # one gain and one offset for all pixels
+    levels = [values.mean().item() for values in clear]
+    assert len({round(level, 5) for level in levels}) == 6
+    assert all(abs(level - 0.1) < 0.15 for level in levels)
+
+
+def test_nodata_stays_nodata() -> None:
+    x, y = batch()
+    x[:, 1], y[:, :16] = torch.nan, torch.nan
+    changed, mask = Augmentation((10.0, 10.0), turns=False)(x, y, 10.0, dice())
+    assert changed[:, 1].isnan().all()
+    assert changed[:, 0].isfinite().all()
+    assert mask[:, :16].isnan().all()
+    assert mask[:, 16:].isfinite().all()
+
+
+def test_augmentation_is_seeded() -> None:
+    change = Augmentation((10.0, 40.0))
+    one, two, other = (change(*batch(), 10.0, dice(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
+    assert one[0].shape != other[0].shape or not torch.equal(one[0], other[0])
+
+
+def test_resolutions_stay_in_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors: list[float] = []
+
+    def spy(x: Tensor, y: Tensor, factor: float, _: torch.Generator) -> tuple[Tensor, Tensor]:
+        factors.append(factor)
+        return x, y
+
+    monkeypatch.setattr(clouddl.train, "crop", spy)
+    for seed in range(200):
+        Augmentation((20.0, 60.0))(*batch(16), 10.0, dice(seed))
+    assert 2 <= min(factors) < 2.1
+    assert 5.8 < max(factors) <= 6
+    assert np.median(factors) == pytest.approx(12**0.5, rel=0.15)  # log-uniform
+    factors.clear()
+    for seed in range(20):  # detail that the chip has not cannot be drawn
+        Augmentation((5.0, 20.0))(*batch(16), 10.0, dice(seed))
+    assert min(factors) >= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "expected"),
+    [(64, 1.0, 64), (64, 2.0, 32), (64, 1.5, 32), (70, 1.0, 64), (256, 1.0, CROP), (64, 9.0, 16)],
+)
+def test_crops_suit_the_network(size: int, factor: float, expected: int) -> None:
+    x, y = torch.rand(2, 3, size, size), torch.rand(2, size, size)
+    small, mask = crop(x, y, factor, dice())
+    assert small.shape == (2, 3, expected, expected)
+    assert mask.shape == (2, expected, expected)
+
+
+def test_crop_averages_pixels() -> None:
+    x = torch.arange(32.0 * 32).reshape(1, 1, 32, 32)
+    small, mask = crop(x, x[:, 0] % 2, 2.0, dice())
+    assert (mask == 0.5).all()
+    assert small[0, 0, 0, 0] == x[0, 0, :2, :2].mean()
+
+
+def test_validation_sees_whole_chips() -> None:
+    x, y = torch.rand(2, 3, 50, 50), torch.rand(2, 50, 50)
+    coarse, mask = at_resolution(x, y, 2.0, 4)
+    assert coarse.shape == (2, 3, 24, 24)
+    assert mask.shape == (2, 24, 24)
+    torch.testing.assert_close(at_resolution(x, y, 1.0, 1)[0], x)
+
+
+def test_band_sets_are_dropped_whole(
+    tiny: MakeCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [["green", "red", "nir", "swir16"], ["green", "red", "nir"], ["red"]]
+    task = CloudTask(tiny(band_sets=sets, normalisation="fixed"), 30.0, PLAIN, 1e-3)
+    shown: list[Tensor] = []
+
+    def spy(x: Tensor, card: ModelCard) -> Tensor:
+        shown.append(x.isfinite().all((-1, -2)))
+        return torch.nan_to_num(x)
+
+    monkeypatch.setattr(clouddl.train, "normalise", spy)
+    monkeypatch.setattr(task, "log", lambda *_, **__: None)
+    loss = task.training_step([torch.rand(40, 4, 16, 16), torch.ones(40, 16, 16).byte()], 0)
+    assert torch.isfinite(loss)
+    found = {tuple(row) for row in shown[0].tolist()}
+    assert found == {(True,) * 4, (True, True, True, False), (False, True, False, False)}
+
+
+def test_checkpoints_are_no_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a pickle was used")
+
+    for module, names in ((pickle, ("load", "loads", "dump", "dumps")), (torch, ("load", "save"))):
+        for name in names:
+            monkeypatch.setattr(module, name, forbidden)
+    state = {
+        "epoch": 3, "loss": 0.5, "worst": -math.inf, "none": None, "yes": True, "empty": {},
+        "numbers": {0: {"step": torch.tensor(7.0)}, 1: [1, (2, "a")]}, "score": np.float64(0.25),
+        "weights": torch.arange(6.0).reshape(2, 3).T, "half": torch.ones(2, dtype=torch.bfloat16),
+        "tensor": "a key of this name is no tensor",
+    }  # fmt: skip
+    path, plain = tmp_path / "folder" / "last.ckpt", PlainCheckpoints()
+    plain.save_checkpoint(state, path)
+    found = plain.load_checkpoint(path)
+    assert list(found) == list(state)
+    assert torch.equal(found.pop("weights"), state.pop("weights"))
+    assert torch.equal(found.pop("half"), state.pop("half"))
+    numbers = found.pop("numbers")
+    assert list(numbers) == [0, 1]
+    assert numbers[0]["step"] == 7
+    assert numbers[1] == [1, [2, "a"]]
+    del state["numbers"]
+    assert found == state
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+    with safe_open(path, "pt") as stream:
+        assert json.loads(stream.metadata()["structure"])
+    plain.remove_checkpoint(path)
+    plain.remove_checkpoint(path)
+    assert not path.exists()
+
+
+def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
+    PlainCheckpoints().save_checkpoint({"epoch": 1}, tmp_path / "a.ckpt")
+    assert PlainCheckpoints().load_checkpoint(tmp_path / "a.ckpt") == {"epoch": 1}
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "pickle", "foreign", "absent"])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "last.ckpt"
+    PlainCheckpoints().save_checkpoint({"weights": torch.ones(100)}, path)
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif harm == "empty":
+        path.write_bytes(b"")
+    elif harm == "pickle":
+        path.write_bytes(pickle.dumps({"weights": 1}))
+    elif harm == "foreign":  # safetensors, but not a checkpoint
+        clouddl.train.save_file({"a": torch.ones(2)}, path)
+    else:
+        path.unlink()
+    with pytest.raises(InputError, match=r"last\.ckpt: broken checkpoint .* delete it"):
+        PlainCheckpoints().load_checkpoint(path)
+
+
+def test_fit_learns_and_keeps_its_record(
+    tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path
+) -> None:
+    card = tiny(dropout=0.0)
+    found = run(card, train_chips, validation_chips, tmp_path, epochs=40, patience=40,
+                learning_rate=1e-2)  # fmt: skip
+    mean, std = train_chips.statistics()
+    torch.manual_seed(0)
+    fresh = CloudModel(card.model_copy(update={"mean": mean, "std": std}), build(card), "cpu")
+    probability, truth = on_validation(found, validation_chips)
+    assert probability.shape == truth.shape == (2 * 64 * 64,)
+    threshold, f2 = best_threshold(probability, truth)
+    assert f2 > best_threshold(*on_validation(fresh, validation_chips))[1] + 0.03
+    assert f2 > 0.75
+    assert (found.card.mean, found.card.std) == (mean, std)
+    assert found.card.trained_on == train_chips.sources
+    assert found.card.threshold == threshold
+    assert found.card.scores["validation_f2"] == pytest.approx(f2)
+    assert found.card.scores["epochs"] == 40
+    assert card.trained_on == {}  # the caller's card is left alone
+    curves = pd.read_csv(tmp_path / "curves" / "metrics.csv")
+    assert {"epoch", "loss", "val_loss", "val_f2", "val_threshold"} <= set(curves)
+    losses = curves.loss.dropna()
+    assert len(losses) == 40
+    assert losses.iloc[-5:].mean() < losses.iloc[:5].mean()
+    # what is returned is the best epoch, not the last
+    assert curves.val_f2.max() == pytest.approx(f2, abs=1e-4)
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    for path in folder.iterdir():
+        with safe_open(path, "pt") as stream:
+            assert "structure" in stream.metadata()
+
+
+def test_fit_is_seeded(
+    tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path
+) -> None:
+    runs = [
+        run(tiny(seed=seed), train_chips, validation_chips, tmp_path / name, epochs=2,
+            augmentation=Augmentation((30.0, 60.0)))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]  # fmt: skip
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, step: int,
+) -> None:  # fmt: skip
+    def go(folder: str) -> CloudModel:
+        card = tiny(dropout=0.2, band_sets=[["green", "red"], ["green", "red", "nir", "swir16"]])
+        return run(card, train_chips, validation_chips, tmp_path / folder,
+                   augmentation=Augmentation((30.0, 60.0)))  # fmt: skip
+
+    whole = go("whole")
+    step_as_usual = CloudTask.training_step
+
+    def killed(self: CloudTask, batch: list[Tensor], index: int) -> Tensor:
+        if self.global_step == step:  # three steps make an epoch
+            raise ConnectionAbortedError("killed")
+        return step_as_usual(self, batch, index)
+
+    with monkeypatch.context() as patch, pytest.raises(ConnectionAbortedError):
+        patch.setattr(CloudTask, "training_step", killed)
+        go("killed")
+    resumed: list[int] = []
+
+    def watched(self: CloudTask, batch: list[Tensor], index: int) -> Tensor:
+        resumed.append(self.global_step)
+        return step_as_usual(self, batch, index)
+
+    monkeypatch.setattr(CloudTask, "training_step", watched)
+    again = go("killed")
+    assert resumed == list(range(step // 3 * 3, 12))  # from the last epoch's end, not from 0
+    last = [PlainCheckpoints().load_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt")
+            for run in ("whole", "killed")]  # fmt: skip
+    for name, value in last[0]["current_model_state"].items():
+        torch.testing.assert_close(last[1]["current_model_state"][name], value, msg=name)
+    assert same(whole, again)
+    assert again.card == whole.card
+    curves = [pd.read_csv(tmp_path / run / "curves" / "metrics.csv") for run in ("whole", "killed")]
+    assert curves[1].val_f2.dropna().tolist() == pytest.approx(curves[0].val_f2.dropna().tolist())
+
+
+def test_a_run_that_is_done_is_not_done_again(
+    tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    first = run(tiny(), train_chips, validation_chips, tmp_path, epochs=1)
+    monkeypatch.setattr(CloudTask, "training_step", None)
+    second = run(tiny(), train_chips, validation_chips, tmp_path, epochs=1)
+    assert same(first, second)
+    assert second.card == first.card
+
+
+def test_fit_refuses_a_broken_checkpoint(
+    tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"\x80\x04not safetensors")
+    with pytest.raises(InputError, match=r"last\.ckpt: broken checkpoint"):
+        run(tiny(), train_chips, validation_chips, tmp_path)
+
+
+def test_fit_goes_on_from_other_weights(
+    tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path
+) -> None:
+    start = run(tiny(), train_chips, validation_chips, tmp_path / "a", epochs=1)
+    before = start.card.model_copy(deep=True)
+    weights = {name: value.clone() for name, value in start.net.state_dict().items()}
+    found = run(start.card, train_chips, validation_chips, tmp_path / "b", epochs=1,
+                learning_rate=1e-9, start=start)  # fmt: skip
+    # nothing is learnt at this rate: what differs from a fresh network came from `start`
+    name = "first.0.weight"
+    torch.testing.assert_close(found.net.state_dict()[name], weights[name], atol=1e-5, rtol=0)
+    assert (found.card.mean, found.card.std) == (before.mean, before.std)
+    assert start.card == before
+
+
+def test_fit_without_cloud_in_validation(
+    tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path
+) -> None:
+    clear = validation_chips.dataset.copy()
+    clear["mask"] = clear["mask"] * 0
+    found = run(tiny(), train_chips, Chips(clear), tmp_path, epochs=1)
+    assert found.card.threshold == 0.5
+    assert np.isnan(found.card.scores["validation_f2"])
