@@ -282,7 +282,9 @@ def choose_corpus(requested: str, store: Store) -> str:
     return requested
 
 
-def open_corpus(requested: str = "auto", mirror: Path | str | None = None) -> tuple[Catalogue, Store]:
+def open_corpus(
+    requested: str = "auto", mirror: Path | str | None = None
+) -> tuple[Catalogue, Store]:
     """The catalogue to study and the store of its files: what every notebook begins with."""
     store = Store(DATA / "registry" / "real.csv", mirror=mirror)
     catalogue = load_catalogue(choose_corpus(requested, store))

@@ -26,7 +26,7 @@ def cut_chips(
 
     Returns `image` (chip, band, y, x) float32 reflectance, NaN for nodata; `mask` (source, chip, y,
     x) uint8 (0, 1, 255), one layer for each of `sources` (names of `labels.LABEL_SOURCES`, or
-    "truth" for the scene's own mask); `chip` coordinates scene, group, role and sha256 of the image.
+    "truth" for the scene's own mask); `chip` coordinates scene, group, role and sha256 of image.
     `bands` may hold "elevation". Edges that fill less than a chip are padded with nodata.
     """
     images, masks, about, resolutions = [], [], [], set()
@@ -52,17 +52,27 @@ def cut_chips(
             "mask": (("source", "chip", "y", "x"), np.stack(masks, axis=1).astype(np.uint8)),
         },
         coords={
-            "band": list(bands), "source": list(sources), "scene": ("chip", ids),
-            "group": ("chip", groups), "role": ("chip", roles), "sha256": ("chip", shas),
+            "band": list(bands),
+            "source": list(sources),
+            "scene": ("chip", ids),
+            "group": ("chip", groups),
+            "role": ("chip", roles),
+            "sha256": ("chip", shas),
         },
         attrs={"resolution": resolutions.pop()},
-    )  # fmt: skip
+    )
 
 
 def make_chips(
-    scenes: Sequence[Scene], store: Store, path: Path | str, *, bands: Sequence[str],
-    sources: Sequence[str], size: int = 256, progress: bool = True,
-) -> xr.Dataset:  # fmt: skip
+    scenes: Sequence[Scene],
+    store: Store,
+    path: Path | str,
+    *,
+    bands: Sequence[str],
+    sources: Sequence[str],
+    size: int = 256,
+    progress: bool = True,
+) -> xr.Dataset:
     """Open scenes, cut and label them (`cut_chips`), and write the chips to Zarr at `path`."""
 
     def opened() -> Iterator[xr.Dataset]:
@@ -75,8 +85,13 @@ def make_chips(
     temporary = path.with_name(f".{path.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     whole = {"image": (1, len(bands), size, size), "mask": (1, 1, size, size)}
-    chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True,
-                  encoding={name: {"chunks": chunks} for name, chunks in whole.items()})  # fmt: skip
+    chips.to_zarr(
+        temporary,
+        mode="w",
+        zarr_format=2,
+        consolidated=True,
+        encoding={name: {"chunks": chunks} for name, chunks in whole.items()},
+    )
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
     return chips
@@ -106,7 +121,9 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
 def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
     if band == "elevation":
         if "elevation" not in dataset:
-            raise InputError(f"{dataset.attrs['scene']}: has no DEM; leave 'elevation' out of the bands")
+            raise InputError(
+                f"{dataset.attrs['scene']}: has no DEM; leave 'elevation' out of the bands"
+            )
         return dataset.elevation.values
     if band not in dataset.band.values:
         have = ", ".join(dataset.band.values)
@@ -140,11 +157,15 @@ class Chips:
         try:
             dataset = xr.open_zarr(path, chunks=None)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: no chips there ({error}); run 01_data_preparation") from error
+            raise InputError(
+                f"{path}: no chips there ({error}); run 01_data_preparation"
+            ) from error
         for axis, wanted in (("band", list(bands)), ("source", [source])):
             if lacking := [name for name in wanted if name not in dataset[axis].values]:
                 have = ", ".join(dataset[axis].values)
-                raise InputError(f"{path}: no {axis} {lacking[0]!r} in these chips; they have {have}")
+                raise InputError(
+                    f"{path}: no {axis} {lacking[0]!r} in these chips; they have {have}"
+                )
         dataset = dataset.sel(band=list(bands), source=source)
         chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
         if not chosen.sizes["chip"]:
@@ -159,9 +180,15 @@ class Chips:
     @property
     def sources(self) -> dict[str, str]:
         """Scene id: SHA-256 of its image."""
-        return dict(zip(self.dataset.scene.values.tolist(), self.dataset.sha256.values.tolist(), strict=True))  # fmt: skip
+        return dict(
+            zip(
+                self.dataset.scene.values.tolist(), self.dataset.sha256.values.tolist(), strict=True
+            )
+        )
 
-    def statistics(self, of: Callable[[Tensor], Tensor] = lambda x: x) -> tuple[list[float], list[float]]:
+    def statistics(
+        self, of: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each band over all chips, nodata left out.
 
         `of` is applied first to the image (chip, band, y, x): `model.logarithm`, say.
@@ -172,7 +199,9 @@ class Chips:
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """image (chip, band, y, x) float32 and mask (chip, y, x) uint8."""
-        return torch.from_numpy(self.dataset.image.values), torch.from_numpy(self.dataset.mask.values)  # fmt: skip
+        return torch.from_numpy(self.dataset.image.values), torch.from_numpy(
+            self.dataset.mask.values
+        )
 
     def where(self, keep: np.ndarray) -> "Chips":
         """Those chips for which `keep` (chip,) is true."""

@@ -60,7 +60,9 @@ def errors(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where((mask == NODATA) | (reference == NODATA), 4, told)
 
 
-def panel(rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]], width: float = 2.6) -> Figure:  # fmt: skip
+def panel(
+    rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]], width: float = 2.6
+) -> Figure:
     """One row a scene: image, reference, then each mask with its errors in two colours.
 
     `rows`: (title, scene with `mask`, {name: mask (y, x)}); all rows name the same masks.
@@ -90,7 +92,9 @@ def panel(rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]], widt
     return figure
 
 
-def gallery(scenes: Sequence[tuple[str, xr.Dataset]], columns: int = 4, width: float = 2.4) -> Figure:
+def gallery(
+    scenes: Sequence[tuple[str, xr.Dataset]], columns: int = 4, width: float = 2.4
+) -> Figure:
     """Pictures of scenes, with the outline of their mask where they have one."""
     rows = -(-len(scenes) // columns)
     size = (width * columns, (width + 0.3) * rows)
@@ -143,7 +147,9 @@ def parameter_slices(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def precision_recall_curves(curves: Mapping[str, pd.DataFrame], points: Mapping[str, tuple[float, float]]) -> Figure:  # fmt: skip
+def precision_recall_curves(
+    curves: Mapping[str, pd.DataFrame], points: Mapping[str, tuple[float, float]]
+) -> Figure:
     """Curves of score.precision_recall; `points` marks (recall, precision) of masks in use."""
     figure, axis = plt.subplots(figsize=(5.2, 4.6))
     for name, table in curves.items():

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +89,7 @@ class UNet(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         widths = [base_filters * 2**level for level in range(depth + 1)]
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.multiple = 2**depth
         self.first = _block(bands, widths[0], kernel_size, dropout)
         self.down = nn.ModuleList(_block(a, b, kernel_size, dropout) for a, b in pairs)
@@ -113,7 +114,9 @@ def build(card: ModelCard) -> UNet:
     return UNet(len(card.bands), *size, card.dropout).to(memory_format=torch.channels_last)
 
 
-def normalise(x: Tensor, card: ModelCard, mean: Tensor | None = None, std: Tensor | None = None) -> Tensor:  # fmt: skip
+def normalise(
+    x: Tensor, card: ModelCard, mean: Tensor | None = None, std: Tensor | None = None
+) -> Tensor:
     """Reflectance (n, bands, y, x) with NaN for nodata, as the network wants it.
 
     "fixed" uses the card's statistics; "chip" each image's own, or those given in `mean` and
@@ -156,7 +159,9 @@ def chip_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 class CloudModel:
     """A network with its card, ready to give cloud probabilities."""
 
-    def __init__(self, card: ModelCard, net: UNet, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self, card: ModelCard, net: UNet, device: str | torch.device | None = None
+    ) -> None:
         self.card = card
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = net.to(self.device).eval()
@@ -243,7 +248,9 @@ def load_model(path: str | Path, device: str | torch.device | None = None) -> Cl
             raise InputError(f"{path}: the weights are broken or of another model ({told}); {mend}")
         net = build(card)
         state = load_file(path)
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        net.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        )
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: the weights cannot be loaded ({error}); {mend}") from error
     return CloudModel(card, net, device)
@@ -258,7 +265,9 @@ def shipped_models() -> list[ModelCard]:
 
 def pick_model(available: Sequence[str]) -> str:
     """Name of the shipped model that makes the most of the `available` bands."""
-    fitting = [(len(found), card.name) for card in shipped_models() if (found := card.best_set(available))]  # fmt: skip
+    fitting = [
+        (len(found), card.name) for card in shipped_models() if (found := card.best_set(available))
+    ]
     if not fitting:
         sets = sorted({", ".join(s) for card in shipped_models() for s in card.band_sets})
         raise InputError(

@@ -6,12 +6,12 @@ where the network's pooling cells begin and overlap by what the network can see:
 
 import math
 import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 from scipy.sparse import csr_array as Matrix
 from tqdm import tqdm
@@ -82,13 +81,13 @@ def predict_files(
     paths: Sequence[Path | str], sensor: Sensor, out: Path | str, **options: Any
 ) -> list[tuple[Path, Path]]:
     """`predict_file` for each path. InputError if a result would fall on another or on an input."""
-    taken = {Path(str(path).partition("#")[0]).resolve(): path for path in paths}
+    taken = {Path(str(path).partition("#")[0]).resolve() for path in paths}
     for path in paths:
         for result in _results(path, out):
-            if (place := result.resolve()) in taken:
-                told = f"{path} and {taken[place]} cannot both be: the result of one is {result}"
-                raise InputError(f"{told}; rename one, or write to another folder")
-            taken[place] = path
+            if result.resolve() in taken:
+                told = "is an input, or the result of another input of the same name"
+                raise InputError(f"{path}: {result} {told}; rename one, or write to another folder")
+            taken.add(result.resolve())
     return [predict_file(path, sensor, out, **options) for path in paths]
 
 
@@ -128,7 +127,8 @@ def predict_file(
         raise InputError(f"{path}: cannot use {', '.join(use)}; {_sets(model.card)}")
     used = [band for band in named if band in best]
     threshold = model.card.threshold if threshold is None else threshold
-    if not (0 <= threshold <= 1 and dilation_m >= 0 and tile > 0 and resolution != 0):
+    metres = 1 if resolution is None else resolution
+    if not (0 <= threshold <= 1 and dilation_m >= 0 and tile > 0 and metres > 0):
         told = f"threshold {threshold}, dilation {dilation_m} m, tile {tile}"
         raise InputError(f"{path}: {told}, resolution {resolution}: give values within reason")
     image = _open(path, listed, used, nodata, scale=scale, offset=offset, resolution=resolution)
@@ -144,7 +144,7 @@ def predict_file(
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "crs": image.crs,
                "transform": image.transform, "tiled": True, "bigtiff": "IF_SAFER"}  # fmt: skip
     # In a folder beside the results: a move within one file system is at once, and whole.
-    with tempfile.TemporaryDirectory(prefix=".clouddl-", dir=out) as work, warnings.catch_warnings():
+    with TemporaryDirectory(prefix=".clouddl-", dir=out) as work, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raw, cogs = ([Path(work, f"{kind}{n}.tif") for n in (0, 1)] for kind in ("raw", "cog"))
         with (
@@ -158,7 +158,14 @@ def predict_file(
             label = Path(path).name if progress else None
             for window, part in _predict(model, image, used, tile, overlap, label):
                 probability.write(part, 1, window=window)
-            _threshold(probability, mask, threshold, dilation_m, image.resolution)
+            rows, margin = max(1, STRIP // width), int(dilation_m / image.resolution) + 1
+            for y in range(0, height, rows):
+                top, bottom = max(0, y - margin), min(height, y + rows + margin)
+                part = probability.read(1, window=Window(0, top, width, bottom - top))
+                cloud = np.where(np.isnan(part), NODATA, part >= threshold).astype(np.uint8)
+                cloud = dilate(cloud, dilation_m, image.resolution) if dilation_m else cloud
+                cloud = cloud[y - top : y - top + rows]
+                mask.write(cloud, 1, window=Window(0, y, width, len(cloud)))
         for source, cog, overviews in zip(raw, cogs, ("NEAREST", "AVERAGE"), strict=True):
             rasterio.shutil.copy(source, cog, driver="COG", compress="DEFLATE", predictor="YES",
                                  overview_resampling=overviews, bigtiff="IF_SAFER")  # fmt: skip
@@ -196,18 +203,21 @@ def _open(
 
     if name.endswith((".npy", ".npz")):
         path = path if member else _member(name, len(listed))
-        array = read(None)
-        values, step = array.values, -(-max(array.shape) // OVERVIEW)
-        return _Image(values.shape[1:], array.attrs["resolution"], lambda w: values[:, *w.toslices()],
-                      values[:, ::step, ::step])  # fmt: skip
+        values = (whole := read(None)).values
+        step, own = -(-max(values.shape) // OVERVIEW), whole.attrs["resolution"]
+        few = values[:, ::step, ::step]
+        return _Image(values.shape[1:], own, lambda w: values[:, *w.toslices()], few)
     own = read(Window(0, 0, 1, 1)).attrs["resolution"]  # says what is wrong with the file, if so
-    with rasterio.open(name) as file:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        file = rasterio.open(name)
+    with file:
         sizes = [min(size, OVERVIEW) for size in file.shape]
         layers = [index for index, band in enumerate(keep, 1) if band]
         try:
             raw = file.read(layers, out_shape=(len(layers), *sizes))
         except RasterioError as error:
-            raise InputError(f"{name}: cannot be read to its end ({error}); copy it again") from error
+            raise InputError(f"{name}: is cut short ({error}); copy it again") from error
         nodata = file.nodata if nodata is None else nodata
         seen = raw.astype(np.float32) * np.float32(scale) + np.float32(offset)
         seen[raw == nodata] = np.nan
@@ -262,9 +272,9 @@ def _predict(
     card, size = model.card, _working(image, model.card)
     cell = 2**card.depth
     margin = -(-(receptive_field(card) if overlap is None else overlap) // cell) * cell
-    tile = max(tile // cell, 1) * cell
-    there = [_weights(n, m) for n, m in zip(image.shape, size, strict=True)]
-    back = [_weights(m, n) for n, m in zip(image.shape, size, strict=True)]
+    tile = -(-tile // cell) * cell
+    axes = list(zip(image.shape, size, strict=True))
+    there, back = [_weights(n, m) for n, m in axes], [_weights(m, n) for n, m in axes]
 
     def planes(values: np.ndarray) -> np.ndarray:
         full = np.full((len(card.bands), *values.shape[1:]), np.nan, np.float32)
@@ -273,25 +283,24 @@ def _predict(
 
     statistics = None
     if card.normalisation == "chip":  # of the whole scene at once, or each tile would have its own
-        fit = [_weights(n, min(m, OVERVIEW)) for n, m in zip(image.overview.shape[1:], size)]
-        seen = planes(np.stack([_ratio(*_sums(band, *fit)) for band in image.overview]))
+        few = image.overview
+        fit = [_weights(n, min(m, OVERVIEW)) for n, m in zip(few.shape[1:], size, strict=True)]
+        seen = planes(np.stack([_ratio(*_sums(band, *fit)) for band in few]))
         mean, std = chip_statistics(torch.from_numpy(seen)[None])
         statistics = mean.to(model.device), std.to(model.device)
     starts = [(y, x) for y in range(0, size[0], tile) for x in range(0, size[1], tile)]
-    for start in tqdm(starts, label, unit="tile", disable=label is None):
-        outer = [slice(max(0, a - margin), min(n, a + tile + margin)) for a, n in zip(start, size)]
-        work = _gather(image, len(used), *(w[part] for w, part in zip(there, outer)))
+    for y, x in tqdm(starts, label, unit="tile", disable=label is None):
+        outer = tuple(slice(max(0, at - margin), at + tile + margin) for at in (y, x))
+        work = _gather(image, len(used), there[0][outer[0]], there[1][outer[1]])
         probability = model.probability(planes(work), statistics)
         # The pixels of the image whose centres lie in the tile, margin left out.
         (top, bottom), (left, right) = (
-            [math.ceil(min(at, m) * n / m - 0.5) for at in (a, a + tile)]
-            for a, n, m in zip(start, image.shape, size)
+            [math.ceil(min(edge, m) * n / m - 0.5) for edge in (at, at + tile)]
+            for at, (n, m) in zip((y, x), axes, strict=True)
         )
         across = back[1][left:right, outer[1]]
-        rows = max(1, STRIP // max(1, right - left))
-        for y in range(top, bottom, rows):
-            window = Window(left, y, right - left, min(rows, bottom - y))
-            down = back[0][y : y + window.height, outer[0]]
+        for window in _strips(top, bottom, left, right):
+            down = back[0][window.row_off : window.row_off + window.height, outer[0]]
             found = _ratio(*_sums(probability, down, across))
             if size != image.shape:  # there, the edge of nodata is finer, or coarser
                 found[np.isnan(image.read(window)).all(0)] = np.nan
@@ -301,16 +310,21 @@ def _predict(
 def _gather(image: _Image, bands: int, down: Matrix, across: Matrix) -> np.ndarray:
     """The part of the working grid that the rows `down` and `across` stand for (band, y, x)."""
     (top, bottom), (left, right) = ((m.indices.min(), m.indices.max() + 1) for m in (down, across))
-    rows = max(1, STRIP // (right - left))
     total, share = np.zeros((2, bands, down.shape[0], across.shape[0]), np.float32)
-    for y in range(top, bottom, rows):
-        window = Window(left, y, right - left, min(rows, bottom - y))
-        part = down[:, y : y + window.height], across[:, left:right]
+    for window in _strips(top, bottom, left, right):
+        part = down[:, window.row_off : window.row_off + window.height], across[:, left:right]
         for index, band in enumerate(image.read(window)):
             more = _sums(band, *part)
             total[index] += more[0]
             share[index] += more[1]
     return _ratio(total, share)
+
+
+def _strips(top: int, bottom: int, left: int, right: int) -> Iterator[Window]:
+    """Windows that cut a part of the image into strips of at most STRIP pixels."""
+    rows = max(1, STRIP // max(1, right - left))
+    for y in range(top, bottom if right > left else top, rows):
+        yield Window(left, y, right - left, min(rows, bottom - y))
 
 
 def _sums(values: np.ndarray, down: Matrix, across: Matrix) -> tuple[np.ndarray, np.ndarray]:
@@ -327,23 +341,3 @@ def _sums(values: np.ndarray, down: Matrix, across: Matrix) -> tuple[np.ndarray,
 def _ratio(total: np.ndarray, share: np.ndarray) -> np.ndarray:
     out = np.full(total.shape, np.nan, np.float32)
     return np.divide(total, share, out=out, where=share > 1e-6, casting="same_kind")
-
-
-def _threshold(
-    probability: DatasetReader, mask: DatasetWriter, threshold: float, dilation_m: float,
-    resolution: float,
-) -> None:  # fmt: skip
-    """Write the mask of a probability, block by block with the margin that its dilation needs."""
-    height, width = probability.shape
-    margin = int(dilation_m / resolution) + 1
-    for y, x in np.ndindex(-(-height // OVERVIEW), -(-width // OVERVIEW)):
-        core = Window(x * OVERVIEW, y * OVERVIEW, OVERVIEW, OVERVIEW).crop(height, width)
-        top, left = max(0, core.row_off - margin), max(0, core.col_off - margin)
-        outer = Window(left, top, core.col_off + core.width + margin - left,
-                       core.row_off + core.height + margin - top).crop(height, width)  # fmt: skip
-        part = probability.read(1, window=outer)
-        cloud = np.where(np.isnan(part), NODATA, part >= threshold).astype(np.uint8)
-        cloud = dilate(cloud, dilation_m, resolution) if dilation_m else cloud
-        rows, columns = core.row_off - top, core.col_off - left
-        cloud = cloud[rows : rows + core.height, columns : columns + core.width]
-        mask.write(cloud, 1, window=core)

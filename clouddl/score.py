@@ -31,7 +31,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def f_beta(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, beta: float) -> np.ndarray:
-    """F-beta = (1 + b²) tp / ((1 + b²) tp + b² fn + fp); b = 2 holds omissions worse (Baetens 2019)."""
+    """(1 + b²) tp / ((1 + b²) tp + b² fn + fp); b = 2 holds omissions worse (Baetens 2019)."""
     b2 = beta * beta
     return _share((1 + b2) * tp, (1 + b2) * tp + b2 * fn + fp)
 
@@ -50,9 +50,12 @@ def measures(table: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def pooled(
-    table: pd.DataFrame, by: Sequence[str] = (), unit: str = "group", draws: int = 2000,
+    table: pd.DataFrame,
+    by: Sequence[str] = (),
+    unit: str = "group",
+    draws: int = 2000,
     seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Measures of pooled counts, one row per `by`, with 95 % bootstrap intervals.
 
     `table`: one row per scene with COUNTS, `unit` (what is drawn with replacement: patches of one
@@ -70,7 +73,9 @@ def pooled(
         spread = measures(units[drawn].sum(1))
         for name in MEASURES:
             if len(units) > 1 and np.isfinite(spread[name]).any():
-                row[f"{name}_low"], row[f"{name}_high"] = np.nanpercentile(spread[name], [2.5, 97.5])
+                row[f"{name}_low"], row[f"{name}_high"] = np.nanpercentile(
+                    spread[name], [2.5, 97.5]
+                )
             else:
                 row[f"{name}_low"] = row[f"{name}_high"] = np.nan
         row["cloud"] = float(_share(units.sum(0)[[0, 2]].sum(), units.sum()))
@@ -78,7 +83,9 @@ def pooled(
     return pd.DataFrame(rows)
 
 
-def _sweep(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+def _sweep(
+    probability: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Thresholds 0.01 … 0.99 and the tp, fp, fn at each."""
     thresholds = np.arange(1, 100) / 100
     edges = np.concatenate([[-np.inf], thresholds - 1e-9, [np.inf]])
@@ -87,7 +94,9 @@ def _sweep(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
     return thresholds, cloud, clear, truth.sum() - cloud
 
 
-def best_threshold(probability: np.ndarray, truth: np.ndarray, beta: float = 2) -> tuple[float, float]:  # fmt: skip
+def best_threshold(
+    probability: np.ndarray, truth: np.ndarray, beta: float = 2
+) -> tuple[float, float]:
     """The threshold of highest pooled F-beta, and that score; (0.5, nan) where there is no cloud."""
     thresholds, tp, fp, fn = _sweep(probability, truth.astype(bool))
     score = f_beta(tp, fp, fn, beta)
@@ -102,18 +111,24 @@ def best_threshold(probability: np.ndarray, truth: np.ndarray, beta: float = 2) 
 def precision_recall(probability: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
     """Precision, recall and F2 at thresholds 0.01 … 0.99."""
     thresholds, tp, fp, fn = _sweep(probability, truth.astype(bool))
-    return pd.DataFrame({
-        "threshold": thresholds, "precision": _share(tp, tp + fp), "recall": _share(tp, tp + fn),
-        "f2": f_beta(tp, fp, fn, 2),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "threshold": thresholds,
+            "precision": _share(tp, tp + fp),
+            "recall": _share(tp, tp + fn),
+            "f2": f_beta(tp, fp, fn, 2),
+        }
+    )
 
 
 def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 10) -> pd.DataFrame:
     """Reliability diagram: mean probability, observed cloud and pixels of each probability bin."""
     index = np.clip((probability * bins).astype(int), 0, bins - 1)
     pixels = np.bincount(index, minlength=bins)
-    return pd.DataFrame({
-        "predicted": _share(np.bincount(index, probability, bins), pixels),
-        "observed": _share(np.bincount(index, truth.astype(float), bins), pixels),
-        "pixels": pixels,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "predicted": _share(np.bincount(index, probability, bins), pixels),
+            "observed": _share(np.bincount(index, truth.astype(float), bins), pixels),
+            "pixels": pixels,
+        }
+    )

@@ -7,12 +7,13 @@ and a seed of its own, so a search that was killed ends as if it had not been.
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from hyperopt import STATUS_OK, JOB_STATE_DONE, Trials, fmin, hp, tpe
+from hyperopt import JOB_STATE_DONE, STATUS_OK, Trials, fmin, hp, tpe
 from tqdm.auto import tqdm
 
 from clouddl.errors import InputError
@@ -29,18 +30,22 @@ COLUMNS = ["trial", *SPACE, "val_f2", "seconds"]
 
 
 def read_trials(path: Path | str) -> pd.DataFrame:
-    """The table of trials so far (empty when there is no file). Raises InputError if it is broken."""
+    """The table of trials so far (empty without a file). Raises InputError if it is broken."""
     path = Path(path)
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
     try:
         table = pd.read_csv(path, float_precision="round_trip")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a table of trials ({error}); delete it to search anew") from error
+        raise InputError(
+            f"{path}: not a table of trials ({error}); delete it to search anew"
+        ) from error
     whole = list(table.columns) == COLUMNS and table.trial.tolist() == list(range(len(table)))
     known = whole and all(table[name].isin(values).all() for name, values in CHOICES.items())
     if not known or not np.isfinite(table.to_numpy(float)).all():
-        raise InputError(f"{path}: not a whole table of trials of this space; delete it to search anew")
+        raise InputError(
+            f"{path}: not a whole table of trials of this space; delete it to search anew"
+        )
     return table
 
 
@@ -50,22 +55,40 @@ def _as_trials(table: pd.DataFrame) -> Trials:
     for row in table.to_dict("records"):
         tid = int(row["trial"])
         values = {k: CHOICES[k].index(int(row[k])) if k in CHOICES else row[k] for k in SPACE}
-        documents.append({
-            "tid": tid, "spec": None, "state": JOB_STATE_DONE, "owner": None, "version": 0,
-            "book_time": None, "refresh_time": None, "exp_key": None,
-            "result": {"loss": -row["val_f2"], "status": STATUS_OK},
-            "misc": {"tid": tid, "cmd": ("domain_attachment", "FMinIter_Domain"), "workdir": None,
-                     "idxs": {k: [tid] for k in SPACE}, "vals": {k: [v] for k, v in values.items()}},
-        })  # fmt: skip
+        documents.append(
+            {
+                "tid": tid,
+                "spec": None,
+                "state": JOB_STATE_DONE,
+                "owner": None,
+                "version": 0,
+                "book_time": None,
+                "refresh_time": None,
+                "exp_key": None,
+                "result": {"loss": -row["val_f2"], "status": STATUS_OK},
+                "misc": {
+                    "tid": tid,
+                    "cmd": ("domain_attachment", "FMinIter_Domain"),
+                    "workdir": None,
+                    "idxs": {k: [tid] for k in SPACE},
+                    "vals": {k: [v] for k, v in values.items()},
+                },
+            }
+        )
     trials.insert_trial_docs(documents)
     trials.refresh()
     return trials
 
 
 def search(
-    objective: Callable[[dict[str, Any]], float], path: Path | str, *, trials: int = 20,
-    minutes: float = float("inf"), seed: int = 0, progress: bool = True,
-) -> pd.DataFrame:  # fmt: skip
+    objective: Callable[[dict[str, Any]], float],
+    path: Path | str,
+    *,
+    trials: int = 20,
+    minutes: float = float("inf"),
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
     """Search until the table at `path` holds `trials` rows or `minutes` of fitting were spent.
 
     `objective` takes {dropout, base_filters, kernel_size, learning_rate} and returns the validation
@@ -83,10 +106,17 @@ def search(
                 return {"loss": 0.0, "status": STATUS_OK}
 
             # TPE's first draws are random; a third of the budget, as so few trials allow.
-            suggest = lambda *args, **more: tpe.suggest(*args, **more, n_startup_jobs=max(3, trials // 3))  # noqa: E731
-            fmin(note, SPACE, suggest, max_evals=len(table) + 1, trials=_as_trials(table),
-                 rstate=np.random.default_rng([seed, len(table)]), show_progressbar=False,
-                 verbose=False)  # fmt: skip
+            suggest = partial(tpe.suggest, n_startup_jobs=max(3, trials // 3))
+            fmin(
+                note,
+                SPACE,
+                suggest,
+                max_evals=len(table) + 1,
+                trials=_as_trials(table),
+                rstate=np.random.default_rng([seed, len(table)]),
+                show_progressbar=False,
+                verbose=False,
+            )
             point = {k: int(v) if k in CHOICES else float(v) for k, v in drawn.items()}
             start = time.monotonic()
             row = {"trial": len(table), **point, "val_f2": float(objective(point))}
@@ -117,15 +147,23 @@ def worth(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name in SPACE:
         median = table[name].median()
-        setting = table[name].astype(int).astype(str) if name in CHOICES else (
-            np.where(table[name] <= median, f"≤ {median:.2g}", f"> {median:.2g}"))  # fmt: skip
+        setting = (
+            table[name].astype(int).astype(str)
+            if name in CHOICES
+            else (np.where(table[name] <= median, f"≤ {median:.2g}", f"> {median:.2g}"))
+        )
         parts = table.groupby(setting).val_f2
         means, sizes = parts.mean(), parts.size()
         between = float((sizes * (means - table.val_f2.mean()) ** 2).sum())
         total = float(((table.val_f2 - table.val_f2.mean()) ** 2).sum())
-        rows.append({
-            "parameter": name, "best": means.idxmax(), "F2 of best": means.max(),
-            "worst": means.idxmin(), "F2 of worst": means.min(),
-            "share of variance": between / total if total else float("nan"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "parameter": name,
+                "best": means.idxmax(),
+                "F2 of best": means.max(),
+                "worst": means.idxmin(),
+                "F2 of worst": means.min(),
+                "share of variance": between / total if total else float("nan"),
+            }
+        )
     return pd.DataFrame(rows).sort_values("share of variance", ascending=False, ignore_index=True)

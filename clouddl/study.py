@@ -39,7 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}
 PACKAGES = ("clouddl", "torch", "numpy", "xarray", "lightning", "hyperopt")
 PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
-BAR = re.compile(r"\d+%\||\b(?:it|s|[kMG]?B)/(?:s|it)\b")  # a line drawn by tqdm or Lightning
+BAR = re.compile(r"\d+%\||\b(?:it|s|[kMG]?B)/(?:s|it)\b|TqdmWarning|import tqdm")  # of tqdm
+SCORES = re.compile(r"(?<=<!-- scores -->\n).*?(?=<!-- /scores -->)", re.DOTALL)  # in README.md
 METER = "import re\nprint(*re.findall(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read()))"
 
 
@@ -145,7 +146,7 @@ def run_notebook(
         nbformat.write(_strip(run, record.parents[2]), running)
         running.replace(page)
     except papermill.PapermillExecutionError as error:
-        failed = running.replace(record.parents[1] / f"{source.stem}.failed.ipynb")
+        failed = shutil.move(running, record.parents[1] / f"{source.stem}.failed.ipynb")
         if error.ename == "InputError":
             raise InputError(error.evalue) from error
         last = ([line for line in str(error.evalue).splitlines() if line.strip()] or [""])[-1]
@@ -176,6 +177,8 @@ def run_study(
     `publish`: replace the committed pages, results and the table in the README when all went well.
     Returns the book's index.html, or its folder when it was not built. Raises InputError.
     """
+    if publish and not SCORES.search((ROOT / "README.md").read_text("utf-8")):
+        raise InputError(f"{ROOT / 'README.md'}: put back <!-- scores --> and <!-- /scores -->")
     folder = (folder or ROOT / "build" / profile).resolve()
     work, book = folder / "work", folder / "book"
     store = Store(DATA / "registry" / "real.csv", mirror=mirror)
@@ -209,6 +212,9 @@ def run_study(
             return book
         if len({m.parameters.get("corpus") for m in made.values()}) > 1:
             raise InputError(f"{folder}: pages of drawn and of real images; run without --only")
+        for page in set((book / "notebooks").glob("*.ipynb")):
+            if page.stem not in made:  # of a notebook that was renamed
+                page.unlink()
         _gather(ROOT / "book" / "results", work / "results", book / "results")
         (book / "results" / "run_card.md").write_text(_run_card(profile, made), "utf-8")
         index = build_book(book) if build else book
@@ -225,7 +231,8 @@ def build_book(source: Path, output: Path | None = None) -> Path:
     target = output or source
     command = [sys.executable, "-c", start, "build", str(source), "--path-output", str(target)]
     options = ["--all", "-W", "-n", "--keep-going"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, errors="replace")
+    plain = {**os.environ, "NO_COLOR": "1"}
+    done = subprocess.run([*command, *options], capture_output=True, text=True, env=plain)
     if done.returncode:
         said = (done.stdout + done.stderr).splitlines()
         lines = [line for line in said if re.search("WARNING|ERROR|Error:", line)] or said[-1:]
@@ -300,14 +307,13 @@ def _data(given: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {dist.name: dist.version for dist in metadata.distributions()}
-    return {"python": platform.python_version(), **{p: found.get(p, "absent") for p in PACKAGES}}
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}}
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         return None
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
@@ -349,8 +355,8 @@ def _strip(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNo
         kept = []
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                lines = [line.rsplit("\r", 1)[-1] for line in output.text.splitlines(True)]
-                output.text = clean("".join(line for line in lines if not BAR.search(line)))
+                lines = [x.rstrip("\r").rsplit("\r", 1)[-1] for x in output.text.split("\n")]
+                output.text = clean("\n".join(x for x in lines if not BAR.search(x)))
             for kind in output.get("data", {}):
                 if "text/" in kind and isinstance(output.data[kind], str):
                     output.data[kind] = clean(output.data[kind])
@@ -379,8 +385,8 @@ def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:
         **{f"`{n}`": f"{m.seconds:.0f} s, {m.peak_mib or '?'} MiB" for n, m in made.items()},
         "Together": f"{sum(m.seconds for m in made.values()) / 60:.1f} minutes",
         "Hardware": ", ".join(f"{key}: {value}" for key, value in last.hardware.items()),
-        "Code": f"code {last.code[:12]}{commit}",
-        "Versions": ", ".join(f"{key} {value}" for key, value in last.versions.items()),
+        "Code": f"clouddl {last.versions['clouddl']}{commit}",
+        "Versions": ", ".join(f"{k} {v}" for k, v in last.versions.items() if k != "clouddl"),
     }  # fmt: skip
     return "| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in rows.items())
 
@@ -388,10 +394,8 @@ def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:
 def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
     """Replace the committed pages and results, and the table in README.md."""
     readme, headline = ROOT / "README.md", book / "results" / "headline.csv"
-    text = readme.read_text("utf-8")
-    parts = re.split(r"(?<=<!-- scores -->\n).*?(?=<!-- /scores -->)", text, flags=re.S)
-    if len(parts) != 2 or not headline.exists():
-        raise InputError(f"{readme}: wants the lines <!-- scores -->, <!-- /scores -->; {headline}")
+    if not headline.exists():
+        raise InputError(f"{headline}: the last notebook must write it; nothing published")
     with headline.open(newline="", encoding="utf-8") as stream:
         head, *rows = [f"| {' | '.join(row)} |\n" for row in csv.reader(stream)]
     corpus = next(iter(made.values())).parameters["corpus"]
@@ -399,10 +403,8 @@ def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
     table = said + head + "|---" * (head.count(" | ") + 1) + "|\n" + "".join(rows)
     for name in ("notebooks", "results"):
         shutil.rmtree(ROOT / "book" / name, ignore_errors=True)
-    ignore = shutil.ignore_patterns(".*")
-    shutil.copytree(book / "notebooks", ROOT / "book" / "notebooks", ignore=ignore)
-    shutil.copytree(book / "results", ROOT / "book" / "results")
-    readme.write_text(table.join(parts), "utf-8")
+        shutil.copytree(book / name, ROOT / "book" / name, ignore=shutil.ignore_patterns(".*"))
+    readme.write_text(SCORES.sub(lambda _: table, readme.read_text("utf-8"), count=1), "utf-8")
 
 
 @contextmanager

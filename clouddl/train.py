@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import CSVLogger
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from clouddl.chips import Chips
 from clouddl.errors import InputError
@@ -34,7 +34,7 @@ from clouddl.labels import NODATA
 from clouddl.model import CloudModel, ModelCard, build, logarithm, normalise
 from clouddl.score import best_threshold
 
-CROP = 128  # pixels: what one training sample shows at the most
+CROP = 96  # pixels: what one training sample shows at the most
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ class Augmentation:
     gain: float = 0.08
     offset: float = 0.015
     brightness: float = 0.10
-    ground: float = 0.2
+    ground: float = 0.3
     paste: float = 0.5
     turns: bool = True
 
-    def __call__(self, x: Tensor, y: Tensor, own: float, dice: torch.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def __call__(
+        self, x: Tensor, y: Tensor, own: float, dice: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Change a batch x (n, bands, y, x) of reflectance and y (n, y, x) of labels in 0..1."""
         n, bands = x.shape[:2]
         low, high = (np.log(max(r, own)) for r in self.resolution)
@@ -137,8 +139,13 @@ def cloud_loss(logits: Tensor, target: Tensor) -> Tensor:
 class CloudTask(L.LightningModule):
     """The network in training; validation F2 is pooled, at its best threshold on validation."""
 
-    def __init__(self, card: ModelCard, chips_resolution: float, augmentation: Augmentation,
-                 learning_rate: float) -> None:  # fmt: skip
+    def __init__(
+        self,
+        card: ModelCard,
+        chips_resolution: float,
+        augmentation: Augmentation,
+        learning_rate: float,
+    ) -> None:
         super().__init__()
         self.card, self.own, self.augmentation = card, chips_resolution, augmentation
         self.learning_rate = learning_rate
@@ -191,6 +198,29 @@ def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[T
     return x, nn.functional.interpolate(y[:, None], (size, size), mode="area")[:, 0]
 
 
+class RegionSampler(Sampler[int]):
+    """Draws chips so that each region counts alike: ten patches of one sea are one sea.
+
+    The draw depends on (seed, epoch) only, so that a resumed run repeats it.
+    """
+
+    def __init__(self, groups: list[str], seed: int) -> None:
+        self.share = np.array([1 / groups.count(group) for group in groups])
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+    def __iter__(self) -> Iterator[int]:
+        dice = np.random.default_rng([self.seed, self.epoch])
+        share = self.share / self.share.sum()
+        return iter(dice.choice(len(share), len(share), p=share).tolist())
+
+
 class PlainCheckpoints(CheckpointIO):
     """Lightning's checkpoints as safetensors, since its own are pickles and pickles run code.
 
@@ -225,7 +255,9 @@ class PlainCheckpoints(CheckpointIO):
                 structure = json.loads(stream.metadata()["structure"])
                 tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         except Exception as error:  # safetensors raises a bare Exception subclass for each fault
-            raise InputError(f"{path}: broken checkpoint ({error}); delete it to start anew") from error
+            raise InputError(
+                f"{path}: broken checkpoint ({error}); delete it to start anew"
+            ) from error
 
         def rich(value: Any) -> Any:
             if not isinstance(value, dict):
@@ -243,11 +275,19 @@ class PlainCheckpoints(CheckpointIO):
 
 
 def fit(
-    card: ModelCard, train: Chips, validation: Chips, folder: Path | str, *, epochs: int = 60,
-    batch_size: int = 16, learning_rate: float = 2e-3, patience: int = 15,
-    augmentation: Augmentation | None = None, start: CloudModel | None = None,
+    card: ModelCard,
+    train: Chips,
+    validation: Chips,
+    folder: Path | str,
+    *,
+    epochs: int = 60,
+    batch_size: int = 16,
+    learning_rate: float = 2e-3,
+    patience: int = 15,
+    augmentation: Augmentation | None = None,
+    start: CloudModel | None = None,
     progress: bool | None = None,
-) -> CloudModel:  # fmt: skip
+) -> CloudModel:
     """Train a model and choose its threshold, both on processor labels alone.
 
     `card` says what to build; its mean, std, trained_on, threshold and scores are filled in here.
@@ -265,24 +305,36 @@ def fit(
     task = CloudTask(card, train.resolution, augmentation or Augmentation(), learning_rate)
     if start is not None:
         task.net.load_state_dict(start.net.state_dict())
-    best = ModelCheckpoint(folder / "checkpoints", "best", "val_f2", mode="max", save_last=True,
-                           enable_version_counter=False)  # fmt: skip
+    best = ModelCheckpoint(
+        folder / "checkpoints",
+        "best",
+        "val_f2",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
     callbacks: list[Any] = [best, EMAWeightAveraging(decay=0.99)]
     callbacks.append(EarlyStopping("val_f2", mode="max", patience=patience))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     sets = [TensorDataset(*chips.tensors()) for chips in (train, validation)]
-    # Shuffled by (seed, epoch), which a resumed run can repeat; one replica, nothing distributed.
-    sampler = DistributedSampler(sets[0], num_replicas=1, rank=0, seed=card.seed)
+    sampler = RegionSampler(train.dataset.group.values.tolist(), card.seed)
     loaders = [DataLoader(sets[0], batch_size, sampler=sampler), DataLoader(sets[1], batch_size)]
     last = folder / "checkpoints" / "last.ckpt"
     with _quiet():
         trainer = L.Trainer(
-            max_epochs=epochs, precision=_precision(), callbacks=callbacks, plugins=[PlainCheckpoints()],
-            logger=CSVLogger(folder, name="", version="curves"), enable_progress_bar=progress,
-            enable_model_summary=False, log_every_n_steps=1, num_sanity_val_steps=0, deterministic=True,
+            max_epochs=epochs,
+            precision=_precision(),
+            callbacks=callbacks,
+            plugins=[PlainCheckpoints()],
+            logger=CSVLogger(folder, name="", version="curves"),
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            num_sanity_val_steps=0,
+            deterministic=True,
             use_distributed_sampler=False,
-        )  # fmt: skip
+        )
         trainer.fit(task, *loaders, ckpt_path=str(last) if last.exists() else None)
     state = PlainCheckpoints().load_checkpoint(best.best_model_path)["state_dict"]
     task.load_state_dict(state)

@@ -23,11 +23,15 @@ def open_at(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[st
         dataset = open_scene(scene, store)
         if dataset.attrs["resolution"] != resolution:
             dataset = resample(dataset, resolution)
-        opened[scene.id] = dataset.assign_attrs(biome=scene.biome or "", collection=scene.collection)
+        opened[scene.id] = dataset.assign_attrs(
+            biome=scene.biome or "", collection=scene.collection
+        )
     return opened
 
 
-def probability(model: CloudModel, scene: xr.Dataset, use: Sequence[str] | None = None) -> np.ndarray:
+def probability(
+    model: CloudModel, scene: xr.Dataset, use: Sequence[str] | None = None
+) -> np.ndarray:
     """Probability of cloud (y, x), from the bands `use` (default: the model's best set).
 
     The scene is at the model's resolution; bands the model knows and does not get are NaN.
@@ -44,7 +48,9 @@ def predictions(
     return {name: probability(model, scene, use) for name, scene in scenes.items()}
 
 
-def to_mask(probability: np.ndarray, threshold: float, dilation_m: float = 0, resolution: float = 1) -> np.ndarray:  # fmt: skip
+def to_mask(
+    probability: np.ndarray, threshold: float, dilation_m: float = 0, resolution: float = 1
+) -> np.ndarray:
     """uint8 mask (y, x): 0 clear, 1 cloud, 255 where the probability is NaN."""
     mask = np.where(np.isnan(probability), NODATA, probability >= threshold).astype(np.uint8)
     return dilate(mask, dilation_m, resolution) if dilation_m else mask
@@ -53,22 +59,31 @@ def to_mask(probability: np.ndarray, threshold: float, dilation_m: float = 0, re
 def processor_masks(scenes: Mapping[str, xr.Dataset], n_bands: int = 4) -> dict[str, np.ndarray]:
     """Masks of ukis-csmask, the peer that can run on every sensor here."""
     return {
-        name: ukis_csmask(scene.reflectance.values, scene.band.values.tolist(), scene.attrs["level"], n_bands)
+        name: ukis_csmask(
+            scene.reflectance.values, scene.band.values.tolist(), scene.attrs["level"], n_bands
+        )
         for name, scene in scenes.items()
-    }  # fmt: skip
+    }
 
 
 def score_masks(masks: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     """Counts of each mask against its scene's reference, with what scores are grouped by."""
     about = ("group", "biome", "collection", "sensor")
-    return pd.DataFrame([
-        {"scene": name, **{key: scenes[name].attrs[key] for key in about},
-         **counts(mask, scenes[name].mask.values)}
-        for name, mask in masks.items()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "scene": name,
+                **{key: scenes[name].attrs[key] for key in about},
+                **counts(mask, scenes[name].mask.values),
+            }
+            for name, mask in masks.items()
+        ]
+    )
 
 
-def pixels(probabilities: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Dataset]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def pixels(
+    probabilities: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Dataset]
+) -> tuple[np.ndarray, np.ndarray]:
     """All labelled pixels of some scenes as (probability, truth), flat."""
     found, truth = [], []
     for name, values in probabilities.items():
@@ -80,16 +95,35 @@ def pixels(probabilities: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Data
 
 
 def adapt(
-    model: CloudModel, scenes: Mapping[str, xr.Dataset], folder: Path | str, *, epochs: int = 30,
-    learning_rate: float = 5e-4, size: int = 256,
-) -> CloudModel:  # fmt: skip
+    model: CloudModel,
+    scenes: Mapping[str, xr.Dataset],
+    folder: Path | str,
+    *,
+    epochs: int = 30,
+    learning_rate: float = 5e-4,
+    size: int = 256,
+) -> CloudModel:
     """Go on training with a handful of labelled scenes of the new sensor; threshold from them too.
 
     The scenes given here must not be scored afterwards. Bands outside the model's are ignored.
     """
-    chips = Chips(cut_chips(scenes.values(), bands=model.card.bands, sources=["truth"], size=size).isel(source=0))  # fmt: skip
+    chips = Chips(
+        cut_chips(scenes.values(), bands=model.card.bands, sources=["truth"], size=size).isel(
+            source=0
+        )
+    )
     card = model.card.model_copy(update={"name": f"{model.card.name}-adapted", "labels": "people"})
     card.trained_on = {**card.trained_on, **chips.sources}
     gentle = Augmentation(resolution=(chips.resolution, 2 * chips.resolution))
-    return fit(card, chips, chips, folder, epochs=epochs, batch_size=4, learning_rate=learning_rate,
-               patience=epochs, augmentation=gentle, start=model)  # fmt: skip
+    return fit(
+        card,
+        chips,
+        chips,
+        folder,
+        epochs=epochs,
+        batch_size=4,
+        learning_rate=learning_rate,
+        patience=epochs,
+        augmentation=gentle,
+        start=model,
+    )

@@ -36,7 +36,7 @@ import pandas as pd
 from clouddl import figures
 from clouddl.catalogue import open_corpus
 from clouddl.chips import Chips, study_chips
-from clouddl.labels import LABEL_SOURCES, dilate, label_scene
+from clouddl.labels import LABEL_SOURCES, dilate
 from clouddl.scene import open_scene, resample
 from clouddl.score import MEASURES, counts, measures
 from clouddl.workspace import results_folder, write_corpus_note
@@ -66,8 +66,7 @@ write_corpus_note(catalogue, results / "corpus.md")
 train = catalogue.select("train")
 step = max(1, len(train) // scenes_shown)
 shown = [(s.id, open_scene(s, store)) for s in train[::step][:scenes_shown]]
-figures.gallery(shown);
-
+figures.gallery(shown)
 # %% [markdown]
 # ## One grid for all sensors
 #
@@ -78,8 +77,7 @@ figures.gallery(shown);
 name, scene = shown[-1]
 own = scene.attrs["resolution"]
 coarse = [resample(scene, r) for r in (20.0, 30.0, 60.0) if r > own]
-figures.gallery([(f"{s.attrs['resolution']:.0f} m", s) for s in (scene, *coarse)]);
-
+figures.gallery([(f"{s.attrs['resolution']:.0f} m", s) for s in (scene, *coarse)])
 # %% [markdown]
 # The terrain model is an input that can be switched on (`elevation` among the bands). Few open
 # images come with one; here is what there is, on the grid of its image.
@@ -114,10 +112,12 @@ layers = {name: Chips.open(path, bands, name, "train") for name in LABEL_SOURCES
 masks = {name: chips.dataset.mask.values for name, chips in layers.items()}
 
 # %% tags=["hide-input"]
-labels = pd.DataFrame({
-    "labelled": {name: (mask != 255).mean() for name, mask in masks.items()},
-    "cloud": {name: (mask == 1).sum() / (mask != 255).sum() for name, mask in masks.items()},
-}).rename_axis("labels")
+labels = pd.DataFrame(
+    {
+        "labelled": {name: (mask != 255).mean() for name, mask in masks.items()},
+        "cloud": {name: (mask == 1).sum() / (mask != 255).sum() for name, mask in masks.items()},
+    }
+).rename_axis("labels")
 labels.round(3)
 
 # %% [markdown]
@@ -134,8 +134,7 @@ for index in worst:
     chip = layers["ukis-csmask"].dataset.isel(chip=index)
     scene = chip.rename(image="reflectance")[["reflectance", "mask"]]
     rows.append((str(chip.scene.values), scene, {"s2cloudless": a[index]}))
-figures.panel(rows);
-
+figures.panel(rows)
 # %% [markdown]
 # Here the column "reference" is ukis-csmask, only to have something to compare with: orange is what
 # s2cloudless leaves out of it, blue what it adds.

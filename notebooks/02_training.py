@@ -44,8 +44,8 @@ from clouddl.chips import Chips, study_chips, training_labels
 from clouddl.labels import LABEL_SOURCES
 from clouddl.model import ModelCard, build, save_model
 from clouddl.score import best_threshold
-from clouddl.workspace import results_folder, work_folder, write_choices
 from clouddl.train import Augmentation, fit, labelled, on_validation
+from clouddl.workspace import results_folder, work_folder, write_choices
 
 figures.style()
 
@@ -59,13 +59,18 @@ validation = Chips.open(path, bands, chosen, "validation")
 # %% [markdown]
 # ## How much cloud there is
 
+
 # %% tags=["hide-input"]
 def balance(chips):
     mask = chips.dataset.mask.values
     known = mask[mask != 255]
     clear = (mask == 1).mean((1, 2)) < 0.01
-    return {"chips": len(mask), "regions": len(set(chips.dataset.group.values.tolist())),
-            "cloudy pixels": (known == 1).mean(), "chips without cloud": clear.mean()}
+    return {
+        "chips": len(mask),
+        "regions": len(set(chips.dataset.group.values.tolist())),
+        "cloudy pixels": (known == 1).mean(),
+        "chips without cloud": clear.mean(),
+    }
 
 
 pd.DataFrame({"train": balance(train), "validation": balance(validation)}).T.round(3)
@@ -107,13 +112,27 @@ for number, axis in enumerate(axes.flat):
 # Each setting is trained for the same number of epochs. Validation scenes are those of regions never
 # trained on, with labels by processors: no mask drawn by people plays a part in any choice.
 
+
 # %%
 def short_fit(name, source, normalisation):
-    card = ModelCard(name=name, bands=bands, resolution=resolution, seed=seed, labels=source,
-                     normalisation=normalisation)
+    card = ModelCard(
+        name=name,
+        bands=bands,
+        resolution=resolution,
+        seed=seed,
+        labels=source,
+        normalisation=normalisation,
+    )
     parts = (Chips.open(path, bands, source, role) for role in ("train", "validation"))
-    model = fit(card, *parts, work_folder(work) / "runs" / name, epochs=epochs,
-                batch_size=batch_size, learning_rate=learning_rate, patience=epochs)
+    model = fit(
+        card,
+        *parts,
+        work_folder(work) / "runs" / name,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=epochs,
+    )
     save_model(model, work_folder(work) / "models" / name)
     return model
 
@@ -128,9 +147,14 @@ sources = list(dict.fromkeys([chosen, *LABEL_SOURCES]))
 models, rows = {}, []
 for source in sources:
     models[source] = model = short_fit(f"labels-{source}", source, "fixed")
-    rows.append({"labels": source, "cloud in labels": balance(Chips.open(path, bands, source, "train"))["cloudy pixels"],
-                 "F2, own labels": model.card.scores["validation_f2"],
-                 "F2, where processors agree": best_threshold(*on_validation(model, yardstick))[1]})
+    rows.append(
+        {
+            "labels": source,
+            "cloud in labels": balance(Chips.open(path, bands, source, "train"))["cloudy pixels"],
+            "F2, own labels": model.card.scores["validation_f2"],
+            "F2, where processors agree": best_threshold(*on_validation(model, yardstick))[1],
+        }
+    )
 
 # %% tags=["hide-input"]
 by_labels = pd.DataFrame(rows).round(4)
@@ -151,10 +175,16 @@ print(chosen)
 norms = {"fixed": models[chosen]}
 for normalisation in ("chip", "log"):
     norms[normalisation] = short_fit(f"normalisation-{normalisation}", chosen, normalisation)
-by_norm = pd.DataFrame([
-    {"normalisation": name, "validation F2": model.card.scores["validation_f2"],
-     "threshold": model.card.threshold} for name, model in norms.items()
-]).round(4)
+by_norm = pd.DataFrame(
+    [
+        {
+            "normalisation": name,
+            "validation F2": model.card.scores["validation_f2"],
+            "threshold": model.card.threshold,
+        }
+        for name, model in norms.items()
+    ]
+).round(4)
 best = by_norm.normalisation[by_norm["validation F2"].idxmax()]
 
 # %% tags=["hide-input"]
@@ -164,9 +194,10 @@ by_norm
 
 # %% tags=["hide-input"]
 runs = [f"labels-{source}" for source in sources] + ["normalisation-chip", "normalisation-log"]
-curves = {name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv") for name in runs}
-figures.learning_curves(curves);
-
+curves = {
+    name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv") for name in runs
+}
+figures.learning_curves(curves)
 # %%
 print(f"chosen on validation scenes: {best} normalisation")
 

@@ -42,8 +42,8 @@ from clouddl.chips import Chips, study_chips, training_labels
 from clouddl.model import ModelCard, save_model
 from clouddl.search import best_trial, search, worth
 from clouddl.sensors import BAND_SETS
-from clouddl.workspace import read_choices, results_folder, work_folder
 from clouddl.train import fit
+from clouddl.workspace import read_choices, results_folder, work_folder
 
 figures.style()
 
@@ -60,6 +60,7 @@ choices
 # "Filter size" in the abstract of 2020 can mean how many filters or how large their kernel, so both
 # are searched. TPE proposes, a short fit with SPOT's bands answers.
 
+
 # %%
 def chips(bands):
     return [Chips.open(path, bands, chosen, role) for role in ("train", "validation")]
@@ -67,8 +68,16 @@ def chips(bands):
 
 def card(name, band_sets, **shape):
     bands = list(dict.fromkeys(b for s in band_sets for b in s))
-    return ModelCard(name=name, bands=bands, band_sets=band_sets, seed=seed, labels=chosen,
-                     normalisation=choices["normalisation"], resolution=choices["resolution"], **shape)
+    return ModelCard(
+        name=name,
+        bands=bands,
+        band_sets=band_sets,
+        seed=seed,
+        labels=chosen,
+        normalisation=choices["normalisation"],
+        resolution=choices["resolution"],
+        **shape,
+    )
 
 
 # %%
@@ -78,14 +87,27 @@ spot = chips(BAND_SETS["spot"])
 def objective(point):
     shape = {k: v for k, v in point.items() if k != "learning_rate"}
     folder = work_folder(work) / "trials" / "-".join(f"{v:.6g}" for v in point.values())
-    model = fit(card("trial", [BAND_SETS["spot"]], **shape), *spot, folder, epochs=trial_epochs,
-                batch_size=batch_size, learning_rate=point["learning_rate"], patience=trial_epochs)
+    model = fit(
+        card("trial", [BAND_SETS["spot"]], **shape),
+        *spot,
+        folder,
+        epochs=trial_epochs,
+        batch_size=batch_size,
+        learning_rate=point["learning_rate"],
+        patience=trial_epochs,
+    )
     return model.card.scores["validation_f2"]
 
 
 # %%
-table = search(objective, results_folder(work) / "all_trials.csv", trials=trials,
-               minutes=minutes, seed=seed, progress=False)
+table = search(
+    objective,
+    results_folder(work) / "all_trials.csv",
+    trials=trials,
+    minutes=minutes,
+    seed=seed,
+    progress=False,
+)
 best = best_trial(table)
 best
 
@@ -95,11 +117,9 @@ ranked.to_csv(results_folder(work) / "trials.csv", index=False)
 ranked
 
 # %% tags=["hide-input"]
-figures.trial_losses(table);
-
+figures.trial_losses(table)
 # %% tags=["hide-input"]
-figures.parameter_slices(table);
-
+figures.parameter_slices(table)
 # %% [markdown]
 # What each parameter was worth: mean F2 of its better and its worse setting, and the share of the
 # variance between trials that it explains alone. So few trials give an indication, not a test.
@@ -119,18 +139,34 @@ shape = {k: v for k, v in best.items() if k != "learning_rate"}
 finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
 for name, band_sets in finals.items():
     blank = card(name, band_sets, **shape)
-    model = fit(blank, *chips(blank.bands), work_folder(work) / "runs" / name, epochs=epochs,
-                batch_size=batch_size, learning_rate=best["learning_rate"], patience=epochs // 3)
+    model = fit(
+        blank,
+        *chips(blank.bands),
+        work_folder(work) / "runs" / name,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=best["learning_rate"],
+        patience=epochs // 3,
+    )
     save_model(model, work_folder(work) / "models" / name)
-    rows.append({"model": name, "bands": ", ".join(blank.bands), "threshold": model.card.threshold,
-                 **model.card.scores})
+    rows.append(
+        {
+            "model": name,
+            "bands": ", ".join(blank.bands),
+            "threshold": model.card.threshold,
+            **model.card.scores,
+        }
+    )
 
 # %%
 pd.DataFrame(rows).round(4)
 
 # %% tags=["hide-input"]
-curves = {name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv") for name in finals}
-figures.learning_curves(curves);
+curves = {
+    name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv")
+    for name in finals
+}
+figures.learning_curves(curves)
 
 # %% [markdown]
 # The threshold of each model was chosen here, on validation scenes, once. It stands in the model's

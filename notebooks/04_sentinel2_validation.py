@@ -47,8 +47,17 @@ references = [s for s in catalogue.select("reference") if s.sensor == "sentinel-
 models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 resolution = models["spot"].card.resolution
 scenes = open_at(references, store, resolution)
-pd.DataFrame([{"scene": n, "collection": s.attrs["collection"], "pixels": s.mask.size,
-               "cloud": round(float((s.mask == 1).mean()), 3)} for n, s in scenes.items()])
+pd.DataFrame(
+    [
+        {
+            "scene": n,
+            "collection": s.attrs["collection"],
+            "pixels": s.mask.size,
+            "cloud": round(float((s.mask == 1).mean()), 3),
+        }
+        for n, s in scenes.items()
+    ]
+)
 
 # %% [markdown]
 # ## Scores
@@ -56,6 +65,7 @@ pd.DataFrame([{"scene": n, "collection": s.attrs["collection"], "pixels": s.mask
 # Counts are pooled over the pixels of a set before anything is divided. Thresholds are those chosen on
 # validation scenes. Intervals (95 %) are from drawing scenes with replacement; a set of one scene has
 # none.
+
 
 # %%
 def runs_on(part):
@@ -69,20 +79,38 @@ def runs_on(part):
                 cut = models[kind].card.threshold
                 label = f"CloudDL{', one model for any bands' if kind == 'any' else ''}: {', '.join(use)}"
                 found[label] = {k: to_mask(v, cut) for k, v in p.items()}
-    if not catalogue.name == "drawn":
+    if catalogue.name != "drawn":
         found["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
     return found
 
 
 # %%
-sets = {c: {n: s for n, s in scenes.items() if s.attrs["collection"] == c}
-        for c in dict.fromkeys(s.attrs["collection"] for s in scenes.values())}
+sets = {
+    c: {n: s for n, s in scenes.items() if s.attrs["collection"] == c}
+    for c in dict.fromkeys(s.attrs["collection"] for s in scenes.values())
+}
 masks = {collection: runs_on(part) for collection, part in sets.items()}
-tables = [score_masks(m, scenes).assign(set=c, run=r) for c, runs in masks.items() for r, m in runs.items()]
+tables = [
+    score_masks(m, scenes).assign(set=c, run=r)
+    for c, runs in masks.items()
+    for r, m in runs.items()
+]
 scores = pooled(pd.concat(tables), by=["set", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
-shown = ["set", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall", "iou", "accuracy"]
+shown = [
+    "set",
+    "run",
+    "scenes",
+    "f2",
+    "f2_low",
+    "f2_high",
+    "f1",
+    "precision",
+    "recall",
+    "iou",
+    "accuracy",
+]
 write_table(work, "scores_sentinel2", scores[shown].round(3))
 
 # %% [markdown]
@@ -91,7 +119,7 @@ write_table(work, "scores_sentinel2", scores[shown].round(3))
 # Missed cloud is orange, false alarm blue; white is cloud found, grey is clear.
 
 # %% tags=["hide-input"]
-first = list(sets)[0]
+first = next(iter(sets))
 picked = [(n, c) for c, part in sets.items() for n in list(part)[:2]][:3]
 rows = []
 for name, collection in picked:
@@ -120,16 +148,14 @@ for name, use in BAND_SETS.items():
     points[f"{name}, threshold {at.threshold:.2f}"] = (at.recall, at.precision)
 
 # %% tags=["hide-input"]
-figures.precision_recall_curves(curves, points);
-
+figures.precision_recall_curves(curves, points)
 # %% [markdown]
 # ## Calibration
 #
 # Of the pixels given a probability of 0.3, are 30 % cloud? Above the diagonal the model is too shy.
 
 # %% tags=["hide-input"]
-figures.reliability_diagram(tables);
-
+figures.reliability_diagram(tables)
 # %% [markdown]
 # ## Dilation
 #
@@ -140,12 +166,18 @@ model = models["spot"]
 probabilities = predictions(model, part, BAND_SETS["spot"])
 rows = []
 for metres in dilations:
-    grown = {n: to_mask(p, model.card.threshold, metres, resolution) for n, p in probabilities.items()}
-    rows.append({"dilation (m)": metres, **pooled(score_masks(grown, part)).iloc[0][list(MEASURES)]})
+    grown = {
+        n: to_mask(p, model.card.threshold, metres, resolution) for n, p in probabilities.items()
+    }
+    rows.append(
+        {"dilation (m)": metres, **pooled(score_masks(grown, part)).iloc[0][list(MEASURES)]}
+    )
 pd.DataFrame(rows).round(3)
 
 # %% tags=["remove-cell"]
-headline = scores[(scores.set == first) & (scores.run == f"CloudDL: {', '.join(BAND_SETS['five'])}")].iloc[0]
+headline = scores[
+    (scores.set == first) & (scores.run == f"CloudDL: {', '.join(BAND_SETS['five'])}")
+].iloc[0]
 glue("s2_f2", f"{headline.f2:.1%}")
 glue("s2_f1", f"{headline.f1:.1%}")
 glue("s2_scenes", f"{headline.scenes}")

@@ -28,7 +28,9 @@ mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the bootstrap
 draws: int = 2000  # of the bootstrap
-adaptation_scenes: int = 6  # labelled scenes of the new sensor that adapt the model, and are not scored
+adaptation_scenes: int = (
+    6  # labelled scenes of the new sensor that adapt the model, and are not scored
+)
 adaptation_epochs: int = 30  # passes over them
 
 # %% tags=["hide-input"]
@@ -50,8 +52,10 @@ figures.style()
 # ## What the sensors share
 
 # %%
-{name: ", ".join(shared_bands(get_sensor("sentinel-2"), get_sensor(name)))
- for name in ("spot-4", "spot-5", "pleiades", "landsat-5", "landsat-8")}
+{
+    name: ", ".join(shared_bands(get_sensor("sentinel-2"), get_sensor(name)))
+    for name in ("spot-4", "spot-5", "pleiades", "landsat-5", "landsat-8")
+}
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -59,14 +63,17 @@ models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 resolution = models["spot"].card.resolution
 references = [s for s in catalogue.select("reference") if s.sensor != "sentinel-2"]
 scenes = open_at(references, store, resolution)
-sets = {sensor: {n: s for n, s in scenes.items() if s.attrs["sensor"] == sensor}
-        for sensor in dict.fromkeys(s.attrs["sensor"] for s in scenes.values())}
+sets = {
+    sensor: {n: s for n, s in scenes.items() if s.attrs["sensor"] == sensor}
+    for sensor in dict.fromkeys(s.attrs["sensor"] for s in scenes.values())
+}
 {sensor: len(part) for sensor, part in sets.items()}
 
 # %% [markdown]
 # ## No image of the sensor in training
 #
 # Thresholds are those chosen on Sentinel-2 validation scenes.
+
 
 # %%
 def masks_of(model, part, use):
@@ -78,16 +85,19 @@ def runs_on(part):
     found = {}
     for name, use in BAND_SETS.items():
         found[f"CloudDL: {', '.join(use)}"] = masks_of(models[name], part, use)
-        found[f"CloudDL, one model for any bands: {', '.join(use)}"] = masks_of(models["any"], part, use)
-    if not catalogue.name == "drawn":
+        found[f"CloudDL, one model for any bands: {', '.join(use)}"] = masks_of(
+            models["any"], part, use
+        )
+    if catalogue.name != "drawn":
         found["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
     return found
 
 
 # %%
 masks = {sensor: runs_on(part) for sensor, part in sets.items()}
-per_scene = pd.concat([score_masks(m, scenes).assign(run=run)
-                       for runs in masks.values() for run, m in runs.items()])
+per_scene = pd.concat(
+    [score_masks(m, scenes).assign(run=run) for runs in masks.values() for run, m in runs.items()]
+)
 scores = pooled(per_scene, by=["sensor", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
@@ -108,7 +118,9 @@ write_table(work, "scores_biome", by_biome[["biome", *shown[1:], "cloud"]].round
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(6.5, 3.6))
-figures.intervals(axis, by_biome, [f"{b} ({n})" for b, n in zip(by_biome.biome, by_biome.scenes, strict=True)])
+figures.intervals(
+    axis, by_biome, [f"{b} ({n})" for b, n in zip(by_biome.biome, by_biome.scenes, strict=True)]
+)
 
 # %% [markdown]
 # ## Where the errors are
@@ -116,12 +128,15 @@ figures.intervals(axis, by_biome, [f"{b} ({n})" for b, n in zip(by_biome.biome, 
 # The three scenes of most, middling and least error among those with both cloud and clear ground.
 # Missed cloud is orange, false alarm blue.
 
+
 # %% tags=["hide-input"]
 def panel_of(sensor, count):
     table = per_scene[(per_scene.sensor == sensor) & (per_scene.run == spot)].copy()
     table["wrong"] = table.fp + table.fn
     mixed = table[(table.tp + table.fn > 0) & (table.tn + table.fp > 0)].sort_values("wrong")
-    names = mixed.scene.iloc[[round(i * (len(mixed) - 1) / max(1, count - 1)) for i in range(count)]]
+    names = mixed.scene.iloc[
+        [round(i * (len(mixed) - 1) / max(1, count - 1)) for i in range(count)]
+    ]
     rows = []
     for name in dict.fromkeys(names):
         columns = {"CloudDL": masks[sensor][spot][name]}
@@ -168,32 +183,46 @@ labels.round(3)
 part = sets[new]
 ordered = sorted(part, key=lambda n: (n.split("_", 1)[-1], n))
 mixed = [n for n in ordered if 0.02 < float((part[n].mask == 1).mean()) < 0.98]
-taken = list(dict.fromkeys([*mixed[::2], *[n for n in ordered if n not in mixed]]))[:adaptation_scenes]
+taken = list(dict.fromkeys([*mixed[::2], *[n for n in ordered if n not in mixed]]))[
+    :adaptation_scenes
+]
 groups = {part[n].attrs["group"] for n in taken}
 left = {n: s for n, s in part.items() if s.attrs["group"] not in groups}
 taken
 
 # %%
-adapted = adapt(models["spot"], {n: part[n] for n in taken}, work_folder(work) / "runs" / "adapted",
-                epochs=adaptation_epochs)
+adapted = adapt(
+    models["spot"],
+    {n: part[n] for n in taken},
+    work_folder(work) / "runs" / "adapted",
+    epochs=adaptation_epochs,
+)
 before, after = (masks_of(m, left, BAND_SETS["spot"]) for m in (models["spot"], adapted))
 
 # %% tags=["hide-input"]
-table = pd.concat([score_masks(before, left).assign(run="before"), score_masks(after, left).assign(run="after")])
+table = pd.concat(
+    [score_masks(before, left).assign(run="before"), score_masks(after, left).assign(run="after")]
+)
 adaptation = pooled(table, by=["run"], draws=draws, seed=seed)
 write_table(work, "scores_adaptation", adaptation[shown].assign(sensor=new).round(3))
 
 # %% tags=["hide-input"]
 sentinel = f"CloudDL: {', '.join(BAND_SETS['five'])}"
-s2 = pd.read_csv(results_folder(work) / "scores_sentinel2.csv") if (
-    results_folder(work) / "scores_sentinel2.csv").exists() else pd.DataFrame(columns=["run"])
+s2 = (
+    pd.read_csv(results_folder(work) / "scores_sentinel2.csv")
+    if (results_folder(work) / "scores_sentinel2.csv").exists()
+    else pd.DataFrame(columns=["run"])
+)
 rows = [{"images": r.set, **r} for _, r in s2[s2.run.isin([sentinel, spot])].iterrows()]
 rows += [{"images": r.sensor, **r} for _, r in scores[scores.run == spot].iterrows()]
-rows += [{"images": f"{new}, not seen in adapting", **r, "run": f"{spot}, {r.run} adaptation"}
-         for _, r in adaptation.iterrows()]
+rows += [
+    {"images": f"{new}, not seen in adapting", **r, "run": f"{spot}, {r.run} adaptation"}
+    for _, r in adaptation.iterrows()
+]
 columns = ["images", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
 headline = write_table(work, "headline", pd.DataFrame(rows)[columns].round(3))
 headline
+
 
 # %% tags=["remove-cell"]
 def told(sensor, measure):

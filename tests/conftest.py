@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, make_chips
 from clouddl.model import ModelCard
 
+torch.set_num_threads(1)  # networks this small only wait for threads
 BANDS = ["green", "red", "nir", "swir16"]
 
 

@@ -154,6 +154,7 @@ def test_the_sha256_of_an_image_is_kept(
     data = (tmp_path / "mirror" / "label.npz").read_bytes()
     store.rows["label.npz"] = {
         "path": "label.npz", "sha256": hashlib.sha256(data).hexdigest(), "bytes": str(len(data)),
+        "url": "https://a.b/d",
     }  # fmt: skip
     scene = drawn(1, **fields, label="label.npz#m", label_codes="binary")
     make([scene], tmp_path / "a.zarr", store=store, bands=["nir", "red"])
