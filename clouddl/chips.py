@@ -1,5 +1,7 @@
 """Chips: labelled scenes cut to one size and kept in Zarr, as training wants them."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from tqdm.auto import tqdm
 
 from clouddl.catalogue import Catalogue, Scene, Store
 from clouddl.errors import InputError
-from clouddl.labels import LABEL_SOURCES, NODATA, label_scene
+from clouddl.labels import LABEL_SOURCES, NODATA, consensus, label_scene
 from clouddl.scene import open_scene
 from clouddl.sensors import STUDY_BANDS
 from clouddl.workspace import work_folder
@@ -32,7 +34,7 @@ def cut_chips(
     images, masks, about, resolutions = [], [], [], set()
     for dataset in datasets:
         layers = [_band(dataset, band) for band in bands]
-        labels = [_label(dataset, source) for source in sources]
+        labels = _labels(dataset, sources)
         told = [str(dataset.attrs.get(key, "")) for key in ("scene", "group", "role", "sha256")]
         resolutions.add(float(dataset.attrs["resolution"]))
         for top in range(0, dataset.sizes["y"], size):
@@ -98,10 +100,12 @@ def make_chips(
 
 
 def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
-    """The study's chips in a work folder: made if they are not there, or are of another corpus."""
-    path = work_folder(work) / f"chips-{catalogue.name}.zarr"
+    """The study's chips in a work folder: made unless those of the same scenes and labels exist."""
+    scenes = [*catalogue.select("train"), *catalogue.select("validation")]
+    told = json.dumps([STUDY_BANDS, LABEL_SOURCES, [scene.model_dump() for scene in scenes]])
+    made_from = hashlib.sha256(told.encode()).hexdigest()[:12]
+    path = work_folder(work) / f"chips-{catalogue.name}-{made_from}.zarr"
     if not path.exists():
-        scenes = [*catalogue.select("train"), *catalogue.select("validation")]
         truth = ["truth"] if all(scene.drawn for scene in scenes) else []
         make_chips(scenes, store, path, bands=STUDY_BANDS, sources=[*truth, *LABEL_SOURCES])
     return path
@@ -131,13 +135,28 @@ def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
     return dataset.reflectance.sel(band=band).values
 
 
-def _label(dataset: xr.Dataset, source: str) -> np.ndarray:
-    if source != "truth":
-        return label_scene(dataset, source).values
-    if "mask" not in dataset:
-        known = ", ".join(LABEL_SOURCES)
-        raise InputError(f"{dataset.attrs['scene']}: has no mask of its own; label it with {known}")
-    return dataset.mask.values
+def _labels(dataset: xr.Dataset, sources: Sequence[str]) -> list[np.ndarray]:
+    """A mask (y, x) from each source; a consensus is made of masks already at hand.
+
+    A drawn scene among real ones has its truth for a label, whatever the source: processors made
+    for real images have no say there. Ask for "truth" as well to hear them all the same.
+    """
+    if dataset.attrs.get("drawn") and "truth" not in sources:
+        return [dataset.mask.values] * len(sources)
+    found: dict[str, np.ndarray] = {}
+    for source in sources:
+        parts = LABEL_SOURCES.get(source, {}).get("of", [])
+        if source == "truth":
+            if "mask" not in dataset:
+                known = ", ".join(LABEL_SOURCES)
+                told = f"{dataset.attrs['scene']}: has no mask of its own"
+                raise InputError(f"{told}; label it with {known}")
+            found[source] = dataset.mask.values
+        elif parts and all(part in found for part in parts):  # processors are slow
+            found[source] = consensus(*(found[part] for part in parts))
+        else:
+            found[source] = label_scene(dataset, source).values
+    return list(found.values())
 
 
 def _fill(array: np.ndarray, size: int, value: float) -> np.ndarray:
@@ -152,14 +171,18 @@ class Chips:
     dataset: xr.Dataset
 
     @classmethod
-    def open(cls, path: Path | str, bands: Sequence[str], source: str, role: str) -> "Chips":
-        """Open a Zarr of `make_chips`; InputError names what the file does not hold."""
+    def open(
+        cls, path: Path | str, bands: Sequence[str], source: str, role: str | None = None
+    ) -> "Chips":
+        """Open a Zarr of `make_chips`, of one role or of all; InputError names what it lacks."""
         try:
             dataset = xr.open_zarr(path, chunks=None)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"{path}: no chips there ({error}); run 01_data_preparation"
             ) from error
+        if lost := {"image", "mask", "band", "source", "role"} - set(dataset.variables):
+            raise InputError(f"{path}: no chips there (no {min(lost)!r}); run 01_data_preparation")
         for axis, wanted in (("band", list(bands)), ("source", [source])):
             if lacking := [name for name in wanted if name not in dataset[axis].values]:
                 have = ", ".join(dataset[axis].values)
@@ -167,7 +190,8 @@ class Chips:
                     f"{path}: no {axis} {lacking[0]!r} in these chips; they have {have}"
                 )
         dataset = dataset.sel(band=list(bands), source=source)
-        chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
+        keep = [role in (None, own) for own in dataset.role.values]
+        chosen = dataset.isel(chip=np.flatnonzero(keep))
         if not chosen.sizes["chip"]:
             raise InputError(f"{path}: no chips of role {role!r}")
         return cls(chosen.load())
@@ -195,7 +219,13 @@ class Chips:
         """
         x = of(self.tensors()[0]).numpy()
         mean, std = (f(x, axis=(0, 2, 3), dtype=np.float64) for f in (np.nanmean, np.nanstd))
-        return mean.round(5).tolist(), std.round(5).tolist()
+        if not np.isfinite(mean).all():
+            bands = self.dataset.band.values[~np.isfinite(mean)]
+            raise InputError(
+                f"chips: band {bands[0]} is nodata everywhere; leave it out of the bands"
+            )
+        # A band that does not vary carries nothing, and must not be divided by zero.
+        return mean.round(5).tolist(), np.maximum(std, 1e-3).round(5).tolist()
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """image (chip, band, y, x) float32 and mask (chip, y, x) uint8."""
@@ -203,6 +233,7 @@ class Chips:
             self.dataset.mask.values
         )
 
-    def where(self, keep: np.ndarray) -> "Chips":
-        """Those chips for which `keep` (chip,) is true."""
-        return Chips(self.dataset.isel(chip=np.flatnonzero(keep)))
+    def without_drawn(self) -> "Chips":
+        """The chips of real images alone."""
+        real = np.flatnonzero(self.dataset.sha256.values != "drawn")
+        return Chips(self.dataset.isel(chip=real))

@@ -35,8 +35,9 @@ Corpus = Annotated[
 ]  # fmt: skip
 
 
-def _names(text: str | None) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+def _names(text: str | None) -> list | None:
+    """Comma-separated names; "-" stands for a layer to skip."""
+    return [None if n.strip() == "-" else n.strip() for n in text.split(",")] if text else None
 
 
 @app.command()
@@ -80,7 +81,7 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
     sensor: Annotated[str, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
-    bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated; default: the card's.")] = None,
+    bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")] = None,
     use: Annotated[str | None, typer.Option(help="Bands to predict from; default: all that a shipped model takes.")] = None,
     scale: Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")] = 1.0,
     offset: Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")] = 0.0,

@@ -30,6 +30,12 @@ def style() -> None:
     })  # fmt: skip
 
 
+def _once(figure: Figure) -> Figure:
+    """Close a figure: a notebook then shows it where it is returned, and only there."""
+    plt.close(figure)
+    return figure
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Write a figure for the book, to a temporary name first."""
     path = Path(path)
@@ -89,7 +95,7 @@ def panel(
     key = {"cloud": FOUND, "clear": GROUND, "missed": MISSED, "false alarm": FALSE}
     handles = [Patch(facecolor=c, edgecolor="grey", label=name) for name, c in key.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return figure
+    return _once(figure)
 
 
 def gallery(
@@ -106,7 +112,7 @@ def gallery(
         axis.set_title(title, fontsize=9)
         if "mask" in scene and 0 < (scene.mask.values == CLOUD).mean() < 1:
             axis.contour(scene.mask.values == CLOUD, [0.5], colors=MISSED, linewidths=0.8)
-    return figure
+    return _once(figure)
 
 
 def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
@@ -119,7 +125,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
     left.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
     right.set(xlabel="epoch", ylabel="validation F2", ylim=(max(0, right.get_ylim()[0]), 1))
     right.legend(fontsize=9)
-    return figure
+    return _once(figure)
 
 
 def trial_losses(table: pd.DataFrame) -> Figure:
@@ -129,7 +135,7 @@ def trial_losses(table: pd.DataFrame) -> Figure:
     axis.step(table.trial, table.val_f2.cummax(), where="post", label="best so far")
     axis.set(xlabel="trial", ylabel="validation F2")
     axis.legend()
-    return figure
+    return _once(figure)
 
 
 def parameter_slices(table: pd.DataFrame) -> Figure:
@@ -144,7 +150,7 @@ def parameter_slices(table: pd.DataFrame) -> Figure:
             axis.set_xticks(CHOICES[name])
     for axis in axes[:, 0]:
         axis.set_ylabel("validation F2")
-    return figure
+    return _once(figure)
 
 
 def precision_recall_curves(
@@ -158,7 +164,7 @@ def precision_recall_curves(
         axis.plot(recall, precision, marker, ms=8, mec="black", label=name)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0.5, 1.005), ylim=(0.5, 1.005))
     axis.legend(fontsize=8)
-    return figure
+    return _once(figure)
 
 
 def reliability_diagram(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -170,7 +176,7 @@ def reliability_diagram(tables: Mapping[str, pd.DataFrame]) -> Figure:
     axis.set(xlabel="predicted probability of cloud", ylabel="observed fraction of cloud",
              xlim=(0, 1), ylim=(0, 1))  # fmt: skip
     axis.legend(fontsize=8)
-    return figure
+    return _once(figure)
 
 
 def intervals(axis: Axes, table: pd.DataFrame, labels: Sequence[str], measure: str = "f2") -> None:

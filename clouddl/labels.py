@@ -176,10 +176,12 @@ def dilate(mask: np.ndarray, metres: float, resolution: float) -> np.ndarray:
     return np.where(near & (mask == CLEAR), CLOUD, mask).astype(np.uint8)
 
 
-# What label_scene can label with, and the parameters it does it with.
+# What label_scene can label with, and the parameters it does it with. ukis-csmask with four bands,
+# since at 10 m it agrees more with s2cloudless, which knows nothing of it, than with six; and the
+# four-band network is the one that sensors without SWIR share.
 LABEL_SOURCES: dict[str, dict] = {
     "s2cloudless": {"threshold": 0.4, "average_m": 40, "dilation_m": 20},
-    "ukis-csmask": {"n_bands": 6},
+    "ukis-csmask": {"n_bands": 4},
     "consensus": {"of": ["s2cloudless", "ukis-csmask"]},
 }
 

@@ -29,7 +29,7 @@ ELEVATION = "elevation"  # the DEM enters the network as one more band, in metre
 class ModelCard(BaseModel):
     """Everything needed to use a model and to know where it comes from."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     name: str
     bands: list[str]  # common names, in the order of the network's input channels
@@ -54,6 +54,8 @@ class ModelCard(BaseModel):
     def _whole(self) -> "ModelCard":
         if not len(self.bands) == len(self.mean) == len(self.std):
             raise ValueError("bands, mean and std must be of one length")
+        if self.kernel_size % 2 == 0:
+            raise ValueError("kernel_size must be odd")
         if not self.band_sets:
             self.band_sets = [list(self.bands)]
         return self
@@ -189,6 +191,13 @@ class CloudModel:
         return np.where(np.isnan(reflectance).all(0), np.float32(np.nan), probability)
 
 
+def _file(path: str | Path, suffix: str) -> Path:
+    """The file of a model with that suffix; only the two known suffixes are cut off a name."""
+    path = Path(path)
+    stem = path.stem if path.suffix in (".json", ".safetensors") else path.name
+    return path.with_name(stem + suffix)
+
+
 def save_model(model: CloudModel, stem: str | Path) -> Path:
     """Write `<stem>.safetensors` and `<stem>.json`; returns the path of the card.
 
@@ -203,18 +212,18 @@ def save_model(model: CloudModel, stem: str | Path) -> Path:
     data = save(state)
     model.card.weights_sha256 = hashlib.sha256(data).hexdigest()
     for path, content in (
-        (stem.with_suffix(".safetensors"), data),
-        (stem.with_suffix(".json"), model.card.model_dump_json(indent=1).encode() + b"\n"),
+        (_file(stem, ".safetensors"), data),
+        (_file(stem, ".json"), model.card.model_dump_json(indent=1).encode() + b"\n"),
     ):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_bytes(content)
         temporary.replace(path)
-    return stem.with_suffix(".json")
+    return _file(stem, ".json")
 
 
 def read_card(path: str | Path) -> ModelCard:
     """Read a model's card; InputError names the file and what is wrong with it."""
-    path = Path(path).with_suffix(".json")
+    path = _file(path, ".json")
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return ModelCard.model_validate(fields)
@@ -237,7 +246,7 @@ def load_model(path: str | Path, device: str | torch.device | None = None) -> Cl
     """
     if str(path) in {card.name for card in shipped_models()}:
         path = WEIGHTS / str(path)
-    path = Path(path).with_suffix(".safetensors")
+    path = _file(path, ".safetensors")
     card = read_card(path)
     mend = "fetch or train the model again; card and weights belong together"
     try:

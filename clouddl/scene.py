@@ -41,7 +41,8 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
         from clouddl.drawn import draw_scene  # late: only the drawn corpus needs it
 
         same = {"scene": scene.id, "role": scene.role, "group": scene.group}
-        return draw_scene(sensor, **{"resolution": scene.resolution, **same, **scene.drawn})
+        drawn = draw_scene(sensor, **{"resolution": scene.resolution, **same, **scene.drawn})
+        return drawn.assign_attrs(drawn=1)
     for band in scene.bands:
         if band is not None:
             sensor.band(band)

@@ -97,10 +97,10 @@ def _sweep(
 def best_threshold(
     probability: np.ndarray, truth: np.ndarray, beta: float = 2
 ) -> tuple[float, float]:
-    """The threshold of highest pooled F-beta, and that score; (0.5, nan) where there is no cloud."""
+    """The threshold of highest pooled F-beta, and that score; (0.5, nan) without any cloud."""
     thresholds, tp, fp, fn = _sweep(probability, truth.astype(bool))
     score = f_beta(tp, fp, fn, beta)
-    if not np.isfinite(score).any():
+    if not truth.any():
         return 0.5, float("nan")
     # The middle of a plateau: its edge would be a chance of this validation set.
     top = np.flatnonzero(score >= np.nanmax(score) - 1e-4)

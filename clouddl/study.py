@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clouddl.catalogue import DATA, Store, choose_corpus
 from clouddl.errors import InputError, invalid
+from clouddl.sensors import BAND_SETS
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}
@@ -392,7 +393,7 @@ def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:
 
 
 def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
-    """Replace the committed pages and results, and the table in README.md."""
+    """Replace the committed pages, results and shipped models, and the table in README.md."""
     readme, headline = ROOT / "README.md", book / "results" / "headline.csv"
     if not headline.exists():
         raise InputError(f"{headline}: the last notebook must write it; nothing published")
@@ -404,6 +405,11 @@ def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
     for name in ("notebooks", "results"):
         shutil.rmtree(ROOT / "book" / name, ignore_errors=True)
         shutil.copytree(book / name, ROOT / "book" / name, ignore=shutil.ignore_patterns(".*"))
+    weights = Path(__file__).parent / "weights"
+    weights.mkdir(exist_ok=True)
+    for name in (*BAND_SETS, "any"):
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(book.parent / "work" / "models" / f"{name}{suffix}", weights)
     readme.write_text(SCORES.sub(lambda _: table, readme.read_text("utf-8"), count=1), "utf-8")
 
 

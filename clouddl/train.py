@@ -5,7 +5,10 @@ what is here is what is special to clouds seen by more than one sensor.
 """
 
 import json
+import logging
+import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.labels import NODATA
-from clouddl.model import CloudModel, ModelCard, build, logarithm, normalise
+from clouddl.model import ELEVATION, CloudModel, ModelCard, build, logarithm, normalise
 from clouddl.score import best_threshold
 
 CROP = 96  # pixels: what one training sample shows at the most
@@ -46,7 +49,7 @@ class Augmentation:
     `brightness`: of a factor common to all bands. `ground`: standard deviation of the logarithm of
     a factor per band for chips without cloud, which then stand for soils, sand or snow that the
     archive lacks. `paste`: share of chips onto which the clouds of another are laid. All zero and
-    one resolution: none.
+    one resolution: none. Light does not change heights: `elevation` is left as it is.
     """
 
     resolution: tuple[float, float] = (10.0, 60.0)
@@ -58,9 +61,12 @@ class Augmentation:
     turns: bool = True
 
     def __call__(
-        self, x: Tensor, y: Tensor, own: float, dice: torch.Generator
+        self, x: Tensor, y: Tensor, own: float, dice: torch.Generator, heights: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Change a batch x (n, bands, y, x) of reflectance and y (n, y, x) of labels in 0..1."""
+        """Change a batch x (n, bands, y, x) of reflectance and y (n, y, x) of labels in 0..1.
+
+        `own` is its resolution in metres; `heights` the index of the elevation band, if any.
+        """
         n, bands = x.shape[:2]
         low, high = (np.log(max(r, own)) for r in self.resolution)
         factor = float(np.exp(low + (high - low) * torch.rand(1, generator=dice).item())) / own
@@ -74,6 +80,7 @@ class Augmentation:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, 1, 1, generator=dice).to(x)
 
+        before = x
         clear = (torch.nan_to_num(y).mean((-2, -1)) < 0.01)[:, None, None, None]
         other = torch.exp(self.ground * (normal(n, bands) + normal(n, 1)))
         x = torch.where(clear, x * other, x)
@@ -83,7 +90,10 @@ class Augmentation:
         x = torch.where(chosen.to(x.device)[:, None, None, None], pasted[0], x)
         y = torch.where(chosen.to(x.device)[:, None, None], pasted[1], y)
         x = x * (1 + self.gain * normal(n, bands)) * (1 + self.brightness * normal(n, 1))
-        return x + self.offset * normal(n, bands), y
+        x = x + self.offset * normal(n, bands)
+        if heights is not None:
+            x[:, heights] = before[:, heights]
+        return x, y
 
 
 def paste(x: Tensor, y: Tensor, donor_x: Tensor, donor_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +106,8 @@ def paste(x: Tensor, y: Tensor, donor_x: Tensor, donor_y: Tensor) -> tuple[Tenso
     wide = nn.functional.max_pool2d(cloud, 9, 1, 4)
     weight = nn.functional.avg_pool2d(wide, 9, 1, 4, count_include_pad=False)
     y = torch.where(weight[:, 0] >= 0.5, donor_y, y)
-    return torch.where(weight > 0, donor_x * weight + x * (1 - weight), x), y
+    x = torch.where(weight > 0, donor_x * weight + x * (1 - weight), x)
+    return x, torch.where(x.isnan().all(1), torch.nan, y)
 
 
 def crop(x: Tensor, y: Tensor, factor: float, dice: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -106,7 +117,7 @@ def crop(x: Tensor, y: Tensor, factor: float, dice: torch.Generator) -> tuple[Te
     rounded to multiples of 16, for the network's sake.
     """
     height = x.shape[-1]
-    size = max(16, min(CROP, int(height / factor)) // 16 * 16)
+    size = max(16, min(CROP, int(height / factor + 1e-6)) // 16 * 16)
     window = min(height, round(size * factor))
     top, left = (
         int(torch.randint(0, extent - window + 1, (1,), generator=dice)) for extent in x.shape[-2:]
@@ -157,7 +168,10 @@ class CloudTask(L.LightningModule):
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         # Seeded by the step, not by a running state: a resumed run sees what it would have seen.
         dice = torch.Generator().manual_seed(self.card.seed * 1_000_003 + self.global_step)
-        x, y = self.augmentation(*labelled(batch), self.own, dice)
+        torch.manual_seed(dice.initial_seed())  # dropout draws from the global state
+        bands = self.card.bands
+        heights = bands.index(ELEVATION) if ELEVATION in bands else None
+        x, y = self.augmentation(*labelled(batch), self.own, dice, heights)
         choice = torch.randint(0, len(self.keep), (len(x),), generator=dice)
         x = torch.where(self.keep[choice][:, :, None, None], x, torch.nan)
         loss = cloud_loss(self.net(normalise(x, self.card)), y)
@@ -277,7 +291,7 @@ class PlainCheckpoints(CheckpointIO):
 def fit(
     card: ModelCard,
     train: Chips,
-    validation: Chips,
+    validation: Chips | None,
     folder: Path | str,
     *,
     epochs: int = 60,
@@ -288,8 +302,10 @@ def fit(
     start: CloudModel | None = None,
     progress: bool | None = None,
 ) -> CloudModel:
-    """Train a model and choose its threshold, both on processor labels alone.
+    """Train a model; with `validation`, stop early on its F2 and choose the threshold on it.
 
+    Without, the run goes to its last epoch and the card's threshold stays: for a refit on all
+    scenes once everything has been chosen.
     `card` says what to build; its mean, std, trained_on, threshold and scores are filled in here.
     `folder` keeps `checkpoints/last.ckpt` (a run that was killed goes on from it when called
     again), `checkpoints/best.ckpt` and the learning curves, `curves/metrics.csv`. `start`
@@ -297,37 +313,39 @@ def fit(
     """
     folder = Path(folder)
     progress = sys.stderr.isatty() if progress is None else progress
+    augmentation = augmentation or Augmentation()
+    card = card.model_copy(deep=True)
     if start is None:
         log = card.normalisation == "log"
-        mean, std = train.statistics(lambda x: logarithm(x, card.bands) if log else x)
-        card = card.model_copy(update={"mean": mean, "std": std, "trained_on": train.sources})
+        card.mean, card.std = train.statistics(lambda x: logarithm(x, card.bands) if log else x)
+        card.trained_on = train.sources
+    settings = [card.model_dump(), epochs, batch_size, learning_rate, patience, repr(augmentation)]
+    _start_anew_if_changed(folder, [*settings, start.card.model_dump() if start else None])
     L.seed_everything(card.seed, verbose=False)
-    task = CloudTask(card, train.resolution, augmentation or Augmentation(), learning_rate)
+    task = CloudTask(card, train.resolution, augmentation, learning_rate)
     if start is not None:
         task.net.load_state_dict(start.net.state_dict())
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        "best",
-        "val_f2",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[Any] = [best, EMAWeightAveraging(decay=0.99)]
-    callbacks.append(EarlyStopping("val_f2", mode="max", patience=patience))
+    shelf = folder / "checkpoints"
+    best = ModelCheckpoint(shelf, "best", "val_f2", mode="max", enable_version_counter=False)
+    # Every epoch, and after `best`, whose state it holds: save_last follows the best alone.
+    last = ModelCheckpoint(shelf, "last", enable_version_counter=False)
+    stop = EarlyStopping("val_f2", mode="max", patience=patience)
+    callbacks: list[Any] = [best, last, stop] if validation else [last]
+    callbacks.append(EMAWeightAveraging(decay=0.99))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
-    sets = [TensorDataset(*chips.tensors()) for chips in (train, validation)]
     sampler = RegionSampler(train.dataset.group.values.tolist(), card.seed)
-    loaders = [DataLoader(sets[0], batch_size, sampler=sampler), DataLoader(sets[1], batch_size)]
-    last = folder / "checkpoints" / "last.ckpt"
+    loaders = [DataLoader(TensorDataset(*train.tensors()), batch_size, sampler=sampler)]
+    if validation:
+        loaders.append(DataLoader(TensorDataset(*validation.tensors()), batch_size))
+    resume = folder / "checkpoints" / "last.ckpt"
     with _quiet():
         trainer = L.Trainer(
             max_epochs=epochs,
             precision=_precision(),
             callbacks=callbacks,
             plugins=[PlainCheckpoints()],
-            logger=CSVLogger(folder, name="", version="curves"),
+            logger=_curves(folder),
             enable_progress_bar=progress,
             enable_model_summary=False,
             log_every_n_steps=1,
@@ -335,13 +353,37 @@ def fit(
             deterministic=True,
             use_distributed_sampler=False,
         )
-        trainer.fit(task, *loaders, ckpt_path=str(last) if last.exists() else None)
-    state = PlainCheckpoints().load_checkpoint(best.best_model_path)["state_dict"]
-    task.load_state_dict(state)
+        trainer.fit(task, *loaders, ckpt_path=str(resume) if resume.exists() else None)
+    kept = best.best_model_path if validation else folder / "checkpoints" / "last.ckpt"
+    task.load_state_dict(PlainCheckpoints().load_checkpoint(kept)["state_dict"])
     model = CloudModel(card, task.net)
-    threshold, f2 = best_threshold(*on_validation(model, validation))
-    card.threshold, card.scores = threshold, {"validation_f2": f2, "epochs": trainer.current_epoch}
+    card.scores = {"epochs": trainer.current_epoch}
+    if validation:
+        card.threshold, f2 = best_threshold(*on_validation(model, validation))
+        card.scores["validation_f2"] = f2
     return model
+
+
+def _start_anew_if_changed(folder: Path, settings: list[Any]) -> None:
+    """Drop the checkpoints of a run with other settings: going on from them would mix the two."""
+    record, told = folder / "settings.json", json.dumps(settings, indent=1)
+    if record.exists() and record.read_text() != told:
+        for stale in ("checkpoints", "curves"):
+            shutil.rmtree(folder / stale, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(told)
+
+
+def _curves(folder: Path) -> CSVLogger:
+    """A logger that adds to the curves of a killed run; CSVLogger deletes what it finds."""
+    path = folder / "curves" / "metrics.csv"
+    kept = path.read_text() if path.exists() else ""
+    logger = CSVLogger(folder, name="", version="curves", flush_logs_every_n_steps=1)
+    writer = logger.experiment
+    if kept:
+        path.write_text(kept)
+        writer.metrics_keys = kept.partition("\n")[0].strip().split(",")
+    return logger
 
 
 def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarray]:
@@ -365,13 +407,12 @@ def _precision() -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's advice on workers and hardware out of pages and terminals."""
-    import logging
-    import warnings
-
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning.*")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -103,7 +103,7 @@ def adapt(
     learning_rate: float = 5e-4,
     size: int = 256,
 ) -> CloudModel:
-    """Go on training with a handful of labelled scenes of the new sensor; threshold from them too.
+    """Go on training with a handful of labelled scenes of the new sensor; the threshold stays.
 
     The scenes given here must not be scored afterwards. Bands outside the model's are ignored.
     """
@@ -118,12 +118,11 @@ def adapt(
     return fit(
         card,
         chips,
-        chips,
+        None,
         folder,
         epochs=epochs,
         batch_size=4,
         learning_rate=learning_rate,
-        patience=epochs,
         augmentation=gentle,
         start=model,
     )

@@ -11,7 +11,7 @@ from clouddl.model import WEIGHTS, CloudModel, load_model
 
 ROOT = Path(__file__).parent.parent
 # Used where 02_training has not run: what it chose for the published pages.
-DEFAULT_CHOICES = {"labels": "auto", "normalisation": "fixed", "resolution": 30.0}
+DEFAULT_CHOICES = {"labels": "auto", "normalisation": "log", "resolution": 30.0, "grounds": True}
 
 
 def work_folder(work: Path | str) -> Path:
@@ -56,19 +56,22 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
         f"{count['train']} scenes to train on, {count['validation']} to choose on and "
         f"{count['reference']} to score on"
     )
-    if any(scene.drawn for scene in catalogue.scenes):
+    if all(scene.drawn for scene in catalogue.scenes):
         text = (
-            "**Every image in this build is drawn by the package from a seed; none is real.** The real "
-            f"images could not be had when it was made. There are {numbers}. The numbers show that the "
-            "study runs. They say nothing about clouds, sensors or how good the method is."
+            "**Every image in this build is drawn by the package from a seed; none is real.** The "
+            "real images could not be had, or were not asked for, when it was made. There are "
+            f"{numbers}. The numbers show that the study runs. They say nothing about clouds, "
+            "sensors or how good the method is."
         )
     else:
+        drawn = sum(scene.drawn is not None for scene in catalogue.scenes)
         sensors = sorted({scene.sensor for scene in catalogue.select("reference")})
         text = (
             f"**This build shows real images**: {numbers} ({', '.join(sensors)}). Training and "
             "validation are Sentinel-2 with labels made by a processor; the masks scored against "
-            "were made by people. There are no SPOT images among them: Landsat 5 and 8, cut to SPOT's "
-            "bands, stand in."
+            f"were made by people. {drawn} of the training scenes are not real but drawn, to show "
+            "bare and bright ground of which the archive has little. There are no SPOT images among them: Landsat 5 and 8, cut to "
+            "SPOT's bands, stand in."
         )
     path.write_text(text + "\n", encoding="utf-8")
     return text

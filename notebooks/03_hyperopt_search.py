@@ -30,7 +30,7 @@ labels: str = "auto"  # s2cloudless, ukis-csmask, consensus, truth; auto: those 
 trials: int = 10  # in all, those of an earlier call counted
 minutes: float = 15.0  # of fitting, after which no trial is begun
 trial_epochs: int = 20  # passes over the training chips in each trial
-epochs: int = 100  # of each final model
+epochs: int = 100  # of the long fits: the one that finds the threshold, and the final models
 batch_size: int = 8  # chips per step
 
 # %% tags=["hide-input"]
@@ -63,7 +63,8 @@ choices
 
 # %%
 def chips(bands):
-    return [Chips.open(path, bands, chosen, role) for role in ("train", "validation")]
+    train, validation = (Chips.open(path, bands, chosen, r) for r in ("train", "validation"))
+    return [train if choices["grounds"] else train.without_drawn(), validation]
 
 
 def card(name, band_sets, **shape):
@@ -128,49 +129,67 @@ figures.parameter_slices(table)
 worth(table).round(3)
 
 # %% [markdown]
+# ## The threshold, once
+#
+# The best trial is trained at length, still without the validation scenes, and stops early on their
+# F2. The threshold of highest F2 on them is chosen here, once, and used everywhere from now on.
+
+# %%
+shape = {k: v for k, v in best.items() if k != "learning_rate"}
+runs = work_folder(work) / "runs"
+judge = fit(
+    card("judge", [BAND_SETS["spot"]], **shape),
+    *spot,
+    runs / "judge",
+    epochs=epochs,
+    batch_size=batch_size,
+    learning_rate=best["learning_rate"],
+    patience=max(10, epochs // 3),
+)
+threshold = judge.card.threshold
+print(f"threshold {threshold:.2f}, validation F2 {judge.card.scores['validation_f2']:.3f}")
+
+# %% tags=["hide-input"]
+figures.learning_curves({"judge": pd.read_csv(runs / "judge" / "curves" / "metrics.csv")})
+
+# %% [markdown]
 # ## The final models
 #
-# The best trial feeds the final training: one model for each set of bands, and one that takes any of
-# them, trained by leaving out whole bands at random.
+# With everything chosen, nothing is left to validate, and scenes are few: the final models are trained
+# on all training scenes, those of validation too, with the best trial and that threshold. There is
+# one for each set of bands, and one that takes any of them, trained by leaving out bands at random.
 
 # %%
 rows = []
-shape = {k: v for k, v in best.items() if k != "learning_rate"}
 finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
 for name, band_sets in finals.items():
-    blank = card(name, band_sets, **shape)
+    blank = card(name, band_sets, threshold=threshold, **shape)
+    everything = Chips.open(path, blank.bands, chosen)
+    everything = everything if choices["grounds"] else everything.without_drawn()
     model = fit(
         blank,
-        *chips(blank.bands),
-        work_folder(work) / "runs" / name,
+        everything,
+        None,
+        runs / name,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=best["learning_rate"],
-        patience=epochs // 3,
     )
-    save_model(model, work_folder(work) / "models" / name)
+    file = save_model(model, work_folder(work) / "models" / name).with_suffix(".safetensors")
     rows.append(
         {
             "model": name,
             "bands": ", ".join(blank.bands),
-            "threshold": model.card.threshold,
-            **model.card.scores,
+            "chips": len(everything.dataset.chip),
+            "threshold": threshold,
+            "MB": round(file.stat().st_size / 1e6, 2),
         }
     )
 
 # %%
-pd.DataFrame(rows).round(4)
-
-# %% tags=["hide-input"]
-curves = {
-    name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv")
-    for name in finals
-}
-figures.learning_curves(curves)
+pd.DataFrame(rows)
 
 # %% [markdown]
-# The threshold of each model was chosen here, on validation scenes, once. It stands in the model's
-# card and is used on every page that follows.
-#
-# **What we learnt.** {doc}`04_sentinel2_validation` scores these models on Sentinel-2 against masks
-# drawn by people, {doc}`05_spot_transfer` on sensors they never saw.
+# **What we learnt.** The search says which settings matter at this budget. The threshold stands in
+# each model's card and is used on every page that follows: {doc}`04_sentinel2_validation` scores these
+# models on Sentinel-2 against masks drawn by people, {doc}`05_spot_transfer` on sensors never seen.

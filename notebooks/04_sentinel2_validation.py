@@ -129,6 +129,7 @@ for name, collection in picked:
     rows.append((name, scenes[name], {"CloudDL": runs[own][name], "other": runs[peer[0]][name]}))
 panel = figures.panel(rows)
 figures.save(panel, results_folder(work) / "panel_sentinel2.png")
+panel
 
 # %% [markdown]
 # The last column is ukis-csmask on real images, and the model for any bands on drawn ones.
@@ -180,7 +181,7 @@ headline = scores[
 ].iloc[0]
 glue("s2_f2", f"{headline.f2:.1%}")
 glue("s2_f1", f"{headline.f1:.1%}")
-glue("s2_scenes", f"{headline.scenes}")
+glue("s2_scenes", f"{headline.scenes} scene" + "s" * (headline.scenes > 1))
 
 # %% [markdown]
 # **What we learnt.** The table says how far labels by processors carry on the sensor they were made

@@ -150,10 +150,12 @@ def panel_of(sensor, count):
 # %% tags=["hide-input"]
 panel = panel_of(new, 3)
 figures.save(panel, results_folder(work) / "panel_l8biome.png")
+panel
 
 # %% tags=["hide-input"]
 panel = panel_of("landsat-5", 1)
 figures.save(panel, results_folder(work) / "panel_landsat5.png")
+panel
 
 # %% [markdown]
 # ## What the labels were worth

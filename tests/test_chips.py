@@ -123,9 +123,10 @@ def test_statistics_leave_nodata_out(drawn: MakeScene, tmp_path: Path) -> None:
     np.testing.assert_allclose(std, whole.std(("y", "x")), atol=1e-4)
 
 
-def test_where(train_chips: Chips) -> None:
+def test_without_drawn_keeps_real_images_alone(train_chips: Chips) -> None:
     scenes = train_chips.dataset.scene.values
-    some = train_chips.where(np.isin(scenes, ["drawn-1", "drawn-4"]))
+    shas = np.where(np.isin(scenes, ["drawn-1", "drawn-4"]), "0f" * 32, "drawn")
+    some = Chips(train_chips.dataset.assign_coords(sha256=("chip", shas))).without_drawn()
     assert list(some.sources) == ["drawn-1", "drawn-4"]
     assert (some.tensors()[0] == train_chips.tensors()[0][[1, 4]]).all()
 
