@@ -218,14 +218,16 @@ class Chips:
         `of` is applied first to the image (chip, band, y, x): `model.logarithm`, say.
         """
         x = of(self.tensors()[0]).numpy()
-        mean, std = (f(x, axis=(0, 2, 3), dtype=np.float64) for f in (np.nanmean, np.nanstd))
+        mean = np.asarray(np.nanmean(x, axis=(0, 2, 3), dtype=np.float64))
+        std = np.asarray(np.nanstd(x, axis=(0, 2, 3), dtype=np.float64))
         if not np.isfinite(mean).all():
             bands = self.dataset.band.values[~np.isfinite(mean)]
             raise InputError(
                 f"chips: band {bands[0]} is nodata everywhere; leave it out of the bands"
             )
         # A band that does not vary carries nothing, and must not be divided by zero.
-        return mean.round(5).tolist(), np.maximum(std, 1e-3).round(5).tolist()
+        std = np.maximum(std, 1e-3)
+        return [round(float(v), 5) for v in mean], [round(float(v), 5) for v in std]
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """image (chip, band, y, x) float32 and mask (chip, y, x) uint8."""

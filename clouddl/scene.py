@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import rasterio
@@ -66,7 +67,7 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
     }  # fmt: skip
     if scene.label:
         mask = read_mask(_place(scene.label, store), str(scene.label_codes), like=dataset)
-        seen = np.isfinite(image).any("band").values
+        seen = np.isfinite(image.values).any(axis=0)
         dataset["mask"] = mask.copy(data=np.where(seen, mask.values, NODATA).astype(np.uint8))
     if scene.dem:
         dataset["elevation"] = read_dem(store.fetch(scene.dem), dataset)
@@ -191,7 +192,8 @@ def read_dem(path: Path | str, like: xr.Dataset | xr.DataArray) -> xr.DataArray:
     if like.rio.crs is None:
         raise InputError(f"{path}: the image has no CRS, so no DEM can be laid on it")
     try:
-        raw = rioxarray.open_rasterio(path).squeeze("band", drop=True).load()
+        raster = cast(xr.DataArray, rioxarray.open_rasterio(path))
+        raw = raster.squeeze("band", drop=True).load()
     except (OSError, RasterioError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a DEM of one band: {error}") from error
     if raw.rio.crs is None:

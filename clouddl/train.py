@@ -163,6 +163,7 @@ class CloudTask(L.LightningModule):
         self.net = build(card)
         self.seen: list[tuple[np.ndarray, np.ndarray]] = []
         keep = [[band in bands for band in card.bands] for bands in card.band_sets]
+        self.keep: Tensor
         self.register_buffer("keep", torch.tensor(keep), persistent=False)
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
@@ -335,9 +336,8 @@ def fit(
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     sampler = RegionSampler(train.dataset.group.values.tolist(), card.seed)
-    loaders = [DataLoader(TensorDataset(*train.tensors()), batch_size, sampler=sampler)]
-    if validation:
-        loaders.append(DataLoader(TensorDataset(*validation.tensors()), batch_size))
+    shown = DataLoader(TensorDataset(*train.tensors()), batch_size, sampler=sampler)
+    held = DataLoader(TensorDataset(*validation.tensors()), batch_size) if validation else None
     resume = folder / "checkpoints" / "last.ckpt"
     with _quiet():
         trainer = L.Trainer(
@@ -353,7 +353,7 @@ def fit(
             deterministic=True,
             use_distributed_sampler=False,
         )
-        trainer.fit(task, *loaders, ckpt_path=str(resume) if resume.exists() else None)
+        trainer.fit(task, shown, held, ckpt_path=str(resume) if resume.exists() else None)
     kept = best.best_model_path if validation else folder / "checkpoints" / "last.ckpt"
     task.load_state_dict(PlainCheckpoints().load_checkpoint(kept)["state_dict"])
     model = CloudModel(card, task.net)
