@@ -35,8 +35,8 @@ class ModelCard(BaseModel):
     bands: list[str]  # common names, in the order of the network's input channels
     band_sets: list[list[str]] = []  # sets the network was trained to work from; [] = `bands` only
     normalisation: Literal["fixed", "chip", "log"] = "fixed"
-    mean: list[float]  # reflectance (metres for elevation), over the training chips
-    std: list[float] = Field(description="same unit as mean")
+    mean: list[float] = []  # of the input before normalisation, over the training chips
+    std: list[float] = []  # both empty before training
     resolution: float = Field(gt=0)  # metres; images are brought to it before prediction
     base_filters: int = Field(16, ge=1)
     depth: int = Field(4, ge=1)
@@ -52,7 +52,7 @@ class ModelCard(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> "ModelCard":
-        if not len(self.bands) == len(self.mean) == len(self.std):
+        if {len(self.mean), len(self.std)} not in ({0}, {len(self.bands)}):
             raise ValueError("bands, mean and std must be of one length")
         if self.kernel_size % 2 == 0:
             raise ValueError("kernel_size must be odd")

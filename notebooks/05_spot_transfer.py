@@ -38,6 +38,7 @@ adaptation_epochs: int = 30  # passes over them
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from myst_nb import glue
 
@@ -137,9 +138,8 @@ def panel_of(sensor, count):
     table = per_scene[(per_scene.sensor == sensor) & (per_scene.run == spot)].copy()
     table["wrong"] = table.fp + table.fn
     mixed = table[(table.tp + table.fn > 0) & (table.tn + table.fp > 0)].sort_values("wrong")
-    names = mixed.scene.iloc[
-        [round(i * (len(mixed) - 1) / max(1, count - 1)) for i in range(count)]
-    ]
+    places = np.linspace(0, 1, count) if count > 1 else [0.5]  # one alone is the middling one
+    names = mixed.scene.iloc[[round(place * (len(mixed) - 1)) for place in places]]
     rows = []
     for name in dict.fromkeys(names):
         columns = {"CloudDL": masks[sensor][spot][name]}
@@ -186,7 +186,7 @@ labels.round(3)
 
 # %%
 part = sets[new]
-ordered = sorted(part, key=lambda n: (n.split("_", 1)[-1], n))
+ordered = sorted(part)
 mixed = [n for n in ordered if 0.02 < float((part[n].mask == 1).mean()) < 0.98]
 taken = list(dict.fromkeys([*mixed[::2], *[n for n in ordered if n not in mixed]]))[
     :adaptation_scenes
@@ -212,14 +212,10 @@ adaptation = pooled(table, by=["run"], draws=draws, seed=seed)
 write_table(work, "scores_adaptation", adaptation[shown].assign(sensor=new).round(3))
 
 # %% tags=["hide-input"]
-sentinel = f"CloudDL: {', '.join(BAND_SETS['five'])}"
-s2 = (
-    pd.read_csv(results_folder(work) / "scores_sentinel2.csv")
-    if (results_folder(work) / "scores_sentinel2.csv").exists()
-    else pd.DataFrame(columns=["run"])
-)
-rows = [{"images": r.set, **r} for _, r in s2[s2.run.isin([sentinel, spot])].iterrows()]
-rows += [{"images": r.sensor, **r} for _, r in scores[scores.run == spot].iterrows()]
+sentinel = results_folder(work) / "scores_sentinel2.csv"  # there once 04 has run
+s2 = pd.read_csv(sentinel) if sentinel.exists() else pd.DataFrame(columns=["set", "run"])
+rows = [{"images": r["set"], **r} for _, r in s2[s2.run.str.startswith("CloudDL: ")].iterrows()]
+rows += [{"images": r["sensor"], **r} for _, r in scores[scores.run == spot].iterrows()]
 rows += [
     {"images": f"{new}, not seen in adapting", **r, "run": f"{spot}, {r.run} adaptation"}
     for _, r in adaptation.iterrows()
