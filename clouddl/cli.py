@@ -130,11 +130,18 @@ def score(
     from clouddl.score import counts, pooled
 
     if len(masks) != len(reference):
-        raise InputError(f"{len(masks)} masks but {len(reference)} references: give one --reference each")
+        raise InputError(
+            f"{len(masks)} masks but {len(reference)} references: give one --reference each"
+        )
     rows = []
     for mask, truth in zip(masks, reference, strict=True):
         found = read_mask(mask, "binary")
-        rows.append({"scene": Path(mask).name, **counts(found.values, read_mask(truth, codes, like=found).values)})
+        rows.append(
+            {
+                "scene": Path(mask).name,
+                **counts(found.values, read_mask(truth, codes, like=found).values),
+            }
+        )
     table = pd.DataFrame(rows)
     each = pooled(table, by=["scene"], unit="scene")
     total = pooled(table, unit="scene")
@@ -145,7 +152,9 @@ def score(
     shown = whole[["scene", "f2", "f1", "precision", "recall", "iou", "accuracy", "cloud"]]
     print(shown.to_string(index=False, float_format="%.3f", na_rep="–"))
     if len(rows) > 1:
-        print(f"F2 {total.f2[0]:.3f}, 95 % interval {total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}")
+        print(
+            f"F2 {total.f2[0]:.3f}, 95 % interval {total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}"
+        )
 
 
 @app.command()

@@ -113,7 +113,8 @@ class UNet(nn.Module):
 def build(card: ModelCard) -> UNet:
     """A network of the card's shape, with fresh weights."""
     size = card.base_filters, card.depth, card.kernel_size
-    return UNet(len(card.bands), *size, card.dropout).to(memory_format=torch.channels_last)
+    net = UNet(len(card.bands), *size, card.dropout)
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def normalise(
