@@ -95,11 +95,14 @@ def _sweep(
 
 
 def best_threshold(
-    probability: np.ndarray, truth: np.ndarray, beta: float = 2
+    probability: np.ndarray, truth: np.ndarray, beta: float | Sequence[float] = 2
 ) -> tuple[float, float]:
-    """The threshold of highest pooled F-beta, and that score; (0.5, nan) without any cloud."""
+    """The threshold of highest pooled F-beta, and that score; (0.5, nan) without any cloud.
+
+    With several `beta`, their mean F-beta counts.
+    """
     thresholds, tp, fp, fn = _sweep(probability, truth.astype(bool))
-    score = f_beta(tp, fp, fn, beta)
+    score = np.mean([f_beta(tp, fp, fn, b) for b in np.atleast_1d(beta)], axis=0)
     if not truth.any():
         return 0.5, float("nan")
     # The middle of a plateau: its edge would be a chance of this validation set.

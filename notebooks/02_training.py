@@ -144,11 +144,13 @@ def short_fit(name, source, normalisation, grounds=grounds):
 
 
 # %% [markdown]
-# Scores on one's own labels cannot be compared between sources, so there is a second column: F2 on
-# the validation pixels where both processors agree, with the threshold that suits best there.
+# Scores on one's own labels cannot be compared between sources, so there is a yardstick: F2 on the
+# validation pixels where both processors agree (on drawn scenes: the truth), at the threshold that
+# suits best there. With `labels` at auto, the source that is best by it is used from here on.
 
 # %%
-yardstick = Chips.open(path, bands, training_labels("consensus", catalogue), "validation")
+drawn = catalogue.name == "drawn"
+yardstick = Chips.open(path, bands, "truth" if drawn else "consensus", "validation")
 sources = list(dict.fromkeys([chosen, *LABEL_SOURCES]))
 models, rows = {}, []
 for source in sources:
@@ -158,7 +160,7 @@ for source in sources:
             "labels": source,
             "cloud in labels": balance(Chips.open(path, bands, source, "train"))["cloudy pixels"],
             "F2, own labels": model.card.scores["validation_f2"],
-            "F2, where processors agree": best_threshold(*on_validation(model, yardstick))[1],
+            "F2, yardstick": best_threshold(*on_validation(model, yardstick))[1],
         }
     )
 
@@ -167,11 +169,10 @@ by_labels = pd.DataFrame(rows).round(4)
 by_labels.to_csv(results_folder(work) / "label_sources.csv", index=False)
 by_labels
 
-# %% [markdown]
-# The labels used from here on:
-
 # %%
-print(chosen)
+if labels == "auto":
+    chosen = by_labels.labels[by_labels["F2, yardstick"].idxmax()]
+print(f"labels used from here on: {chosen}")
 
 # %% [markdown]
 # Now the normalisation: fixed statistics of the training chips, each chip by its own statistics, or
