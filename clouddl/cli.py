@@ -68,8 +68,14 @@ def fetch(
     from clouddl.catalogue import Store, load_catalogue
 
     found = load_catalogue(catalogue)
+    if not found.select(role):
+        known = ", ".join(sorted({scene.role for scene in found.scenes}))
+        raise InputError(f"no scenes of role {role!r} in catalogue {catalogue}; it has {known}")
     store = Store(found.registry, mirror=mirror)
     files = list(dict.fromkeys(name for scene in found.select(role) for name in scene.files()))
+    if not files:
+        print(f"nothing to fetch: the scenes of {catalogue} are drawn")
+        return
     paths = store.fetch_all(files)
     size = sum(path.stat().st_size for path in paths) / 2**20
     where = store.mirror or store.cache
@@ -86,7 +92,7 @@ def predict(
     scale: Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")] = 1.0,
     offset: Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")] = 0.0,
     nodata: Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")] = None,
-    resolution: Annotated[float | None, typer.Option(help="Metres per pixel, where the file does not say; default: the card's.")] = None,
+    resolution: Annotated[float | None, typer.Option(help="Metres per pixel, where the file does not say; default: the card's, and taken as it is from 10 to 60 m.")] = None,
     model: Annotated[str | None, typer.Option(help="A model card (.json) of your own; default: the shipped model that fits the bands.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
     dilation: Annotated[float, typer.Option(min=0, help="Grow the clouds by this many metres.")] = 0.0,
@@ -138,7 +144,7 @@ def score(
         found = read_mask(mask, "binary")
         rows.append(
             {
-                "scene": Path(mask).name,
+                "scene": mask,
                 **counts(found.values, read_mask(truth, codes, like=found).values),
             }
         )
@@ -189,6 +195,6 @@ def main() -> None:
     """Entry point: a bad input is one line on standard error and exit code 2."""
     try:
         app(standalone_mode=True)
-    except InputError as error:
-        print(f"clouddl: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print("clouddl:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -227,7 +227,9 @@ def _codes(path: str) -> xr.DataArray:
     if name.endswith((".npy", ".npz")):
         array = np.load(name, allow_pickle=False)  # a pickle could run code
         array = array[member] if name.endswith(".npz") else array
-        return xr.DataArray(np.squeeze(array), dims=("y", "x"))
+        single = next((axis for axis, n in enumerate(array.shape) if n == 1), None)
+        flat = array.squeeze(single) if array.ndim == 3 and single is not None else array
+        return xr.DataArray(flat, dims=("y", "x"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raster = rioxarray.open_rasterio(name)

@@ -33,6 +33,7 @@ from clouddl.scene import _weights, check_reflectance, read_image
 from clouddl.sensors import Sensor
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
+TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
@@ -104,7 +105,8 @@ def predict_file(
     nodata NaN. They appear at the end, whole, or not at all. `path` is what GDAL opens, of any
     size, or an array (.npy, "x.npz#member"), which is held in memory. `bands`: common names in file
     order, None to skip a layer; default the sensor's. `use`: the bands to work from; default the
-    model's best set. `scale`, `offset`, `nodata`, `resolution`: as `read_image`. `threshold`:
+    model's best set. `scale`, `offset`, `nodata`, `resolution`: as `read_image`; without CRS the
+    resolution is the sensor's, and from 10 to 60 m the image is taken as it is. `threshold`:
     default the model's. `tile`, `overlap`: in pixels of the model's resolution; less overlap than
     the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by.
     InputError names the file and what to mend.
@@ -127,6 +129,12 @@ def predict_file(
         raise InputError(f"{path}: cannot use {', '.join(use)}; {_sets(model.card)}")
     used = [band for band in named if band in best]
     threshold = model.card.threshold if threshold is None else threshold
+    if resolution is None and not _georeferenced(path):
+        # The card says. What lies in the range of resolutions trained at is taken as it is: files
+        # without georeference are often resampled, and the network sees alike throughout.
+        own = max(sensor.band(band).gsd_m for band in used)
+        low, high = TRAINED
+        resolution = model.card.resolution if low <= own <= high else own
     metres = 1 if resolution is None else resolution
     if not (0 <= threshold <= 1 and dilation_m >= 0 and tile > 0 and metres > 0):
         told = f"threshold {threshold}, dilation {dilation_m} m, tile {tile}"
@@ -172,6 +180,16 @@ def predict_file(
         for cog, result in zip(cogs, results, strict=True):
             os.replace(cog, result)
     return results
+
+
+def _georeferenced(path: Path | str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return file.crs is not None
+    except RasterioError:  # an array, or broken: reading it will say
+        return False
 
 
 def _results(path: Path | str, out: Path | str) -> tuple[Path, Path]:

@@ -36,6 +36,7 @@ def read_trials(path: Path | str) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     try:
         table = pd.read_csv(path, float_precision="round_trip")
+        table = table.astype({name: float for name in COLUMNS if name in table})
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a table of trials ({error}); delete it to search anew"
@@ -119,7 +120,10 @@ def search(
             )
             point = {k: int(v) if k in CHOICES else float(v) for k, v in drawn.items()}
             start = time.monotonic()
-            row = {"trial": len(table), **point, "val_f2": float(objective(point))}
+            if not np.isfinite(score := float(objective(point))):
+                told = f"trial {len(table)} scored {score}"
+                raise InputError(f"{path}: {told}; is there cloud in the validation chips?")
+            row = {"trial": len(table), **point, "val_f2": score}
             row["seconds"] = round(time.monotonic() - start, 2)
             table = pd.DataFrame([*table.to_dict("records"), row], columns=COLUMNS)
             temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -178,6 +178,7 @@ def run_study(
     `publish`: replace the committed pages, results and the table in the README when all went well.
     Returns the book's index.html, or its folder when it was not built. Raises InputError.
     """
+    load_profile(profile)  # before anything asks the network
     if publish and not SCORES.search((ROOT / "README.md").read_text("utf-8")):
         raise InputError(f"{ROOT / 'README.md'}: put back <!-- scores --> and <!-- /scores -->")
     folder = (folder or ROOT / "build" / profile).resolve()

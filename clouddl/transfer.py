@@ -10,7 +10,7 @@ import xarray as xr
 from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, cut_chips
 from clouddl.labels import NODATA, dilate, ukis_csmask
-from clouddl.model import CloudModel
+from clouddl.model import ELEVATION, CloudModel
 from clouddl.scene import open_scene, resample
 from clouddl.score import counts
 from clouddl.train import Augmentation, fit
@@ -23,8 +23,9 @@ def open_at(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[st
         dataset = open_scene(scene, store)
         if dataset.attrs["resolution"] != resolution:
             dataset = resample(dataset, resolution)
+        sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "drawn"
         opened[scene.id] = dataset.assign_attrs(
-            biome=scene.biome or "", collection=scene.collection
+            biome=scene.biome or "", collection=scene.collection, sha256=sha
         )
     return opened
 
@@ -38,6 +39,8 @@ def probability(
     """
     use = use or model.card.best_set(scene.band.values.tolist()) or model.card.bands
     known = scene.reflectance.reindex(band=model.card.bands)
+    if ELEVATION in model.card.bands and "elevation" in scene:
+        known.loc[{"band": ELEVATION}] = scene.elevation
     return model.probability(known.where(known.band.isin(list(use))).values)
 
 

@@ -252,12 +252,10 @@ def test_refused_before_anything_is_written(tmp_path, image, model, case):
 
 def test_files_that_cannot_be_used(tmp_path, model):
     empty = write(tmp_path / "empty.tif", np.full((4, 30, 30), np.nan))
-    bare = write(tmp_path / "bare.tif", scene(30, 30), crs=None)
     (tmp_path / "text.tif").write_text("not an image")
     np.savez(tmp_path / "two.npz", a=scene(30, 30), b=scene(30, 30))
     for path, message in {
         empty: "every pixel is nodata",
-        bare: "has no CRS, so give its --resolution",
         tmp_path / "text.tif": "cannot be read as an image",
         tmp_path / "gone.tif": "cannot be read as an image",
         tmp_path / "gone.npz": "gone.npz: cannot be read",
@@ -268,6 +266,14 @@ def test_files_that_cannot_be_used(tmp_path, model):
         assert path.name in str(caught.value)
     with pytest.raises(InputError, match=r"text\.tif: cannot be the folder of results"):
         run(write(tmp_path / "a.tif", scene(30, 30)), tmp_path / "text.tif", model)
+
+
+def test_without_georeference_the_image_is_taken_as_it_is(tmp_path, model):
+    bare = write(tmp_path / "bare.tif", scene(40, 40), crs=None)
+    told = run(bare, tmp_path / "told", model, resolution=model.card.resolution)
+    silent = run(bare, tmp_path / "silent", model)
+    for a, b in zip(told, silent, strict=True):
+        np.testing.assert_array_equal(rasterio.open(a).read(), rasterio.open(b).read())
 
 
 def test_no_model_for_the_bands(tmp_path, image):
