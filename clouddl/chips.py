@@ -112,13 +112,13 @@ def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
 
 
 def training_labels(requested: str, catalogue: Catalogue) -> str:
-    """The source of labels to train with; "auto" is ukis-csmask for real images.
+    """The source of labels to train with; "auto" is the consensus for real images.
 
     Drawn scenes are trained on their own truth: a processor made for real images has no say there.
     """
     drawn = all(scene.drawn for scene in catalogue.select("train"))
     if requested == "auto":
-        return "truth" if drawn else "ukis-csmask"
+        return "truth" if drawn else "consensus"
     return requested
 
 
