@@ -6,6 +6,7 @@ what is here is what is special to clouds seen by more than one sensor.
 
 import json
 import logging
+import math
 import shutil
 import sys
 import warnings
@@ -342,7 +343,9 @@ def fit(
     last = ModelCheckpoint(shelf, "last", enable_version_counter=False)
     stop = EarlyStopping("val_f2", mode="max", patience=patience)
     callbacks: list[Any] = [best, last, stop] if validation else [last]
-    callbacks.append(EMAWeightAveraging(decay=0.99))
+    # Weights are averaged over about the last tenth of a run, so that the first ones are forgotten.
+    steps = epochs * math.ceil(len(train.dataset.chip) / batch_size)
+    callbacks.append(EMAWeightAveraging(decay=min(0.99, max(0.5, 1 - 10 / steps))))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     sampler = RegionSampler(train.dataset.group.values.tolist(), card.seed)
