@@ -184,7 +184,7 @@ headline = scores[
 ].iloc[0]
 glue("s2_f2", f"{headline.f2:.1%}")
 glue("s2_f1", f"{headline.f1:.1%}")
-glue("s2_scenes", f"{headline.scenes} scene" + "s" * (headline.scenes > 1))
+glue("s2_scenes", "1 scene" if headline.scenes == 1 else f"{headline.scenes} scenes")
 
 # %% [markdown]
 # **What we learnt.** The table says how far labels by processors carry on the sensor they were made
