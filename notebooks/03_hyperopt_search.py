@@ -45,9 +45,10 @@ from clouddl import figures
 from clouddl.catalogue import open_corpus
 from clouddl.chips import Chips, study_chips, training_labels
 from clouddl.model import ModelCard, build, save_model
+from clouddl.score import best_threshold
 from clouddl.search import best_trial, search, worth
 from clouddl.sensors import BAND_SETS
-from clouddl.train import fit
+from clouddl.train import fit, on_validation
 from clouddl.workspace import read_choices, results_folder, work_folder
 
 figures.style()
@@ -150,27 +151,20 @@ worth(table).round(3)
 # %% [markdown]
 # ## The threshold, once
 #
-# The best trial is trained at length, still without the validation scenes, and stops early on their
-# F2. The threshold is chosen on them here, once, and used everywhere from now on: the one of the
-# highest mean of F1 and F2. F2 alone is bought with false alarms where a network is unsure.
+# The best trial is trained at length, still without the validation scenes, and to the end, as the
+# final models will be: an early stop would hand them the threshold of another stage of training. It is
+# the threshold of the highest mean of F1 and F2 on the validation scenes, chosen here, once, and used
+# everywhere from now on. F2 alone is bought with false alarms where a network is unsure.
 
 # %%
 shape = {k: v for k, v in best.items() if k != "learning_rate"}
 runs = work_folder(work) / "runs"
-judge = fit(
-    card("judge", [BAND_SETS["spot"]], **shape),
-    *spot,
-    runs / "judge",
-    epochs=epochs,
-    batch_size=batch_size,
-    learning_rate=best["learning_rate"],
-    patience=max(10, epochs // 3),
-)
-threshold = judge.card.threshold
-print(f"threshold {threshold:.2f}, validation F2 {judge.card.scores['validation_f2']:.3f}")
-
-# %% tags=["hide-input"]
-figures.learning_curves({"judge": pd.read_csv(runs / "judge" / "curves" / "metrics.csv")})
+length = {"epochs": epochs, "batch_size": batch_size, "learning_rate": best["learning_rate"]}
+training, validation = spot
+judge = fit(card("judge", [BAND_SETS["spot"]], **shape), training, None, runs / "judge", **length)
+found = on_validation(judge, validation)
+threshold = best_threshold(*found, beta=(1, 2))[0]
+print(f"threshold {threshold:.2f}; validation F2 {best_threshold(*found)[1]:.3f} at best")
 
 # %% [markdown]
 # ## The final models
@@ -183,18 +177,11 @@ figures.learning_curves({"judge": pd.read_csv(runs / "judge" / "curves" / "metri
 rows = []
 finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
 for name, band_sets in finals.items():
-    blank = card(name, band_sets, threshold=threshold, **shape)
+    blank = card(name, band_sets, **shape)
     everything = Chips.open(path, blank.bands, chosen)
     everything = everything if choices["grounds"] else everything.without_drawn()
-    model = fit(
-        blank,
-        everything,
-        None,
-        runs / name,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=best["learning_rate"],
-    )
+    model = fit(blank, everything, None, runs / name, **length)
+    model.card.threshold = threshold
     file = save_model(model, work_folder(work) / "models" / name).with_suffix(".safetensors")
     rows.append(
         {
