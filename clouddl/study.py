@@ -193,6 +193,8 @@ def run_study(
     with _locked(folder):
         skip = shutil.ignore_patterns("_build", "__pycache__", "*.ipynb", "results")
         shutil.copytree(ROOT / "book", book, ignore=skip, dirs_exist_ok=True)
+        cards = Path("clouddl", "cards")  # of which a page shows one, by a path beside the book
+        shutil.copytree(ROOT / cards, folder / cards, dirs_exist_ok=True)
         made: dict[str, Manifest] = {}
         after = ""
         for source, given in plan.items():
