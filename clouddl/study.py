@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clouddl.catalogue import DATA, Store, choose_corpus
 from clouddl.errors import InputError, invalid
-from clouddl.sensors import BAND_SETS
+from clouddl.sensors import BAND_SETS, CARDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}
@@ -193,8 +193,8 @@ def run_study(
     with _locked(folder):
         skip = shutil.ignore_patterns("_build", "__pycache__", "*.ipynb", "results")
         shutil.copytree(ROOT / "book", book, ignore=skip, dirs_exist_ok=True)
-        cards = Path("clouddl", "cards")  # of which a page shows one, by a path beside the book
-        shutil.copytree(ROOT / cards, folder / cards, dirs_exist_ok=True)
+        # A page shows a card by its path beside the book.
+        shutil.copytree(CARDS, folder / "clouddl" / "cards", dirs_exist_ok=True)
         made: dict[str, Manifest] = {}
         after = ""
         for source, given in plan.items():
