@@ -47,7 +47,7 @@ def read_trials(path: Path | str) -> pd.DataFrame:
         raise InputError(
             f"{path}: not a whole table of trials of this space; delete it to search anew"
         )
-    return table.astype({name: int for name in ("trial", *CHOICES)})
+    return table.astype(dict.fromkeys(("trial", *CHOICES), int))
 
 
 def _as_trials(table: pd.DataFrame) -> Trials:

@@ -411,8 +411,8 @@ def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
     weights = Path(__file__).parent / "weights"
     weights.mkdir(exist_ok=True)
     for name in (*BAND_SETS, "any"):
-        for suffix in (".safetensors", ".json"):
-            shutil.copy(book.parent / "work" / "models" / f"{name}{suffix}", weights)
+        for file in (book.parent / "work" / "models").glob(f"{name}.*"):
+            shutil.copy(file, weights)
     readme.write_text(SCORES.sub(lambda _: table, readme.read_text("utf-8"), count=1), "utf-8")
 
 
