@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from clouddl import drawn, spectra
 from clouddl.catalogue import Catalogue, Scene, Store
 from clouddl.errors import InputError
 from clouddl.labels import LABEL_SOURCES, NODATA, consensus, label_scene
@@ -103,6 +104,9 @@ def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
     """The study's chips in a work folder: made unless those of the same scenes and labels exist."""
     scenes = [*catalogue.select("train"), *catalogue.select("validation")]
     told = json.dumps([STUDY_BANDS, LABEL_SOURCES, [scene.model_dump() for scene in scenes]])
+    # Scenes that are drawn change with the code that draws them, without a file to tell.
+    code = [Path(drawn.__file__), Path(spectra.__file__), *sorted(spectra.TABLES.rglob("*.csv"))]
+    told += "".join(hashlib.sha256(part.read_bytes()).hexdigest() for part in code)
     made_from = hashlib.sha256(told.encode()).hexdigest()[:12]
     path = work_folder(work) / f"chips-{catalogue.name}-{made_from}.zarr"
     if not path.exists():

@@ -84,9 +84,9 @@ def fetch(
 
 @app.command()
 def predict(
-    images: Annotated[list[str], typer.Argument(help="GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
-    sensor: Annotated[str, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card.")],
+    images: Annotated[list[str], typer.Argument(help="Products (folder, .zip, .tar), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    sensor: Annotated[str | None, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which say it themselves.")] = None,
     bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")] = None,
     use: Annotated[str | None, typer.Option(help="Bands to predict from; default: all that a shipped model takes.")] = None,
     scale: Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")] = 1.0,
@@ -105,13 +105,19 @@ def predict(
     how to scale them. Example: a Sentinel-2 L1C stack of four bands, read as SPOT would see it:
 
       clouddl predict s2.tif --sensor sentinel-2 --bands green,red,nir,swir16 --scale 0.0001 --out masks
+
+    A product as delivered (Sentinel-2, Theia, SPOT, Pléiades, Landsat, PlanetScope) needs no
+    options; its mask is on its ground, at the model's resolution or its own if coarser:
+
+      clouddl predict S2A_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233.SAFE.zip --out masks
     """
     from clouddl.model import load_model
     from clouddl.predict import predict_files
     from clouddl.sensors import get_sensor
 
     written = predict_files(
-        images, get_sensor(sensor), out, model=load_model(model) if model else None,
+        images, get_sensor(sensor) if sensor else None, out,
+        model=load_model(model) if model else None,
         bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
         resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
     )  # fmt: skip
@@ -164,21 +170,181 @@ def score(
 
 
 @app.command()
+def label(
+    image: Annotated[str, typer.Argument(help="GeoTIFF of reflectance, with a CRS.")],
+    sensor: Annotated[str, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    labels: Annotated[list[str] | None, typer.Option(help="Points and polygons with an attribute `class`: GeoJSON or GeoPackage; repeat the option for the files of several rounds.")] = None,
+    points: Annotated[int, typer.Option(min=2, help="How many places to put to you next.")] = 10,
+    bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")] = None,
+    scale: Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")] = 1.0,
+    offset: Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")] = 0.0,
+    nodata: Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")] = None,
+) -> None:  # fmt: skip
+    """Make a reference mask by labelling a few places, the least certain ones first, as ALCD does.
+
+    Without --labels it puts the first places to you: <stem>_next.geojson. Open it over the image
+    in QGIS, fill the attribute `class` (cloud or clear; or low cloud, high cloud, shadow, land,
+    water, snow), leave empty what you cannot tell, and save it under another name. With --labels
+    a random forest writes <stem>_reference.tif (0 clear, 1 cloud, 255 nodata) and
+    <stem>_confidence.tif (0.5 to 1), and the next places. Polygons of your own are welcome.
+
+      clouddl label image.tif --sensor landsat-8 --out work --labels round1.geojson
+    """
+    from clouddl.reference import label_image
+    from clouddl.sensors import get_sensor
+
+    written = label_image(
+        image, get_sensor(sensor), out, labels or (), points, bands=_names(bands),
+        scale=scale, offset=offset, nodata=nodata,
+    )  # fmt: skip
+    for path in written:
+        print(path)
+
+
+@app.command()
+def gate(
+    model: Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")],
+    catalogue: Annotated[str, typer.Argument(help="A name in data/catalogue, or a .yaml file; its scenes of role reference are scored.")],
+    spec: Annotated[Path, typer.Option(help="What is demanded, e.g. data/gate.yml.")],
+    report: Annotated[Path | None, typer.Option(help="Folder for gate.csv and gate.md.")] = None,
+    mirror: Mirror = None,
+) -> None:  # fmt: skip
+    """Judge a model by a mission's scenes: exit code 0 if every demand is met, 1 if not.
+
+    Demands (all optional): F2 and the lower end of its interval, F2 of each surface, calibration,
+    drift of the band means from what the model was trained on. Example:
+
+      clouddl gate spot real --spec data/gate.yml --report gate
+    """
+    from clouddl.catalogue import Store, load_catalogue
+    from clouddl.gate import read_spec, run_gate
+    from clouddl.model import load_model
+    from clouddl.transfer import open_at
+
+    demands, judged, found = read_spec(spec), load_model(model), load_catalogue(catalogue)
+    if not (scenes := found.select("reference")):
+        raise InputError(f"catalogue {catalogue}: has no scenes of role reference to score")
+    store = Store(found.registry, mirror=mirror)
+    verdict = run_gate(judged, open_at(scenes, store, judged.card.resolution), demands)
+    print(verdict.rows.to_string(index=False, float_format="%.3f", na_rep="–"))
+    if report:
+        print(verdict.write(report, f"reference scenes of {catalogue}"))
+    print("passed" if verdict.passed else "FAILED")
+    raise typer.Exit(0 if verdict.passed else 1)
+
+
+@app.command()
+def preflight(
+    card: Annotated[str, typer.Argument(help="Name of a sensor (see `clouddl sensors`) or path of a card.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and the table.")],
+    corpus: Corpus = "auto",
+    mirror: Mirror = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the archive.")] = 40,
+    draws: Annotated[int, typer.Option(min=1, help="Samples of an open specification.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of training and of drawn scenes.")] = 0,
+) -> None:  # fmt: skip
+    """Make a coarse model for a sensor that has not flown, and say what to expect of it.
+
+    Trains on the archive with the bands the card shares with Sentinel-2, and scores the model on
+    scenes drawn as the sensor would see them. Writes <id>.safetensors, <id>.json and expected.csv.
+
+      clouddl preflight my_sensor.yaml --out preflight
+    """
+    from clouddl.catalogue import open_corpus
+    from clouddl.chips import study_chips, training_labels
+    from clouddl.model import save_model
+    from clouddl.preflight import coarse_model, expected
+    from clouddl.sensors import get_sensor
+
+    sensor = get_sensor(card)
+    catalogue, store = open_corpus(corpus, mirror)
+    chips = study_chips(catalogue, store, out.resolve())
+    labels = training_labels("auto", catalogue)
+    run = out.resolve() / f"run-{sensor.id}"
+    model = coarse_model(sensor, chips, labels, run, epochs=epochs, seed=seed)
+    table = expected(model, sensor, draws=draws)
+    print(save_model(model, out / sensor.id))
+    table.to_csv(out / "expected.csv", index=False)
+    spread = f", from {table.f2.min():.3f} to {table.f2.max():.3f} over {len(table)} draws"
+    print(
+        f"trained on {', '.join(model.card.bands)} at {model.card.resolution:g} m ({catalogue.name})"
+    )
+    print(f"F2 expected on drawn scenes: {table.f2.mean():.3f}{spread if len(table) > 1 else ''}")
+
+
+@app.command()
+def refine(
+    model: Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")],
+    catalogue: Annotated[str, typer.Argument(help="Catalogue (.yaml) whose train scenes have reference masks.")],
+    out: Annotated[Path, typer.Option(help="Stem of the refined model: OUT.safetensors and OUT.json.")],
+    mirror: Mirror = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the labelled scenes.")] = 30,
+) -> None:  # fmt: skip
+    """Refine a model with the first labelled images of its sensor.
+
+    Goes on training with the scenes of role train; those of role reference are left for
+    `clouddl gate`. Example:
+
+      clouddl refine preflight/my_sensor.json my_scenes.yaml --out refined/my_sensor
+    """
+    from clouddl.catalogue import Store, load_catalogue
+    from clouddl.model import load_model, save_model
+    from clouddl.transfer import adapt, open_at
+
+    start, found = load_model(model), load_catalogue(catalogue)
+    if not (scenes := found.select("train")):
+        raise InputError(f"catalogue {catalogue}: has no scenes of role train to learn from")
+    store = Store(found.registry, mirror=mirror)
+    opened = open_at(scenes, store, start.card.resolution)
+    better = adapt(start, opened, out.with_name(f"{out.name}-run").resolve(), epochs=epochs)
+    print(save_model(better, out))
+
+
+@app.command()
 def sensors(
-    cards: Annotated[list[str] | None, typer.Argument(help="Names or paths of cards; none: all that ship.")] = None,
+    cards: Annotated[list[str] | None, typer.Argument(help="Names or paths of cards; none: all that ship. The word plot before them draws their responses.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With plot: the file to draw to (.png, .svg, .pdf); default: sensors.png.")] = None,
 ) -> None:  # fmt: skip
     """List sensors and their bands; with several, the bands they share.
 
-    A path to a card of your own checks it, and says which shipped models its bands can use.
+    A path to a card of your own checks it, and says which shipped models its bands can use. Where
+    a specification is still open, figures are ranges. To draw the spectral responses:
+
+      clouddl sensors plot sentinel-2 spot-4 --out responses.png
     """
-    from clouddl.sensors import get_sensor, shared_bands
+    from clouddl.sensors import Range, get_sensor, shared_bands
     from clouddl.sensors import sensors as known
 
+    cards = cards or []
+    plot = cards[:1] == ["plot"]
+    cards = cards[plot:]
+    if out and not plot:
+        raise InputError("--out goes with plot: clouddl sensors plot [CARDS] --out FILE.png")
     found = [get_sensor(card) for card in cards] if cards else list(known().values())
+    if plot:
+        from clouddl.figures import save, sensor_responses, style
+
+        out = out or Path("sensors.png")
+        if out.suffix not in (".png", ".svg", ".pdf"):
+            raise InputError(f"{out}: cannot be drawn to; give a file ending in .png, .svg or .pdf")
+        style()
+        save(sensor_responses(found), out)
+        print(out)
+        return
+
+    def shown(figure: Range, digits: str) -> str:
+        ends = figure if isinstance(figure, tuple) else (figure,)
+        return "–".join(format(end, digits) for end in ends)
+
     for sensor in found:
-        bands = "  ".join(f"{b.common} {b.centre_um:.3f} µm {b.gsd_m:g} m" for b in sensor.bands)
+        bands = "  ".join(
+            f"{b.common} {shown(b.centre_um, '.3f')} µm {shown(b.gsd_m, 'g')} m"
+            for b in sensor.bands
+        )
+        state = "   specification open" if sensor.open else ""
         lacks = f"   lacks {', '.join(sensor.missing)}" if sensor.missing else ""
-        print(f"{sensor.id:<12} {sensor.title}{lacks}\n{'':<12} {bands}")
+        print(f"{sensor.id:<12} {sensor.title}{state}{lacks}\n{'':<12} {bands}")
     if len(found) > 1 and cards:
         print("shared:", ", ".join(shared_bands(*found)) or "none")
     if cards:

@@ -1,61 +1,53 @@
-"""Scenes drawn from a seed: the embedded default when there is neither network nor mirror.
+"""Scenes drawn by physics from a seed: ground, air, clouds and instrument, with exact truth.
 
-A drawn scene is a sketch: fractal noise makes terrain, cover and clouds (power-law spectra as in
-Lovejoy & Schertzer 2013); the two-stream formula (Petty 2006, ch. 13) turns optical depth into
-reflectance. The truth is exact. The table holds rounded typical values, written by hand. Scores on
-drawn scenes show that the study runs and learns; they say nothing about real sensors.
+Fractal noise (power-law spectra, Lovejoy and Schertzer 2013) makes terrain, cover and optical
+depth; surfaces have measured or simulated spectra; air and clouds are layers of two-stream
+reflectance and transmission, laid on each other by the adding method (Petty 2006, ch. 13); the
+sensor's responses bring it to bands. `book/drawn.md` shows how far to believe them.
 """
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray as xr
+from scipy import ndimage
 
 from clouddl.errors import InputError
-from clouddl.sensors import Sensor, get_sensor
+from clouddl.sensors import Sensor, get_sensor, middle
+from clouddl.spectra import GRID, air, surfaces, through
 
 #: A pixel is cloud where the optical depth (water and ice cloud together) is above this.
-CLOUD_OPTICAL_DEPTH = 0.5
-
-Land = tuple[np.ndarray, dict[str, np.ndarray]]
-Clouds = tuple[np.ndarray, np.ndarray, float]
-VAPOUR_SCALE_M = 2000.0  # height over which water vapour falls by e
+CLOUD_OPTICAL_DEPTH = 0.8
+CLOUDS = ("cumulus", "stratus", "deep", "cirrus", "contrails", "fog")
+VAPOUR_SCALE_M, AEROSOL_SCALE_M, AIR_SCALE_M = 2000.0, 1500.0, 8000.0  # heights of fall by e
 ICE_HEIGHT_M = 9000.0
+ASYMMETRY = {"water": 0.85, "ice": 0.77}  # of scattering by drops and by crystals
 
-# Reflectances in per mille, one column per common name.
-COMMON = ["coastal", "blue", "green", "red", "rededge071", "rededge075", "rededge078", "nir",
-          "nir08", "nir09", "cirrus", "swir16", "swir22", "pan"]  # fmt: skip
-TABLE = {
-    "forest":  (15, 20, 40, 25, 70, 180, 230, 250, 265, 270, 180, 120, 55, 30),
-    "crop":    (30, 40, 80, 50, 110, 280, 360, 380, 395, 400, 260, 200, 100, 60),
-    "stubble": (60, 75, 105, 125, 170, 220, 250, 270, 290, 300, 330, 320, 220, 110),
-    "soil":    (70, 90, 125, 170, 200, 220, 230, 250, 270, 280, 320, 340, 280, 140),
-    "sand":    (130, 175, 265, 360, 395, 415, 430, 450, 460, 470, 500, 520, 480, 300),
-    "asphalt": (85, 95, 110, 120, 130, 140, 145, 155, 160, 165, 180, 185, 165, 115),
-    "roof":    (280, 310, 340, 360, 370, 380, 385, 390, 390, 390, 370, 350, 310, 345),
-    "water":   (40, 42, 38, 20, 13, 10, 9, 8, 6, 5, 2, 2, 1, 30),
-    "snow":    (840, 850, 850, 840, 830, 820, 800, 780, 740, 690, 300, 100, 70, 845),
-    # cloud: share left by absorption in droplets and in ice crystals
-    "droplets": (1000, 1000, 1000, 1000, 990, 990, 990, 980, 970, 960, 850, 800, 650, 1000),
-    "crystals": (1060, 1040, 1000, 980, 970, 960, 960, 950, 940, 930, 700, 400, 250, 1000),
-    # air: path reflectance, diffuse share of light, optical depth of vapour to sea level
-    "path":    (110, 75, 40, 22, 17, 14, 12, 9, 7, 6, 2, 1, 0, 32),
-    "diffuse": (480, 400, 300, 230, 210, 190, 180, 160, 150, 140, 100, 90, 70, 260),
-    "vapour":  (0, 0, 10, 20, 60, 60, 40, 40, 20, 1000, 6000, 40, 60, 20),
-}  # fmt: skip
 
-# What a surface is made of: relief (deviation, m), base (m), share of water, of snow, cover weights
-Landscape = tuple[float, float, float, float, dict[str, float]]
-LANDSCAPES: dict[str, Landscape] = {
-    "mixed": (320, 700, 0.08, 0.08, {"forest": 3, "crop": 2, "soil": 2, "asphalt": 0.7}),
-    "forest": (220, 600, 0.03, 0.0, {"forest": 12, "crop": 1, "stubble": 1}),
-    "crops": (35, 150, 0.02, 0.0, {"crop": 4, "stubble": 3, "soil": 2, "forest": 1}),
-    "barren": (260, 900, 0.0, 0.0, {"soil": 4, "sand": 2, "stubble": 1}),
-    "sand": (60, 350, 0.0, 0.0, {"sand": 8, "soil": 1}),
-    "urban": (30, 80, 0.04, 0.0, {"asphalt": 8, "crop": 1, "forest": 1}),
-    "water": (60, 40, 0.72, 0.0, {"forest": 2, "sand": 1, "soil": 1}),
-    "snow": (420, 1900, 0.01, 0.6, {"forest": 2, "soil": 2, "stubble": 1}),
+@dataclass(frozen=True)
+class Landscape:
+    """What a surface is made of: metres of relief, shares of water and snow, weights of covers."""
+
+    relief: float
+    base: float
+    water: float
+    snow: float
+    covers: dict[str, float]
+
+
+LANDSCAPES = {
+    "mixed": Landscape(320, 700, 0.08, 0.0, {"canopy": 4, "soil": 2, "litter": 1, "road": 0.4}),
+    "forest": Landscape(220, 600, 0.03, 0.0, {"canopy": 12, "litter": 1}),
+    "crops": Landscape(35, 150, 0.02, 0.0, {"canopy": 4, "litter": 2, "soil": 3}),
+    "barren": Landscape(260, 900, 0.0, 0.0, {"soil": 6, "sand": 1, "litter": 0.6}),
+    "sand": Landscape(60, 350, 0.0, 0.0, {"sand": 6, "soil": 3}),
+    "rock": Landscape(320, 900, 0.0, 0.0, {"road": 3, "soil": 4, "roof": 0.6}),
+    "urban": Landscape(30, 80, 0.04, 0.0, {"road": 5, "roof": 4, "canopy": 2, "soil": 0.6}),
+    "water": Landscape(60, 40, 0.72, 0.0, {"canopy": 2, "sand": 1, "soil": 1}),
+    "snow": Landscape(420, 1900, 0.01, 0.6, {"canopy": 2, "soil": 2, "litter": 1, "char": 0.2}),
+    "mountain": Landscape(700, 1500, 0.02, 0.2, {"canopy": 4, "soil": 2, "litter": 1}),
 }
 
 
@@ -67,142 +59,294 @@ def draw_scene(
     resolution: float = 30.0,
     surface: str = "mixed",
     cloud_fraction: float = 0.2,
+    clouds: str | None = None,
+    weather: int = 0,
     scene: str | None = None,
     role: str = "train",
     group: str = "drawn",
 ) -> xr.Dataset:
     """Draw one scene of `size` x `size` pixels of `resolution` metres as the sensor would see it.
 
-    Landscape and clouds depend on `seed`, `surface` (a key of `LANDSCAPES`) and `cloud_fraction`
-    (0 to 1) alone, not on the sensor. Thermal bands, which hold no reflectance, are left out.
-    Returns `reflectance` (band, y, x) at the top of the atmosphere, `mask` (y, x), 1 where the
-    optical depth is above `CLOUD_OPTICAL_DEPTH`, and `elevation` (y, x) in metres.
-    Raises InputError for an argument out of range or a band without a column in `TABLE`.
+    The ground depends on `seed` and `surface` (a key of `LANDSCAPES`), sun, air and clouds on
+    `seed` and `weather`: other weathers of one seed are a time series of one place. `clouds` names
+    the low ones (one of `CLOUDS`; None: drawn); `cloud_fraction` is the share of cloudy pixels
+    aimed at. Nothing but the last step, the instrument, depends on the sensor. An open card is
+    taken at the middle of its ranges. Thermal bands, which hold no reflectance, are left out.
+
+    Returns `reflectance` (band, y, x) at the top of the atmosphere, `optical_depth` (y, x) of
+    cloud at 0.55 µm, `mask` (y, x), 1 where it is above `CLOUD_OPTICAL_DEPTH`, and `elevation`
+    (y, x) in metres. Raises InputError for an argument out of range or a band outside 0.4-2.45 µm.
     """
-    sensor = get_sensor(sensor) if isinstance(sensor, str) else sensor
+    sensor = (get_sensor(sensor) if isinstance(sensor, str) else sensor).middle()
     names = [str(band.common) for band in sensor.bands if not str(band.common).startswith("lwir")]
     if surface not in LANDSCAPES:
         raise InputError(f"surface {surface!r} is unknown; choose one of {', '.join(LANDSCAPES)}")
+    if clouds is not None and clouds not in CLOUDS:
+        raise InputError(f"clouds {clouds!r} are unknown; choose one of {', '.join(CLOUDS)}")
     if not 0 <= cloud_fraction <= 1:
         raise InputError(f"cloud_fraction is {cloud_fraction}; give a share from 0 to 1")
-    if seed < 0 or size < 16 or resolution <= 0:
-        raise InputError(f"{seed=}, {size=}, {resolution=}: give seed >= 0, size >= 16, metres > 0")
-    if unknown := set(names) - set(COMMON):
-        raise InputError(f"sensor {sensor.id}: bands {sorted(unknown)} cannot be drawn; drop them")
-    column = [COMMON.index(name) for name in names]
-    table = {k: np.array(v)[column][:, None, None] / 1000 for k, v in TABLE.items()}
+    if seed < 0 or weather < 0 or size < 16 or resolution <= 0:
+        told = f"{seed=}, {weather=}, {size=}, {resolution=}"
+        raise InputError(f"{told}: give seed and weather >= 0, size >= 16, metres > 0")
 
-    rng = np.random.default_rng(seed)
-    azimuth, sun = np.radians(rng.uniform(110, 170)), np.radians(rng.uniform(32, 62))
-    elevation, cover = _land(rng, LANDSCAPES[surface], size, resolution)
-    texture, tint = (_noise(rng, size, slope) for slope in (1.2, 2.2))
-    droplets, crystals, height = _clouds(rng, size, resolution, cloud_fraction)
+    ground = np.random.default_rng([seed, 0])
+    elevation, cover, spectra = _land(ground, LANDSCAPES[surface], size, resolution)
+    rng = np.random.default_rng([seed, 1, weather])
+    azimuth, sun = np.radians(rng.uniform(110, 170)), np.radians(rng.uniform(28, 65))
+    depths = _clouds(rng, elevation, resolution, cloud_fraction, clouds)
+    rho = np.tensordot(through(sensor, names, spectra).T, cover, 1)
 
-    ground = np.sum([share * table[name] for name, share in cover.items()], axis=0)
-    lean = np.linspace(-1, 1, len(COMMON))[column][:, None, None]  # redder here, bluer there
-    smooth = 1 - 0.75 * cover["snow"]
-    ground = ground * np.exp(smooth * (0.13 * texture + 0.12 * tint * lean))
-
-    # Sunlight on slopes and in the shadows of clouds; the diffuse part reaches every pixel.
+    # The ground under sun and sky: slopes, and shadows of terrain and of clouds.
+    sky = _Air(rng, sensor, names, np.sin(sun), elevation.mean())
     lit = _facing(elevation / resolution, azimuth, sun) / np.sin(sun)
-    for depth, level in ((droplets, height), (crystals, ICE_HEIGHT_M)):
-        shift = level / np.tan(sun) / resolution
+    lit = lit * ~_cast(elevation, azimuth, sun, resolution)
+    for kind, (depth, height) in depths.items():
+        shift = height / np.tan(sun) / resolution
         rows, columns = round(np.cos(azimuth) * shift), round(-np.sin(azimuth) * shift)
         moved = np.roll(depth, (rows, columns), (0, 1))[:size, :size]
-        lit = lit * (1 - _albedo(moved)) ** 2  # squared: the direct beam dims faster than the sky
-    toa = ground * (table["diffuse"] + (1 - table["diffuse"]) * lit)
+        lit = lit * np.exp(-(1 - ASYMMETRY[kind]) * moved / np.sin(sun))
+    direct = sky.direct()[:, None, None]
+    toa = rho * (direct * lit + 1 - direct)
 
-    # Upwards through vapour, droplets, crystals and air.
-    toa = toa * np.exp(-table["vapour"] * np.exp(-elevation / VAPOUR_SCALE_M))
-    water, ice = droplets[:size, :size], crystals[:size, :size]
-    bulge = 90 / resolution * np.log1p(water)  # towers: the sunny side is brighter
-    relief = np.clip(_facing(bulge, azimuth, sun) / np.sin(sun), 0.75, 1.1)
-    for depth, level, tone in ((water, height, "droplets"), (ice, ICE_HEIGHT_M, "crystals")):
-        bright = table[tone] * np.exp(-table["vapour"] * np.exp(-level / VAPOUR_SCALE_M))
-        toa = _albedo(depth) * relief * bright + toa * (1 - _albedo(depth))
-    toa = table["path"] + (1 - 1.5 * table["path"]) * toa
+    # Upwards through air, drops, air, crystals, air.
+    below = 0.0
+    for kind, (depth, height) in depths.items():
+        toa = sky.over(toa, below, height)
+        toa = _cloud(toa, kind, depth[:size, :size], rng, sensor, names, np.sin(sun), resolution,
+                     azimuth, sun)  # fmt: skip
+        below = height
+    toa = sky.over(toa, below, np.inf)
 
-    for index, name in enumerate(names):
-        # Every instrument is off by a little, always in the same way; str hashes are not stable.
-        own = np.random.default_rng(zlib.crc32(f"{sensor.id}/{name}".encode()))
-        toa[index] = own.uniform(0.95, 1.05) * toa[index] + own.uniform(-0.004, 0.004)
-        speckle = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        toa[index] += (0.002 + 0.006 * toa[index]) * speckle.standard_normal((size, size))
-
+    total = np.sum([depth[:size, :size] for depth, _ in depths.values()], axis=0)
+    toa = _instrument(toa, sensor, names, resolution, seed, weather)
     steps = resolution * (np.arange(size) + 0.5)
     data = xr.Dataset(coords={"band": names, "y": 4_900_000 - steps, "x": 400_000 + steps})
-    data["reflectance"] = ("band", "y", "x"), np.clip(toa, 0, 1.6).astype("float32")
-    data["mask"] = ("y", "x"), (water + ice > CLOUD_OPTICAL_DEPTH).astype("uint8")
+    data["reflectance"] = ("band", "y", "x"), toa.astype("float32")
+    data["optical_depth"] = ("y", "x"), total.astype("float32")
+    data["mask"] = ("y", "x"), (total > CLOUD_OPTICAL_DEPTH).astype("uint8")
     data["elevation"] = ("y", "x"), elevation.astype("float32")
     data.attrs = {"scene": scene or f"drawn-{sensor.id}-{surface}-{seed}", "sensor": sensor.id}
     data.attrs |= {"resolution": float(resolution), "level": "toa", "group": group, "role": role}
+    data.attrs |= {"sun_elevation": float(np.degrees(sun)), "surface": surface}
     return data.rio.write_crs("EPSG:32631")
 
 
-def _noise(rng: np.random.Generator, n: int, slope: float, outer: float = np.inf) -> np.ndarray:
-    """Periodic noise (n, n), mean 0, deviation 1, spectrum k**-slope below `outer` pixels."""
-    k = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None, :])
+def _noise(
+    rng: np.random.Generator, n: int, slope: float, outer: float = np.inf, wind: float | None = None
+) -> np.ndarray:
+    """Periodic noise (n, n), mean 0, deviation 1, spectrum k**-slope below `outer` pixels.
+
+    Drawn out five times along the direction `wind` (radians), where that is given.
+    """
+    rows, columns = np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None, :]
+    k = np.hypot(rows, columns)
+    if wind is not None:
+        along = np.cos(wind) * rows + np.sin(wind) * columns
+        k = np.hypot(k, 5 * along) / np.sqrt(5)
     gain = np.maximum(k, max(1 / n, 1 / outer)) ** (-slope / 2)
     gain[0, 0] = 0
     field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((n, n))) * gain, s=(n, n))
     return field / field.std()
 
 
-def _land(rng: np.random.Generator, kind: Landscape, size: int, resolution: float) -> Land:
-    """Elevation (y, x) in metres and the share (y, x) of every cover, which add up to 1."""
-    relief, base, water, snowy, weights = kind
+def _falling(n: int) -> np.ndarray:
+    """Odds of n things, the first the likeliest by far."""
+    odds = np.exp(-np.arange(n) / (n / 3))
+    return odds / odds.sum()
+
+
+def _land(
+    rng: np.random.Generator, kind: Landscape, size: int, resolution: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Elevation (y, x) in metres, share (cover, y, x) of every cover, and spectra (cover, GRID)."""
     extent = (size * resolution / 7680) ** 0.8  # relief is stated for 256 pixels of 30 m
-    rough = relief * extent * _noise(rng, 2 * size, 3.9)[:size, :size]
-    elevation = np.maximum(base + rough, 0)
-    level = np.quantile(elevation, water)
-    lake = (elevation <= level) * float(water > 0)
+    rough = kind.relief * extent * _noise(rng, 2 * size, 3.9)[:size, :size]
+    elevation = np.maximum(kind.base + rough, 0)
+    level = np.quantile(elevation, kind.water)
+    lake = (elevation <= level) * float(kind.water > 0)
     elevation = np.maximum(elevation, level)
     # Fields and streets: rectangles on a turned grid, each with a draw of its own.
-    turn, cell = rng.uniform(0, np.pi / 2), rng.uniform(250, 450) / resolution
+    turn, cell = rng.uniform(0, np.pi / 2), rng.uniform(80, 450) / resolution
     row, col = np.mgrid[:size, :size]
     along, across = (np.cos(turn) * a + np.sin(turn) * b for a, b in ((col, row), (row, -col)))
-    plots = rng.standard_normal((len(weights), 64, 64))
     lane = np.floor(across / cell).astype(int) % 64
     plot = np.floor((along / cell + 37 * np.sin(lane)) / 1.7).astype(int) % 64
-    draws = {}
-    for index, (name, weight) in enumerate(weights.items()):
-        patchy = 1.0 if name in ("crop", "stubble") else 0.35 if name == "soil" else 0.0
-        blend = _noise(rng, size, 2.7) + patchy * plots[index, lane, plot]
-        draws[name] = np.exp(4 * (blend / np.hypot(1, patchy) + 0.6 * np.log(weight)))
-    total = np.sum(list(draws.values()), axis=0)
-    cover = {name: draw / total for name, draw in draws.items()}
-    if "asphalt" in cover:  # roofs: bright, small, many
-        bright = _noise(rng, size, 0.8) + 0.8 * _noise(rng, size, 2.0)
-        cover["roof"] = cover["asphalt"] / (1 + np.exp(-3 * (bright - 1)))
-        cover["asphalt"] = cover["asphalt"] - cover["roof"]
-    line = np.quantile(elevation, 1 - snowy)
-    ragged = elevation - line + 0.15 * relief * _noise(rng, size, 1.6)
-    snow = 1 / (1 + np.exp(-ragged / (0.06 * relief))) * float(snowy > 0) * (1 - lake)
-    cover = {name: share * (1 - lake) * (1 - snow) for name, share in cover.items()}
-    return elevation, cover | {"water": lake, "snow": snow}
+    library, shares, spectra = surfaces(), [], []
+    lean = np.interp(GRID, [0.4, 2.45], [-1, 1])  # redder, or bluer
+    for name, weight in kind.covers.items():
+        built = name in ("road", "roof") and "canopy" in kind.covers  # else it is bare rock
+        patchy = 1.2 if built else rng.choice([0.0, 1.0]) if name != "sand" else 0.0
+        for spectrum in rng.choice(library[name], 3):  # three soils, three crops, three roofs
+            blend = _noise(rng, size, 1.6 if built else 2.7)
+            blend = blend + patchy * rng.standard_normal((64, 64))[lane, plot]
+            shares.append(np.exp(3 * (blend / np.hypot(1, patchy) + 0.6 * np.log(weight / 3))))
+            # Samples in a laboratory are dry and unshaded: ground in the field is darker. And the
+            # library is poor in pale, grey ground (chalk, gypsum, salt): samples are tilted too.
+            tilt = np.exp(rng.normal(0, 0.25) * lean) if name in ("soil", "sand") else 1.0
+            spectra.append(np.minimum(spectrum * tilt * rng.uniform(0.55, 1.2), 0.9))
+    cover = np.stack(shares) / np.sum(shares, axis=0)
+    line = np.quantile(elevation, 1 - kind.snow)
+    ragged = elevation - line + 0.15 * kind.relief * extent * _noise(rng, size, 1.6)
+    snow = 1 / (1 + np.exp(-ragged / (0.06 * kind.relief * extent)))
+    snow = snow * float(kind.snow > 0) * (1 - lake)
+    cover = np.concatenate([cover * (1 - lake) * (1 - snow), [lake, snow]])
+    glint = max(0, rng.normal(0, 0.05))  # sunlight mirrored by waves, alike in every band
+    clear = rng.choice(len(library["water"]), p=_falling(len(library["water"])))  # few are muddy
+    spectra += [library["water"][clear] + glint, rng.choice(library["snow"])]
+    # Brighter here, darker there, redder or bluer: within one cover too. Snow is smooth.
+    texture, tint = _noise(rng, size, 1.2), _noise(rng, size, 2.2)
+    rough = 0.13 * (1 - 0.75 * snow)
+    both = np.concatenate([cover * (1 + rough * texture), cover * rough * tint])
+    flat = np.stack(spectra)
+    return elevation, both, np.concatenate([flat, flat * lean])
 
 
-def _clouds(rng: np.random.Generator, size: int, resolution: float, fraction: float) -> Clouds:
-    """Optical depth (2y, 2x) of droplets and of ice, and the height of the droplets in metres."""
-    n = 2 * size  # periodic and twice the scene, so that clouds outside cast shadows into it
-    height = rng.uniform(900, 2600)
-    outer = np.exp(rng.uniform(np.log(1500), np.log(9000))) / resolution  # cumulus to stratus
-    soft, veil = rng.uniform(0.18, 0.36), rng.choice([0.0, 0.1, 0.3, 0.7], p=[0.4, 0.2, 0.2, 0.2])
-    low = _noise(rng, n, 3.3, outer)
-    high = _noise(rng, n, 3.2, 9000 / resolution)  # next line: cirrus is drawn out along the wind
-    high = np.sum([np.roll(high, (step, 2 * step), (0, 1)) for step in range(0, 24, 2)], axis=0)
+def _clouds(
+    rng: np.random.Generator, elevation: np.ndarray, resolution: float, fraction: float,
+    kind: str | None,
+) -> dict[str, tuple[np.ndarray, float]]:  # fmt: skip
+    """Optical depth (2y, 2x) and height (m) of a layer of drops and one of crystals.
+
+    Twice the scene and periodic, so that clouds outside it cast shadows into it.
+    """
+    size = len(elevation)
+    n = 2 * size
+    low, high = np.zeros((n, n)), np.zeros((n, n))
+    kind = kind or str(rng.choice(CLOUDS, p=[0.36, 0.17, 0.16, 0.15, 0.06, 0.1]))
+    veil = rng.choice([0.0, 0.1, 0.3, 0.6], p=[0.5, 0.2, 0.15, 0.15])
+    veil = 1.0 if kind in ("cirrus", "contrails") else veil
+    heights = {"fog": 200, "stratus": rng.uniform(500, 1800), "deep": rng.uniform(5000, 8500)}
+    height = float(heights.get(kind, rng.uniform(900, 3000)))
     if fraction == 0:
-        return np.zeros((n, n)), np.zeros((n, n)), height
-    # Log-normal optical depth: edges fade, cores are thick. The scene's own quantile sets the share
-    window = low[:size, :size]
-    edge = np.quantile(window, 1 - fraction * (1 - veil))
-    droplets = CLOUD_OPTICAL_DEPTH * np.exp(np.minimum((low - edge) / soft, 4.6))
-    crystals = np.zeros((n, n))
-    if veil:
-        free = high[:size, :size][window <= edge]
-        rim = np.quantile(free, max(0, 1 - fraction * veil / (1 - fraction * (1 - veil))))
-        crystals = CLOUD_OPTICAL_DEPTH * np.exp(np.minimum((high - rim) / high.std() / 0.5, 2.0))
-    return droplets, crystals, height
+        return {"water": (low, height), "ice": (high, ICE_HEIGHT_M)}
+
+    def depth(field: np.ndarray, share: float, soft: float, most: float) -> np.ndarray:
+        # Log-normal: edges fade, cores are thick, to `most`. The scene's quantile sets the share.
+        edge = np.quantile(field[:size, :size], np.clip(1 - share, 0, 1))
+        free = CLOUD_OPTICAL_DEPTH * np.exp(np.minimum((field - edge) / soft, 20))
+        return free / (1 + np.maximum(free - CLOUD_OPTICAL_DEPTH, 0) / most)
+
+    outer = np.exp(rng.uniform(*np.log([1000, 4000] if kind == "cumulus" else [4000, 15000])))
+    soft = rng.uniform(0.12, 0.36) * (2 if kind == "stratus" else 1)
+    field = _noise(rng, n, rng.uniform(2.8, 3.5), outer / resolution)
+    if kind == "fog":  # it fills valleys up to an inversion
+        field = np.tile(-elevation / max(elevation.std(), 1), (2, 2)) + 0.25 * field
+    if kind == "contrails":
+        turn, row, col = rng.uniform(0, np.pi), *np.mgrid[:n, :n]
+        away = np.cos(turn) * row + np.sin(turn) * col + 6 * _noise(rng, n, 3.5)
+        lines = [
+            np.exp(-(((away - rng.uniform(away.min(), away.max())) / (metres / resolution)) ** 2))
+            for metres in rng.uniform(90, 500, 14)
+        ]
+        high = rng.uniform(0.3, 2) * np.max(lines, axis=0) * np.exp(0.4 * field)
+    else:
+        if veil:  # cirrus is drawn out along the wind
+            streaks = _noise(rng, n, 3.2, 9000 / resolution, rng.uniform(0, np.pi))
+            high = depth(streaks, fraction * veil, rng.uniform(0.3, 0.8), rng.uniform(1.0, 8.0))
+        if kind != "cirrus":
+            most = 50 if kind != "fog" else rng.uniform(4, 20)
+            low = depth(field, fraction * (1 - veil), soft, most)
+    if kind == "deep":  # its top is ice
+        return {"water": (np.minimum(low, 3), 1000.0), "ice": (high + low, height)}
+    return {"water": (low, height), "ice": (high, ICE_HEIGHT_M)}
+
+
+class _Air:
+    """Molecules, aerosol and gases by band, for one sun and one weather."""
+
+    def __init__(
+        self, rng: np.random.Generator, sensor: Sensor, names: list[str], mu: float, level: float
+    ) -> None:
+        self.mu = mu
+        table = air()
+        rayleigh = 0.008569 * GRID**-4 * (1 + 0.0113 * GRID**-2)  # Hansen and Travis (1974)
+        haze = np.exp(min(rng.normal(np.log(0.12), 0.9), 0.2)) * (GRID / 0.55) ** -rng.uniform(
+            0.6, 1.6
+        )
+        # Absorption as in SPCTRL2 (Bird and Riordan 1986), down to the ground and back up.
+        mass, water = 1 / mu + 1, np.exp(rng.normal(np.log(1.5), 0.6))
+        damp = table.vapour * water * mass
+        dry = (
+            table.ozone * 0.3 * mass
+            + 1.41 * table.mixed * mass / (1 + 118.3 * table.mixed * mass) ** 0.45
+        )
+        spectra = np.stack(
+            [rayleigh, haze, 0.2385 * damp / (1 + 20.07 * damp) ** 0.45, dry]
+        )  # fmt: skip
+        self.rayleigh, self.haze, _, _ = through(sensor, names, spectra)
+        # Absorption varies within a band: what is averaged is light, not depth.
+        vapour, dry = -np.log(through(sensor, names, np.exp(-spectra[2:])).clip(1e-6))
+        self.vapour, self.dry = vapour, dry
+        self.rayleigh = self.rayleigh * np.exp(-level / AIR_SCALE_M)
+        self.vapour = self.vapour * np.exp(-level / VAPOUR_SCALE_M)
+
+    def direct(self) -> np.ndarray:
+        """Share (band) of the light on the ground that comes straight from the sun."""
+        lost = 0.5 * self.rayleigh + 0.12 * self.haze
+        return np.exp((lost - self.rayleigh - self.haze) / self.mu)
+
+    def over(self, rho: np.ndarray, bottom: float, top: float) -> np.ndarray:
+        """Reflectance (band, y, x) above a layer of air from `bottom` to `top` metres."""
+
+        def share(scale: float) -> float:
+            return float(np.exp(-bottom / scale) - np.exp(-top / scale))
+
+        molecules, haze = self.rayleigh * share(AIR_SCALE_M), self.haze * share(AEROSOL_SCALE_M)
+        gas = self.vapour * share(VAPOUR_SCALE_M) + self.dry * share(AIR_SCALE_M)
+        angle = 0.75 * (1 + self.mu**2)  # Rayleigh's phase function, seen from above
+        path = (angle * molecules + 0.25 * haze) / (4 * self.mu)
+        back = 0.5 * molecules + 0.12 * haze  # half of Rayleigh's scattering goes back
+        through_ = np.exp(-back * (1 / self.mu + 1) - gas)
+        shape = (len(rho), 1, 1)
+        path, through_, sphere = (v.reshape(shape) for v in (path, through_, back / (1 + back)))
+        return path * np.exp(-gas.reshape(shape) / 2) + through_ * rho / (1 - sphere * rho)
+
+
+def _cloud(
+    rho: np.ndarray, kind: str, depth: np.ndarray, rng: np.random.Generator, sensor: Sensor,
+    names: list[str], mu: float, resolution: float, azimuth: float, sun: float,
+) -> np.ndarray:  # fmt: skip
+    """Reflectance (band, y, x) above a cloud of optical depth (y, x) over a ground `rho`."""
+    # Effective radius in µm: drops are alike, crystals grow from cirrus to anvils.
+    radius = np.exp(rng.uniform(*np.log([6, 16] if kind == "water" else [15, 120])))
+    if not depth.any():
+        return rho
+    absorption = air()[f"{kind}_per_um"].to_numpy()
+    lost = through(sensor, names, 0.5 * (1 - np.exp(-1.7 * absorption * radius)))
+    bulge = 90 / resolution * np.log1p(depth)  # towers: the sunny side is brighter
+    relief = np.clip(_facing(bulge, azimuth, sun) / np.sin(sun), 0.75, 1.12)
+    out = np.empty_like(rho)
+    for band, co_albedo in enumerate(lost):
+        beam, passed = _two_stream(depth * 0.5 / mu, ASYMMETRY[kind], co_albedo)
+        sphere, up = _two_stream(depth, ASYMMETRY[kind], co_albedo)
+        under = np.minimum(rho[band], 0.95)  # a sunlit slope of snow can be above 1
+        out[band] = beam * relief + passed * up * under / (1 - sphere * under)
+    return out
+
+
+def _two_stream(depth: np.ndarray, g: float, lost: float) -> tuple[np.ndarray, np.ndarray]:
+    """Reflectance and transmission of a cloud (Petty 2006, eq. 13.65 and 13.66); `lost` = 1 - ω."""
+    lost = max(lost, 1e-6)
+    omega = 1 - lost
+    a, b = np.sqrt(1 - omega * g), np.sqrt(lost)
+    deep = (a - b) / (a + b)
+    fall = np.exp(-2 * a * b * depth)
+    below = 1 - deep**2 * fall**2
+    return deep * (1 - fall**2) / below, (1 - deep**2) * fall / below
+
+
+def _cast(height: np.ndarray, azimuth: float, sun: float, resolution: float) -> np.ndarray:
+    """Where terrain (y, x) in metres stands between a pixel and the sun."""
+    shadow = np.zeros(height.shape, bool)
+    rise = resolution * np.tan(sun)
+    reach = int(min(len(height) / 2, np.ptp(height) / rise + 1))
+    for step in range(1, reach):
+        # The sun stands in direction (-cos, sin) of (row, column): bring what is there to here.
+        towards = ndimage.shift(
+            height, (np.cos(azimuth) * step, -np.sin(azimuth) * step), order=0, mode="nearest"
+        )
+        shadow |= towards > height + step * rise
+    return shadow
 
 
 def _facing(height: np.ndarray, azimuth: float, sun: float) -> np.ndarray:
@@ -212,6 +356,59 @@ def _facing(height: np.ndarray, azimuth: float, sun: float) -> np.ndarray:
     return np.maximum(np.sin(sun) + np.cos(sun) * towards, 0) / np.sqrt(1 + south**2 + east**2)
 
 
-def _albedo(depth: np.ndarray) -> np.ndarray:
-    """Two-stream albedo of a cloud without absorption, asymmetry 0.85."""
-    return 0.15 * depth / (1 + 0.15 * depth)
+def _instrument(
+    toa: np.ndarray, sensor: Sensor, names: list[str], resolution: float, seed: int, weather: int
+) -> np.ndarray:
+    """What the camera makes of it: blur, misregistration, calibration, noise, steps of 12 bits."""
+    out = np.empty_like(toa)
+    for index, name in enumerate(names):
+        band = sensor.band(name)
+        # Every instrument is off by a little, always in the same way; str hashes are not stable.
+        own = np.random.default_rng(zlib.crc32(f"{sensor.id}/{name}".encode()))
+        gain, offset, rows, columns = own.uniform([0.97, -0.003, -3, -3], [1.03, 0.003, 3, 3])
+        # A Gaussian whose transfer at the Nyquist frequency of the band's own pixels is its MTF.
+        mtf = middle(band.mtf or 0.2)
+        own_pixel = middle(band.gsd_m) / resolution
+        blur = np.sqrt(-2 * np.log(mtf)) / np.pi * own_pixel
+        seen = ndimage.gaussian_filter(toa[index], blur, mode="nearest")
+        seen = ndimage.shift(seen, (rows / resolution, columns / resolution), order=1,
+                             mode="nearest")  # fmt: skip
+        noise = np.random.default_rng([seed, weather, zlib.crc32(name.encode())])
+        ratio = middle(band.snr or 150.0)
+        # Averaging pixels of the band's own size to the scene's lowers the noise.
+        spread = (0.001 + seen / ratio) * min(1.0, own_pixel)
+        seen = gain * seen + offset + spread * noise.standard_normal(seen.shape)
+        out[index] = np.round(seen * 2500) / 2500
+    return np.clip(out, 0, 1.6)
+
+
+def draw_set(
+    sensor: Sensor | str,
+    count: int,
+    *,
+    seed: int = 0,
+    size: int = 128,
+    resolution: float = 30.0,
+    role: str = "reference",
+    days: int = 1,
+) -> dict[str, xr.Dataset]:
+    """`count` drawn places in turn of every landscape and share of cloud, by scene id.
+
+    Places of one `seed` are the same for every sensor. `days` draws each place in that many
+    weathers, one after the other (ids end in the number of the day); a place is one split group.
+    """
+    shares = (0.2, 0.0, 0.5, 0.1, 0.35, 0.7)
+    found = {}
+    for number in range(count):
+        surface = list(LANDSCAPES)[number % len(LANDSCAPES)]
+        place = f"{surface}-{seed + number}"
+        for day in range(days):
+            share = shares[(number // len(LANDSCAPES) + number + day) % len(shares)]
+            name = f"{place}-{day}" if days > 1 else place
+            scene = draw_scene(
+                sensor, seed=seed + number, weather=day, surface=surface, cloud_fraction=share,
+                size=size, resolution=resolution, scene=name, group=place, role=role,
+            )  # fmt: skip
+            about = {"biome": surface, "collection": "drawn", "sha256": "drawn"}
+            found[name] = scene.assign_attrs(about)
+    return found

@@ -1,4 +1,4 @@
-"""Figures of the book, in one style: colour-blind-safe (Okabe and Ito), readable on a phone."""
+"""Figures and tables of the book: colour-blind-safe (Okabe and Ito), readable on a phone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,16 +7,44 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import xarray as xr
+from IPython.display import HTML
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from clouddl.labels import CLOUD, NODATA
 from clouddl.search import CHOICES, SPACE
+from clouddl.sensors import Sensor
+from clouddl.spectra import GRID, response
 
 MISSED, FALSE, FOUND, GROUND, EMPTY = "#E69F00", "#0072B2", "#F2F2F2", "#5F6B6B", "#000000"
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+# Of bands by common name: as the eye sees them, then from deep red to brown.
+BAND_COLOURS = {
+    "coastal": "#5E3C99", "blue": "#0072B2", "green": "#009E73", "red": "#D55E00",
+    "rededge071": "#B2182B", "rededge075": "#8E0152", "rededge078": "#C51B7D", "nir": "#7F3B08",
+    "nir08": "#B35806", "nir09": "#E08214", "cirrus": "#999999", "swir16": "#CC79A7",
+    "swir22": "#56B4E9", "pan": "#5F6B6B",
+}  # fmt: skip
+_LINES = {"published": "-", "gaussian": "--", "box": ":"}
+# Heads of the columns that are shares of one and are shown in per cent.
+SHARES = {
+    "f2": "F2 %", "f1": "F1 %", "precision": "Precision %", "recall": "Recall %", "iou": "IoU %",
+    "accuracy": "Accuracy %", "cloud": "Cloud %", "labelled": "Labelled %",
+    "cloud in labels": "Cloud in labels %", "F2, own labels": "F2 %, own labels",
+    "F2, yardstick": "F2 %, yardstick", "val_f2": "Validation F2 %",
+    "validation F2": "Validation F2 %",
+}  # fmt: skip
+HEADS = {"set": "Images", "biome": "Surface", "millions": "Million parameters"}
+NAMES = {
+    r"^ukis_sentinel2": "Sentinel-2, ukis-csmask set", r"^oncloudn": "Sentinel-2, On Cloud N set",
+    r"^drawn_sentinel2_reference": "Sentinel-2, drawn", r"^landsat-": "Landsat ",
+    r"^sentinel-": "Sentinel-", r"\bnir\b": "NIR", r"\bswir16\b": "SWIR",
+    r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
+}  # fmt: skip
 _MASK = ListedColormap([GROUND, FOUND, MISSED, FALSE, EMPTY])
 
 
@@ -41,8 +69,47 @@ def save(figure: Figure, path: Path | str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format=path.suffix[1:], facecolor="white")
+    figure.savefig(temporary, format=path.suffix[1:], facecolor="white", bbox_inches="tight")
     temporary.replace(path)
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    whole = (column.dropna() % 1 == 0).all()
+    return column.map(lambda v: "–" if pd.isna(v) else f"{v:.0f}" if whole else f"{v:.4g}")
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of results as text for readers: per cent, F2 with its interval, plain heads.
+
+    `run`, "method: bands", becomes two columns. What is undefined is "–"; so are F2 and F1 where
+    recall is, for there is no cloud to find.
+    """
+    shown: dict[str, pd.Series] = {}
+    for name, column in table.items():
+        if name == "run":
+            parts = column.str.partition(": ")
+            shown |= {"Bands": parts[2].replace(NAMES, regex=True), "Method": parts[0]}
+        elif name in SHARES:
+            text = column.map(lambda v: "–" if pd.isna(v) else f"{v:.1%}"[:-1])
+            if interval := f"{name}_low" in table:
+                ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+                text += [f" [{a:.1%}–{b:.1%}]".replace("%", "") * (a <= b) for a, b in ends]
+            if name in ("f2", "f1") and "recall" in table:
+                text = text.where(table.recall.notna(), "–")
+            shown[SHARES[name] + " [95 % interval]" * interval] = text
+        elif not name.endswith(("_low", "_high")):
+            head = HEADS.get(name, (name[:1].upper() + name[1:]).replace("_", " "))
+            text = _numbers(column) if pd.api.types.is_numeric_dtype(column) else column
+            named = name in ("set", "images", "sensor", "biome")
+            shown[head] = text.replace(NAMES, regex=True) if named else text
+    return pd.DataFrame(shown)
+
+
+def show(table: pd.DataFrame) -> HTML:
+    """`readable`, as a notebook shows it: every word of it, without the numbers of its rows."""
+    kind = ["scores", "runs"] if "run" in table else ["scores"]  # as book/_static/custom.css says
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(readable(table).to_html(index=False, classes=kind, justify="left"))
 
 
 def picture(scene: xr.Dataset) -> tuple[np.ndarray, str]:
@@ -67,7 +134,7 @@ def errors(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def panel(
-    rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]], width: float = 2.6
+    rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]], width: float = 2.3
 ) -> Figure:
     """One row a scene: image, reference, then each mask with its errors in two colours.
 
@@ -75,19 +142,19 @@ def panel(
     """
     names = list(rows[0][2])
     figure, axes = plt.subplots(
-        len(rows), 2 + len(names), squeeze=False,
-        figsize=(width * (2 + len(names)), (width + 0.25) * len(rows) + 0.5),
+        len(rows), 2 + len(names), squeeze=False, layout="compressed",
+        figsize=(width * (2 + len(names)), (width + 0.5) * len(rows) + 0.5),
     )  # fmt: skip
     for row, (title, scene, masks) in zip(axes, rows, strict=True):
         rgb, shown = picture(scene)
         reference = scene.mask.values
         row[0].imshow(rgb)
-        row[0].set_title(f"{title}\n{shown}", fontsize=9)
+        row[0].set_title(f"{title}\n{shown}", fontsize=11)
         row[1].imshow(errors(reference, reference), cmap=_MASK, vmin=0, vmax=4)
-        row[1].set_title("reference", fontsize=9)
+        row[1].set_title("reference", fontsize=11)
         for axis, name in zip(row[2:], names, strict=True):
             axis.imshow(errors(masks[name], reference), cmap=_MASK, vmin=0, vmax=4)
-            axis.set_title(name, fontsize=9)
+            axis.set_title(name, fontsize=11)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -99,7 +166,7 @@ def panel(
 
 
 def gallery(
-    scenes: Sequence[tuple[str, xr.Dataset]], columns: int = 4, width: float = 2.4
+    scenes: Sequence[tuple[str, xr.Dataset]], columns: int = 4, width: float = 2.3
 ) -> Figure:
     """Pictures of scenes, with the outline of their mask where they have one."""
     rows = -(-len(scenes) // columns)
@@ -109,7 +176,7 @@ def gallery(
         axis.axis("off")
     for axis, (title, scene) in zip(axes.flat, scenes, strict=False):
         axis.imshow(picture(scene)[0])
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title, fontsize=11)
         if "mask" in scene and 0 < (scene.mask.values == CLOUD).mean() < 1:
             axis.contour(scene.mask.values == CLOUD, [0.5], colors=MISSED, linewidths=0.8)
     return _once(figure)
@@ -180,10 +247,60 @@ def reliability_diagram(tables: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def intervals(axis: Axes, table: pd.DataFrame, labels: Sequence[str], measure: str = "f2") -> None:
-    """A point and its 95 % interval for each row of a table of `score.pooled`."""
+    """A point and its 95 % interval for each row of a table of `score.pooled`.
+
+    A row without any cloud to find (recall undefined) stays empty.
+    """
+    table = table.where(table.recall.notna())
     y = np.arange(len(table))[::-1]
     low, high = table[f"{measure}_low"].to_numpy(), table[f"{measure}_high"].to_numpy()
     axis.hlines(y, low, high, color=COLOURS[0], lw=3, alpha=0.4)
     axis.plot(table[measure], y, "o", color=COLOURS[0])
     axis.set_yticks(y, labels)
     axis.set_xlabel(f"{measure.upper()} (95 % interval)")
+
+
+def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
+    """Spectral responses, a row a sensor, each band with its peak at 1, over wavelength.
+
+    The line says where a response comes from. Of an open card the middle is drawn, and a bar above
+    it spans what the centre may be. Bands beyond `GRID` (thermal) are left out.
+    """
+    figure, axes = plt.subplots(
+        len(sensors), sharex=True, squeeze=False, figsize=(9, 1.25 * len(sensors) + 0.9)
+    )
+    drawn = set()
+    for axis, sensor in zip(axes[:, 0], sensors, strict=True):
+        for band, middle in zip(sensor.bands, sensor.middle().bands, strict=True):
+            if not GRID[0] <= middle.centre_um <= GRID[-1]:
+                continue
+            curve = response(middle, sensor.id)
+            curve = curve / curve.max()
+            colour = BAND_COLOURS.get(band.common, GROUND)
+            axis.plot(GRID, curve, _LINES[band.response], color=colour, lw=1.3)
+            axis.fill_between(GRID, curve, color=colour, alpha=0.25, lw=0)
+            drawn.add(band.response)
+            if isinstance(band.centre_um, tuple):
+                axis.plot(band.centre_um, (1.1, 1.1), color=colour, lw=3, solid_capstyle="butt")
+        state = ", specification open" if sensor.open else ""
+        axis.set_title(f"{sensor.title}{state}", loc="left", pad=2)
+        axis.set(ylim=(0, 1.2), yticks=[0, 1])
+        axis.grid(False, axis="y")
+    axis = axes[-1, 0]
+    ticks = [0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4]
+    axis.set(xscale="log", xlim=(GRID[0], GRID[-1]), xlabel="wavelength (µm)")
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    figure.supylabel("response, peak at 1", fontsize=11)
+    names = {band.common for sensor in sensors for band in sensor.bands}
+    common = [name for name in BAND_COLOURS if name in names]
+    handles: list[Artist] = [
+        Patch(color=BAND_COLOURS[name], alpha=0.6, label=name) for name in common
+    ]
+    handles += [
+        Line2D([], [], color=GROUND, ls=line, label=kind)
+        for kind, line in _LINES.items()
+        if kind in drawn
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9)
+    return _once(figure)

@@ -35,10 +35,16 @@ class CodeTable:
     nodata: Sequence[int] = ()
 
 
-def _bits(source: str, *cloud_bits: int) -> CodeTable:
-    """A table of all 256 bytes: cloud where any of the bits (0 is the lowest) is set."""
-    cloud = [code for code in range(256) if any(code >> bit & 1 for bit in cloud_bits)]
-    return CodeTable(source, sorted(set(range(256)) - set(cloud)), cloud)
+def _bits(source: str, *cloud_bits: int, fill: int | None = None, size: int = 8) -> CodeTable:
+    """A table of all numbers of `size` bits: cloud where any of the bits (0 is the lowest) is set.
+
+    Where the bit `fill` is set it is nodata, whatever the others.
+    """
+    codes = range(1 << size)
+    empty = [code for code in codes if fill is not None and code >> fill & 1]
+    seen = sorted(set(codes) - set(empty))
+    cloud = [code for code in seen if any(code >> bit & 1 for bit in cloud_bits)]
+    return CodeTable(source, sorted(set(seen) - set(cloud)), cloud, empty)
 
 
 # MAJA: bit 1 (all clouds but the thinnest) or the thinnest or the high clouds. People outline thin
@@ -51,6 +57,10 @@ CODES: dict[str, CodeTable] = {
     "alcd": CodeTable("ALCD classification_map, Zenodo 1460960", [4, 5, 6, 7], [2, 3], [0, 1]),
     "maja-clm-muscate": _bits("MAJA CLM, Theia/MUSCATE: thinnest 4, high cloud 7", 1, 4, 7),
     "maja-clm-native": _bits("MAJA CLM, native and Venus: thinnest 6, high cloud 7", 1, 6, 7),
+    "maja-mg2": _bits("MAJA MG2, Theia/MUSCATE: all clouds 1; as majamask reads it", 1),
+    "maja-nua": _bits("MACCS NUA, Take5: thinnest 4, high cloud 5", 1, 4, 5),
+    # The dilated cloud (bit 1) is a margin put around cloud, so it stays clear: see `dilate`.
+    "qa-pixel": _bits("Landsat QA_PIXEL, USGS LSDS-1822: cirrus 2, cloud 3", 2, 3, fill=0, size=16),
     "fmask": CodeTable("python-fmask output classes", [1, 3, 4, 5], [2], [0]),
     "fmask4": CodeTable("Fmask 4, Qiu et al. 2019", [0, 1, 2, 3], [4], [255]),
     # 7 is "unclassified or low probability of cloud"; 1 is saturated or defective.
@@ -80,11 +90,12 @@ def decode(array: np.ndarray, codes: str, nodata: np.ndarray | None = None) -> n
     table = CODES[codes]
     known = sorted([*table.clear, *table.cloud, *table.nodata])
     if unknown := np.setdiff1d(array[~outside], known).tolist():
-        message = f"{codes}: code(s) {unknown[:8]} are not in its table, which has {known}; is it"
+        told = known if len(known) < 32 else f"{known[0]} to {known[-1]}"
+        message = f"{codes}: code(s) {unknown[:8]} are not in its table, which has {told}; is it"
         raise InputError(f"{message} another product? Choose one of {', '.join(CODES)}")
-    lookup = np.full(256, NODATA, np.uint8)
+    lookup = np.full(known[-1] + 1, NODATA, np.uint8)
     lookup[list(table.clear)], lookup[list(table.cloud)] = CLEAR, CLOUD
-    decoded = lookup[np.where(outside, known[0], array).astype(np.uint8)]
+    decoded = lookup[np.where(outside, known[0], array).astype(np.uint16)]
     decoded[outside] = NODATA
     return decoded
 

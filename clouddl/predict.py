@@ -29,8 +29,9 @@ from tqdm import tqdm
 from clouddl.errors import InputError
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate
 from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
+from clouddl.products import find_product
 from clouddl.scene import _weights, check_reflectance, read_image
-from clouddl.sensors import Sensor
+from clouddl.sensors import STUDY_BANDS, Sensor, middle
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
@@ -79,7 +80,7 @@ def predict_array(
 
 
 def predict_files(
-    paths: Sequence[Path | str], sensor: Sensor, out: Path | str, **options: Any
+    paths: Sequence[Path | str], sensor: Sensor | None, out: Path | str, **options: Any
 ) -> list[tuple[Path, Path]]:
     """`predict_file` for each path. InputError if a result would fall on another or on an input."""
     taken = {Path(str(path).partition("#")[0]).resolve() for path in paths}
@@ -93,7 +94,7 @@ def predict_files(
 
 
 def predict_file(
-    path: Path | str, sensor: Sensor, out: Path | str, *, model: CloudModel | None = None,
+    path: Path | str, sensor: Sensor | None, out: Path | str, *, model: CloudModel | None = None,
     bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
     scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
     resolution: float | None = None, threshold: float | None = None, tile: int = 1024,
@@ -109,8 +110,19 @@ def predict_file(
     resolution is the sensor's, and from 10 to 60 m the image is taken as it is. `threshold`:
     default the model's. `tile`, `overlap`: in pixels of the model's resolution; less overlap than
     the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by.
+    Without a `sensor`, `path` is a product (see `open_product`), which says all that itself: the
+    results are on its ground at `resolution`, by default the model's or its own if coarser.
     InputError names the file and what to mend.
     """
+    product = None
+    if sensor is None:
+        product = find_product(path)
+        if (scale, offset, nodata, bands) != (1.0, 0.0, None, None):
+            told = "a product says its own scale, offset, nodata and bands"
+            raise InputError(f"{path}: {told}; leave them out, or say --sensor for a plain image")
+        sensor, bands = product.sensor, list(product.layers)
+        if not use:  # whoever lacks blue gets another model, but a file that is lost is told
+            product.pick([band for band in STUDY_BANDS if band in product.missing])
     own = [band.common for band in sensor.bands]
     listed = own if bands is None else list(bands)
     named = [band for band in listed if band is not None]
@@ -129,18 +141,23 @@ def predict_file(
         raise InputError(f"{path}: cannot use {', '.join(use)}; {_sets(model.card)}")
     used = [band for band in named if band in best]
     threshold = model.card.threshold if threshold is None else threshold
-    if resolution is None and not _georeferenced(path):
+    if resolution is None and not product and not _georeferenced(path):
         # The card says. What lies in the range of resolutions trained at is taken as it is: files
         # without georeference are often resampled, and the network sees alike throughout.
-        own = max(sensor.band(band).gsd_m for band in used)
+        coarsest = max(middle(sensor.band(band).gsd_m) for band in used)
         low, high = TRAINED
-        resolution = model.card.resolution if low <= own <= high else own
+        resolution = model.card.resolution if low <= coarsest <= high else coarsest
     metres = 1 if resolution is None else resolution
     if not (0 <= threshold <= 1 and dilation_m >= 0 and tile > 0 and metres > 0):
         told = f"threshold {threshold}, dilation {dilation_m} m, tile {tile}"
         raise InputError(f"{path}: {told}, resolution {resolution}: give values within reason")
-    image = _open(path, listed, used, nodata, scale=scale, offset=offset, resolution=resolution)
-    check_reflectance(xr.DataArray(image.overview, {"band": used}, ("band", "y", "x")), str(path))
+    if product:
+        metres = resolution or max(product.coarsest(used), model.card.resolution)
+        image = _whole(product.open(used, metres))
+    else:
+        image = _open(path, listed, used, nodata, scale=scale, offset=offset, resolution=resolution)
+        seen = xr.DataArray(image.overview, {"band": used}, ("band", "y", "x"))
+        check_reflectance(seen, str(path))
     card, results = model.card, _results(path, out)
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -180,6 +197,15 @@ def predict_file(
         for cog, result in zip(cogs, results, strict=True):
             os.replace(cog, result)
     return results
+
+
+def _whole(scene: xr.Dataset) -> _Image:
+    """A scene that is in memory, to be read by windows."""
+    values, crs = scene.reflectance.values, scene.rio.crs
+    step = -(-max(values.shape) // OVERVIEW)
+    return _Image(values.shape[1:], scene.attrs["resolution"], lambda w: values[:, *w.toslices()],
+                  values[:, ::step, ::step], crs,
+                  scene.rio.transform() if crs else Affine.identity())  # fmt: skip
 
 
 def _georeferenced(path: Path | str) -> bool:

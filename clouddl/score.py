@@ -10,6 +10,7 @@ from clouddl.labels import CLOUD, NODATA
 
 MEASURES = ("f2", "f1", "precision", "recall", "iou", "accuracy")
 COUNTS = ["tp", "fp", "fn", "tn"]
+PLATEAU = 0.01  # of an F-score: what a dozen validation scenes cannot tell apart
 
 
 def counts(mask: np.ndarray, reference: np.ndarray) -> dict[str, int]:
@@ -83,6 +84,31 @@ def pooled(
     return pd.DataFrame(rows)
 
 
+def paired(
+    one: pd.DataFrame,
+    other: pd.DataFrame,
+    measure: str = "f2",
+    unit: str = "group",
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`measure` of `one` minus that of `other` on the same scenes, with its 95 % interval.
+
+    Both tables (rows as in `pooled`) are drawn from alike: what is hard for both cancels.
+    """
+    a, b = (table.groupby(unit)[COUNTS].sum() for table in (one, other))
+    if not a.index.equals(b.index):
+        raise InputError("paired: the two tables hold other scenes; score the same ones with both")
+    units = np.stack([a.to_numpy(), b.to_numpy()])
+    drawn = np.random.default_rng(seed).integers(0, len(a), (draws, len(a)))
+    spread = np.subtract(*measures(units[:, drawn].sum(2))[measure])
+    low, high = (
+        np.nanpercentile(spread, [2.5, 97.5]) if np.isfinite(spread).any() else (np.nan,) * 2
+    )
+    found = float(np.subtract(*measures(units.sum(1))[measure]))
+    return {"difference": found, "low": float(low), "high": float(high), "units": len(a)}
+
+
 def _sweep(
     probability: np.ndarray, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -95,20 +121,20 @@ def _sweep(
 
 
 def best_threshold(
-    probability: np.ndarray, truth: np.ndarray, beta: float | Sequence[float] = 2
+    probability: np.ndarray, truth: np.ndarray, beta: float = 2
 ) -> tuple[float, float]:
-    """The threshold of highest pooled F-beta, and that score; (0.5, nan) without any cloud.
+    """The threshold of highest pooled F-beta, and that highest score; (0.5, nan) without any cloud.
 
-    With several `beta`, their mean F-beta counts.
+    Scores within `PLATEAU` of the highest are taken for equal, and the middle of their thresholds
+    is returned: a few validation scenes cannot tell them apart, and an edge would be a chance.
     """
     thresholds, tp, fp, fn = _sweep(probability, truth.astype(bool))
-    score = np.mean([f_beta(tp, fp, fn, b) for b in np.atleast_1d(beta)], axis=0)
+    score = f_beta(tp, fp, fn, beta)
     if not truth.any():
         return 0.5, float("nan")
-    # The middle of a plateau: its edge would be a chance of this validation set.
-    top = np.flatnonzero(score >= np.nanmax(score) - 1e-4)
-    best = top[len(top) // 2]
-    return float(thresholds[best]), float(score[best])
+    top = np.flatnonzero(score >= np.nanmax(score) - PLATEAU)
+    best = (top[0] + top[-1]) // 2
+    return float(thresholds[best]), float(np.nanmax(score))
 
 
 def precision_recall(probability: np.ndarray, truth: np.ndarray) -> pd.DataFrame:

@@ -37,7 +37,11 @@ from clouddl.errors import InputError
 from clouddl.labels import NODATA
 from clouddl.model import ELEVATION, CloudModel, ModelCard, build, logarithm, normalise
 from clouddl.score import best_threshold
+from clouddl.sensors import get_sensor, middle
 
+HAZE_UM = 0.49  # where the strength of haze is stated
+# Wavelength (µm) by common name; other sensors' bands of that name are near enough for haze.
+WAVES = {b.common: middle(b.centre_um) for b in get_sensor("sentinel-2").bands}
 CROP = 96  # pixels: what one training sample shows at the most
 
 
@@ -51,8 +55,10 @@ class Augmentation:
     a factor per band for chips without cloud, which then stand for soils, sand or snow that the
     archive lacks. `paste`: share of chips onto which the clouds of another are laid. `ice`: share
     of chips whose clouds are darkened in the short-wave infrared, by up to four fifths, as ice
-    clouds are: water ice absorbs there and droplets hardly do (Pilewskie and Twomey 1987). All zero
-    and one resolution: none. Light does not change heights: `elevation` is left as it is.
+    clouds are: water ice absorbs there and droplets hardly do (Pilewskie and Twomey 1987). `haze`:
+    standard deviation of a veil's reflectance at 0.49 µm, weaker at longer waves by a power drawn
+    from 0 (dust) to 2.5 (smoke), which is no cloud. All zero and one resolution: none. Light
+    changes no heights: `elevation` is left as it is.
     """
 
     resolution: tuple[float, float] = (10.0, 60.0)
@@ -62,6 +68,7 @@ class Augmentation:
     ground: float = 0.3
     paste: float = 0.5
     ice: float = 0.3
+    haze: float = 0.01
     turns: bool = True
 
     def __call__(
@@ -100,6 +107,11 @@ class Augmentation:
         )
         for band in (index for index, name in enumerate(names) if name.startswith("swir")):
             x[:, band] = x[:, band] * (1 - absorbed.to(x) * torch.nan_to_num(y))
+        power = 2.5 * torch.rand(n, 1, 1, 1, generator=dice)
+        waves = torch.tensor([WAVES.get(name, HAZE_UM) for name in names] or [HAZE_UM] * bands)
+        veil = (self.haze * normal(n, 1).abs().cpu()).clamp_max(0.5)
+        path = (veil * (waves[:, None, None] / HAZE_UM) ** -power).to(x)
+        x = x * (1 - path) + path
         x = x * (1 + self.gain * normal(n, bands)) * (1 + self.brightness * normal(n, 1))
         x = x + self.offset * normal(n, bands)
         if ELEVATION in names:
@@ -314,7 +326,7 @@ def fit(
     progress: bool | None = None,
 ) -> CloudModel:
     """Train a model; with `validation`, stop early on its F2 and choose the threshold on it,
-    the one of the highest mean of F1 and F2.
+    the one of the highest F1.
 
     Without, the run goes to its last epoch and the card's threshold stays: for a refit on all
     scenes once everything has been chosen.
@@ -374,8 +386,9 @@ def fit(
     if validation:
         found = on_validation(model, validation)
         card.scores["validation_f2"] = best_threshold(*found)[1]
-        # F2 alone is bought with false alarms where the model is unsure, as on a new sensor.
-        card.threshold = best_threshold(*found, beta=(1, 2))[0]
+        # F2 is bought with false alarms: where classes overlap little, as on validation, for free,
+        # and dearly on a sensor the model is unsure about. F1 weighs both errors alike.
+        card.threshold = best_threshold(*found, beta=1)[0]
     return model
 
 

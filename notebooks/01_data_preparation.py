@@ -35,6 +35,7 @@ dilations: list[float] = [0.0, 20.0, 40.0, 80.0]  # metres, for the look at dila
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 
 from clouddl import figures
 from clouddl.catalogue import open_corpus
@@ -55,17 +56,22 @@ figures.style()
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
 scenes = pd.DataFrame([scene.model_dump() for scene in catalogue.scenes])
-roles = scenes.groupby(["role", "sensor", "collection"], sort=False)
-roles.agg(scenes=("id", "size"), regions=("group", "nunique"), resolution=("resolution", "first"))
+scenes["role"] = pd.Categorical(scenes.role, ["train", "validation", "reference", "extra"])
+roles = scenes.sort_values("role", kind="stable").groupby(
+    ["role", "sensor", "collection"], sort=False, observed=True, as_index=False
+)
+figures.show(
+    roles.agg(scenes=("id", "size"), regions=("group", "nunique"), metres=("resolution", "first"))
+)
 
 # %% tags=["hide-input"]
 results = results_folder(work)
-write_corpus_note(catalogue, results / "corpus.md")
+Markdown(write_corpus_note(catalogue, results / "corpus.md"))
 
 # %% [markdown]
 # A few of the training scenes:
 
-# %%
+# %% tags=["wide"]
 train = catalogue.select("train")
 step = max(1, len(train) // scenes_shown)
 shown = [(s.id, open_scene(s, store)) for s in train[::step][:scenes_shown]]
@@ -76,7 +82,7 @@ figures.gallery(shown)
 # The method works at lowered resolution, where sensors of different sharpness resemble each other.
 # Reflectance is averaged by area, masks become fractions of cloud, heights are reprojected.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wide"]
 name, scene = shown[-1]
 own = scene.attrs["resolution"]
 coarse = [resample(scene, r) for r in (20.0, 30.0, 60.0) if r > own]
@@ -112,7 +118,7 @@ LABEL_SOURCES
 path = study_chips(catalogue, store, work)
 bands = ["blue", "green", "red", "nir", "swir16"]
 layers = {name: Chips.open(path, bands, name, "train") for name in LABEL_SOURCES}
-if catalogue.name == "real":  # drawn grounds have their truth, whatever the source
+if catalogue.name == "real":  # drawn scenes have their truth, whatever the source
     layers = {name: chips.without_drawn() for name, chips in layers.items()}
 masks = {name: chips.dataset.mask.values for name, chips in layers.items()}
 
@@ -123,13 +129,13 @@ labels = pd.DataFrame(
         "cloud": {name: (mask == 1).sum() / (mask != 255).sum() for name, mask in masks.items()},
     }
 ).rename_axis("labels")
-labels.round(3)
+figures.show(labels.reset_index())
 
 # %% [markdown]
 # Cloud is the minority, as in 2020 (about 20 % there): the reason for a Dice term in the loss.
 # Where the two disagree is where the decision is hard:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wide"]
 a, b = masks["s2cloudless"], masks["ukis-csmask"]
 apart = (a != b).mean((1, 2))
 agreement = 1 - apart.mean()
@@ -161,7 +167,7 @@ for metres in dilations:
     for mask, other in zip(a, b, strict=True):
         total += list(counts(dilate(mask, metres, pixel), other).values())
     rows.append({"dilation (m)": metres, **{k: float(v) for k, v in measures(total).items()}})
-pd.DataFrame(rows)[["dilation (m)", *MEASURES]].round(3)
+figures.show(pd.DataFrame(rows)[["dilation (m)", *MEASURES]])
 
 # %% [markdown]
 # ## Chips
@@ -171,7 +177,8 @@ pd.DataFrame(rows)[["dilation (m)", *MEASURES]].round(3)
 
 # %%
 validation = Chips.open(path, bands, "ukis-csmask", "validation")
-layers["ukis-csmask"].dataset.sizes, validation.dataset.sizes
+stored = {"train": layers["ukis-csmask"], "validation": validation}
+figures.show(pd.DataFrame([{"role": r, **c.dataset.sizes} for r, c in stored.items()]))
 
 # %% [markdown]
 # **What we learnt.** The two processors agree on most pixels and differ on thin cloud, on bright

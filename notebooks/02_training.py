@@ -30,7 +30,7 @@ work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of weights, order and augmentation
 bands: list[str] = ["green", "red", "nir", "swir16"]  # inputs; SPOT's four
 labels: str = "auto"  # s2cloudless, ukis-csmask, consensus, truth (drawn scenes); auto: see below
-grounds: bool = True  # train on drawn bare grounds too, where the catalogue has them
+grounds: bool = True  # train on drawn scenes too, where the catalogue has them
 resolution: float = 30.0  # metres at which the model works
 epochs: int = 40  # passes over the training chips, for each fit
 batch_size: int = 8  # chips per step
@@ -50,7 +50,7 @@ from clouddl.labels import LABEL_SOURCES
 from clouddl.model import ModelCard, build, save_model
 from clouddl.score import best_threshold
 from clouddl.train import Augmentation, fit, labelled, on_validation
-from clouddl.workspace import results_folder, work_folder, write_choices
+from clouddl.workspace import work_folder, write_choices, write_table
 
 figures.style()
 
@@ -167,8 +167,7 @@ for source in sources:
 
 # %% tags=["hide-input"]
 by_labels = pd.DataFrame(rows).round(4)
-by_labels.to_csv(results_folder(work) / "label_sources.csv", index=False)
-by_labels
+figures.show(write_table(work, "label_sources", by_labels))
 
 # %%
 print(f"labels used from here on: {chosen}")
@@ -194,21 +193,20 @@ by_norm = pd.DataFrame(
 best = by_norm.normalisation[by_norm["validation F2"].idxmax()]
 
 # %% tags=["hide-input"]
-by_norm.to_csv(results_folder(work) / "normalisation.csv", index=False)
 write_choices(work, labels=chosen, normalisation=best, resolution=resolution, grounds=grounds)
-by_norm
+figures.show(write_table(work, "normalisation", by_norm))
 
 # %% [markdown]
-# ## With and without drawn grounds
+# ## With and without drawn scenes
 #
-# The archive holds few bare soils and sands. Beside the real images the training set has some drawn
-# ones, from a seed, with their exact truth. The same fit without them:
+# The archive holds few bare soils, sands and snow fields. Beside the real images the training set has
+# drawn ones, with their exact truth ({doc}`09_drawn_scenes`). The same fit without them:
 
 # %% tags=["hide-input"]
 mixed = len(set(train.dataset.sha256.values == "drawn")) > 1
 if mixed:
-    bare = short_fit("without-grounds", chosen, best, grounds=False)
-    rows = {"with drawn grounds": norms[best], "without": bare}
+    bare = short_fit("without-drawn", chosen, best, grounds=False)
+    rows = {"with drawn scenes": norms[best], "without": bare}
     table = {name: model.card.scores["validation_f2"] for name, model in rows.items()}
     display(pd.DataFrame({"validation F2": table}).round(4))
 else:
@@ -216,7 +214,7 @@ else:
 
 # %% tags=["hide-input"]
 runs = [f"labels-{source}" for source in sources] + ["normalisation-chip", "normalisation-log"]
-runs += ["without-grounds"] * mixed
+runs += ["without-drawn"] * mixed
 curves = {
     name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv") for name in runs
 }

@@ -50,17 +50,16 @@ references = [s for s in catalogue.select("reference") if s.sensor == "sentinel-
 models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 resolution = models["spot"].card.resolution
 scenes = open_at(references, store, resolution)
-pd.DataFrame(
-    [
-        {
-            "scene": n,
-            "collection": s.attrs["collection"],
-            "pixels": s.mask.size,
-            "cloud": round(float((s.mask == 1).mean()), 3),
-        }
-        for n, s in scenes.items()
-    ]
-)
+about = [
+    {
+        "scene": n,
+        "set": s.attrs["collection"],
+        "pixels": s.mask.size,
+        "cloud": float((s.mask == 1).mean()),
+    }
+    for n, s in scenes.items()
+]
+figures.show(pd.DataFrame(about))
 
 # %% [markdown]
 # ## Scores
@@ -114,22 +113,23 @@ shown = [
     "iou",
     "accuracy",
 ]
-write_table(work, "scores_sentinel2", scores[shown].round(3))
+figures.show(write_table(work, "scores_sentinel2", scores[shown].round(3)))
 
 # %% [markdown]
 # ## Where the errors are
 #
 # Missed cloud is orange, false alarm blue; white is cloud found, grey is clear.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wide"]
 first = next(iter(sets))
+other = "any bands" if catalogue.name == "drawn" else "ukis-csmask"
 picked = [(n, c) for c, part in sets.items() for n in list(part)[:2]][:3]
 rows = []
 for name, collection in picked:
     runs = masks[collection]
     own = [r for r in runs if r.startswith("CloudDL: ")][-1]
     peer = [r for r in runs if r.startswith("ukis")] or [r for r in runs if "any" in r][-1:]
-    rows.append((name, scenes[name], {"CloudDL": runs[own][name], "other": runs[peer[0]][name]}))
+    rows.append((name, scenes[name], {"CloudDL": runs[own][name], other: runs[peer[0]][name]}))
 panel = figures.panel(rows)
 figures.save(panel, results_folder(work) / "panel_sentinel2.png")
 panel
@@ -176,7 +176,7 @@ for metres in dilations:
     rows.append(
         {"dilation (m)": metres, **pooled(score_masks(grown, part)).iloc[0][list(MEASURES)]}
     )
-pd.DataFrame(rows).round(3)
+figures.show(pd.DataFrame(rows))
 
 # %% tags=["remove-cell"]
 headline = scores[

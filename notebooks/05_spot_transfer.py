@@ -31,9 +31,7 @@ mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the bootstrap
 draws: int = 2000  # of the bootstrap
-adaptation_scenes: int = (
-    6  # labelled scenes of the new sensor that adapt the model, and are not scored
-)
+adaptation_scenes: int = 6  # labelled scenes to adapt with, which are not scored
 adaptation_epochs: int = 30  # passes over them
 
 # %% tags=["hide-input"]
@@ -56,10 +54,9 @@ figures.style()
 # ## What the sensors share
 
 # %%
-{
-    name: ", ".join(shared_bands(get_sensor("sentinel-2"), get_sensor(name)))
-    for name in ("spot-4", "spot-5", "pleiades", "landsat-5", "landsat-8")
-}
+others = [get_sensor(n) for n in ("spot-4", "spot-5", "pleiades", "landsat-5", "landsat-8")]
+shared = {s.title: ", ".join(shared_bands(get_sensor("sentinel-2"), s)) for s in others}
+figures.show(pd.DataFrame(shared.items(), columns=["sensor", "bands shared with Sentinel-2"]))
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -106,7 +103,7 @@ scores = pooled(per_scene, by=["sensor", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
 shown = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall", "iou", "accuracy"]
-write_table(work, "scores_transfer", scores[["sensor", *shown]].round(3))
+figures.show(write_table(work, "scores_transfer", scores[["sensor", *shown]].round(3)))
 
 # %% [markdown]
 # ## By surface
@@ -118,7 +115,7 @@ new = list(sets)[-1] if "landsat-8" not in sets else "landsat-8"
 spot = f"CloudDL: {', '.join(BAND_SETS['spot'])}"
 rows = per_scene[(per_scene.sensor == new) & (per_scene.run == spot)]
 by_biome = pooled(rows, by=["biome"], draws=draws, seed=seed)
-write_table(work, "scores_biome", by_biome[["biome", *shown[1:], "cloud"]].round(3))
+figures.show(write_table(work, "scores_biome", by_biome[["biome", *shown[1:], "cloud"]].round(3)))
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(6.5, 3.6))
@@ -150,12 +147,12 @@ def panel_of(sensor, count):
     return figures.panel(rows)
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wide"]
 panel = panel_of(new, 3)
 figures.save(panel, results_folder(work) / "panel_l8biome.png")
 panel
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wide"]
 panel = panel_of("landsat-5", 1)
 figures.save(panel, results_folder(work) / "panel_landsat5.png")
 panel
@@ -175,13 +172,13 @@ for source in LABEL_SOURCES:
             table = score_masks(masks_of(model, part, model.card.bands), part)
             rows.append({"labels": source, "sensor": sensor, **pooled(table, draws=1).iloc[0]})
 labels = pd.DataFrame(rows, columns=["labels", "sensor", "f2", "f1", "precision", "recall"])
-labels.round(3)
+figures.show(labels)
 
 # %% [markdown]
 # ## After adaptation
 #
 # Some scenes with labels drawn by people are taken from the new sensor, spread over its surfaces; the
-# model goes on training with them, and its threshold is taken from them too. They are named here, and
+# model goes on training with them, and keeps its threshold. They are named here, and
 # everything below is scored on the other scenes, before and after.
 
 # %%
@@ -206,23 +203,22 @@ before, after = (masks_of(m, left, BAND_SETS["spot"]) for m in (models["spot"], 
 
 # %% tags=["hide-input"]
 table = pd.concat(
-    [score_masks(before, left).assign(run="before"), score_masks(after, left).assign(run="after")]
+    [
+        score_masks(m, left).assign(run=spot.replace(":", f", {when} adaptation:"))
+        for when, m in (("before", before), ("after", after))
+    ]
 )
-adaptation = pooled(table, by=["run"], draws=draws, seed=seed)
-write_table(work, "scores_adaptation", adaptation[shown].assign(sensor=new).round(3))
+adaptation = pooled(table, by=["sensor", "run"], draws=draws, seed=seed)
+figures.show(write_table(work, "scores_adaptation", adaptation[["sensor", *shown]].round(3)))
 
 # %% tags=["hide-input"]
 sentinel = results_folder(work) / "scores_sentinel2.csv"  # there once 04 has run
 s2 = pd.read_csv(sentinel) if sentinel.exists() else pd.DataFrame(columns=["set", "run"])
 rows = [{"images": r["set"], **r} for _, r in s2[s2.run.str.startswith("CloudDL: ")].iterrows()]
 rows += [{"images": r["sensor"], **r} for _, r in scores[scores.run == spot].iterrows()]
-rows += [
-    {"images": f"{new}, not seen in adapting", **r, "run": f"{spot}, {r.run} adaptation"}
-    for _, r in adaptation.iterrows()
-]
+rows += [{"images": f"{new}, not seen in adapting", **r} for _, r in adaptation.iterrows()]
 columns = ["images", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
-headline = write_table(work, "headline", pd.DataFrame(rows)[columns].round(3))
-headline
+figures.show(write_table(work, "headline", pd.DataFrame(rows)[columns].round(3)))
 
 
 # %% tags=["remove-cell"]
@@ -234,7 +230,7 @@ for key, sensor in (("l8", "landsat-8"), ("l5", "landsat-5")):
     glue(f"{key}_f2", told(sensor, "f2"))
     glue(f"{key}_f1", told(sensor, "f1"))
 glue("l8_scenes", f"{len(sets['landsat-8'])}")
-glue("adapted_f2", f"{adaptation[adaptation.run == 'after'].iloc[0].f2:.1%}")
+glue("adapted_f2", f"{adaptation.iloc[-1].f2:.1%}")
 
 # %% tags=["remove-cell"]
 hero = panel_of("landsat-8", 1)

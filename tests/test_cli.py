@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,13 +98,13 @@ def test_a_bad_input_as_the_shell_sees_it() -> None:
     line = [sys.executable, "-c", "from clouddl.cli import main; main()", "sensors", "spot-9"]
     found = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr.startswith("clouddl: sensor 'spot-9' is unknown; choose landsat-5, ")
+    assert found.stderr.startswith("clouddl: sensor 'spot-9' is unknown; choose co3d, landsat-5, ")
     assert found.stderr.count("\n") == 1
 
 
 HELP = {
-    "": ["study", "fetch", "predict", "score", "sensors", "First steps", "clouddl predict image",
-         "CLOUDDL_MIRROR", "CLOUDDL_CACHE"],
+    "": ["study", "fetch", "predict", "score", "label", "gate", "sensors", "First steps",
+         "clouddl predict image", "CLOUDDL_MIRROR", "CLOUDDL_CACHE"],
     "study": ["--profile", "quick", "full", "--corpus", "drawn", "--mirror", "--only", "--force",
               "--publish", "build/<profile>"],
     "fetch": ["--mirror", "CLOUDDL_MIRROR", "--catalogue", "--role", "verified"],
@@ -111,7 +112,12 @@ HELP = {
                 "--resolution", "--model", "--threshold", "--dilation", "--tile",
                 "<stem>_cloud.tif", "0 clear, 1 cloud, 255 nodata", "Example", "0.0001"],
     "score": ["--reference", "--codes", "l8biome", "--csv", "F2", "95 %"],
-    "sensors": ["card of your own", "share"],
+    "label": ["--sensor", "--out", "--labels", "--points", "--bands", "--scale", "--offset",
+              "--nodata", "<stem>_next.geojson", "<stem>_reference.tif", "<stem>_confidence.tif",
+              "0 clear, 1 cloud, 255 nodata", "QGIS", "low cloud", "clouddl label image.tif"],
+    "gate": ["--spec", "--report", "--mirror", "CLOUDDL_MIRROR", "exit code", "calibration",
+             "clouddl gate spot real"],
+    "sensors": ["card of your own", "share", "plot", "--out", "ranges"],
 }  # fmt: skip
 
 
@@ -128,7 +134,20 @@ def test_all_cards_are_listed(run: Run) -> None:
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[::2]] == list(sensors())
     assert re.search(r"^spot-4 +SPOT-4 HRVIR +lacks blue\n +green 0\.545 µm 20 m ", out, re.M)
+    assert re.search(
+        r"^co3d .* specification open +lacks swir16\n +blue 0\.460–0\.500 µm ", out, re.M
+    )
     assert "shared" not in out
+
+
+@pytest.mark.parametrize(
+    "line", ["plot spot-4 co3d --out new/drawn.png", "plot --out new/drawn.png"]
+)
+def test_responses_are_drawn(run: Run, place: Path, line: str) -> None:
+    code, out, err = run(f"sensors {line}")
+    assert (code, out, err) == (0, "new/drawn.png\n", "")
+    image = plt.imread(place / "new" / "drawn.png")
+    assert image.shape[1] > 800 and image[..., :3].std() > 0.02
 
 
 def test_shared_bands(run: Run) -> None:
@@ -225,7 +244,7 @@ def test_score_keeps_masks_of_one_name_apart(run: Run, place: Path) -> None:
 
 
 BAD = [
-    ("predict good.tif --sensor spot-9 --out out", "sensor 'spot-9' is unknown; choose landsat-5"),
+    ("predict good.tif --sensor spot-9 --out out", "sensor 'spot-9' is unknown; choose co3d, "),
     ("predict good.tif --sensor no.yaml --out out", "no.yaml: the sensor card cannot be read"),
     ("sensors text.yaml", "text.yaml: title: Field required; mend this field (and 4 more)"),
     (f"{PREDICT} good.tif --bands green,red,nir,blue", "good.tif: blue: not a band of spot-5"),
@@ -252,6 +271,9 @@ BAD = [
     ("study --mirror nowhere", "mirror nowhere: no such folder; mend --mirror or CLOUDDL_MIRROR"),
     ("fetch --mirror nowhere", "mirror nowhere: no such folder; mend --mirror or CLOUDDL_MIRROR"),
     ("fetch --catalogue reel", "reel.yaml: no such catalogue; in "),
+    ("sensors plot spot-9", "sensor 'spot-9' is unknown"),
+    ("sensors plot spot-4 --out drawn.gif", "drawn.gif: cannot be drawn to; give a file ending"),
+    ("sensors spot-4 --out drawn.png", "--out goes with plot: clouddl sensors plot"),
     ("sensors noyaml.yaml", "noyaml.yaml: the sensor card"),
     ("fetch --role referense", "referense"),
     ("score mask.tif --reference truth.tif --csv mask.tif/a.csv", "mask.tif"),

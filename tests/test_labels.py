@@ -44,11 +44,15 @@ ESA = "coastal blue green red rededge071 rededge075 rededge078 nir nir08 nir09 c
         # one bit after the other, from the lowest
         ("maja-clm-muscate", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 1, 0, 0, 1]),
         ("maja-clm-native", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 0, 0, 1, 1]),
+        ("maja-mg2", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 0, 0, 0, 0]),
+        ("maja-nua", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 1, 1, 0, 0]),
+        # fill, dilated, cirrus, cloud, shadow; clear land, a cloud and a fill as USGS prints them
+        ("qa-pixel", [1, 2, 4, 8, 16, 21824, 22280, 9], [255, 0, 1, 1, 0, 0, 1, 255]),
     ],
 )
 def test_every_code(codes: str, raw: list[int], expected: list[int]) -> None:
     table = CODES[codes]
-    if not codes.startswith("maja"):
+    if not codes.startswith(("maja", "qa")):
         assert sorted([*table.clear, *table.cloud, *table.nodata]) == raw
     decoded = decode(np.array(raw), codes)
     assert decoded.dtype == np.uint8

@@ -21,6 +21,7 @@ from clouddl.score import (
     counts,
     f_beta,
     measures,
+    paired,
     pooled,
     precision_recall,
     reliability,
@@ -256,3 +257,19 @@ def test_reliability() -> None:
     assert found.observed[[0, 5, 9]].tolist() == [0, 0.75, 1]
     assert found.predicted[[0, 5, 9]].tolist() == pytest.approx([0.02, 0.55, 1])
     assert found.observed[[1, 8]].isna().all()
+
+
+def test_a_paired_difference_is_narrower_than_the_scores() -> None:
+    """Scenes are hard for both alike: the difference of two runs is better known than either."""
+    rng = np.random.default_rng(0)
+    tp = rng.integers(10, 1000, 30)
+    hard = pd.DataFrame({"group": [f"g{i:02}" for i in range(30)], "tp": tp, "fp": 1000 - tp})
+    hard = hard.assign(fn=100, tn=5000)
+    easier = hard.assign(fn=80)
+    found = paired(easier, hard)
+    assert found["difference"] > 0 and found["low"] > 0 and found["units"] == 30
+    alone = pooled(hard).iloc[0]
+    assert found["high"] - found["low"] < 0.3 * (alone.f2_high - alone.f2_low)
+    assert paired(hard, hard) == {"difference": 0, "low": 0, "high": 0, "units": 30}
+    with pytest.raises(InputError, match="other scenes"):
+        paired(hard, hard.iloc[:-1])

@@ -44,7 +44,7 @@ if epochs == 15:
     os._exit(3)
 results = Path(work) / "results"
 results.mkdir(parents=True, exist_ok=True)
-(results / "headline.csv").write_text("sensor,F2\\nsentinel-2,0.9\\n")
+(results / "headline.csv").write_text("sensor,f2\\nlandsat-8,0.9\\n")
 sys.prefix, sys.executable
 """
 
@@ -165,13 +165,18 @@ def test_study_resumes_and_reruns_what_follows(
     assert said(publish=True) == [kept, "02_second: up to date"]
 
     results = root / "book" / "results"
-    assert {p.name for p in results.iterdir()} == {"headline.csv", "run_card.md", study.PUBLISHED}
+    made = {"headline.csv", "run_card.md", "shown", study.PUBLISHED}
+    assert {p.name for p in results.iterdir()} == made
+    assert (results / "headline.csv").read_text() == "sensor,f2\nlandsat-8,0.9\n"
+    assert (results / "shown" / "headline.csv").read_text() == "Sensor,F2 %\nLandsat 8,90.0\n"
     assert "| Images | drawn |" in (results / "run_card.md").read_text()
     assert len(list((root / "book" / "notebooks").iterdir())) == 2
-    assert (root / "README.md").read_text() == (
-        "# T\n<!-- scores -->\nMeasured on drawn images, with the profile `tiny`.\n\n"
-        "| sensor | F2 |\n|---|---|\n| sentinel-2 | 0.9 |\n<!-- /scores -->\nend\n"
+    readme = (root / "README.md").read_text()
+    assert readme.startswith(
+        "# T\n<!-- scores -->\nMeasured on drawn images, with the profile `tiny`. "
     )
+    table = "| Sensor | F2 % |\n|---|---|\n| Landsat 8 | 90.0 |\n<!-- /scores -->\nend\n"
+    assert readme.endswith("\n\n" + table)
 
 
 @pytest.mark.parametrize(
