@@ -24,7 +24,8 @@ from clouddl.errors import InputError, invalid
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
 pooch.get_logger().setLevel("ERROR")  # the progress bar says what is going on
-_verified: set[Path] = set()  # mirror files whose SHA-256 was checked in this process
+# Mirror files whose SHA-256 was checked in this process: path, time, size, SHA-256.
+_verified: set[tuple[Path, int, int, str]] = set()
 NO_NETWORK = (
     "no network: name a folder that holds the files with --mirror or CLOUDDL_MIRROR, "
     "or use `--corpus drawn`"
@@ -136,6 +137,9 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
         raise InputError(f"{path}: the catalogue is not YAML: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error
+    for scene in fields["scenes"]:  # a card of one's own lies beside the catalogue that names it
+        if (card := path.parent / str(scene.get("sensor"))).suffix == ".yaml" and card.is_file():
+            scene["sensor"] = str(card)
     if registry := fields.get("registry"):
         beside = path.parent / registry
         fields["registry"] = beside if beside.exists() else DATA / "registry" / registry
@@ -143,6 +147,40 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
         return Catalogue.model_validate(fields)
     except ValidationError as error:
         raise invalid(path, error) from error
+
+
+def register(name_or_path: str | Path) -> Path:
+    """Write the registry that a catalogue of one's own names: bytes and SHA-256 of each file.
+
+    The files lie in the catalogue's folder, by the names it gives them; so will the registry.
+    From then on a file that changes is not taken. InputError for a file that is not there.
+    """
+    path = Path(name_or_path)
+    catalogue = load_catalogue(path)
+    if catalogue.registry is None:
+        raise InputError(f"{path}: write a name for its registry, such as `registry: files.csv`")
+    target = path.parent / catalogue.registry.name
+    rows = []
+    for name in dict.fromkeys(file for scene in catalogue.scenes for file in scene.files()):
+        if not (file := path.parent / name).is_file():
+            raise InputError(f"{file}: no such file; {path} names it")
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        rows.append({"path": name, "bytes": file.stat().st_size, "sha256": digest, "url": ""})
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    with part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["path", "bytes", "sha256", "url"])
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(target)
+    return target
+
+
+def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> "Store":
+    """The store of a catalogue's files; those of one's own (`register`) lie beside its registry."""
+    own = catalogue.registry is not None and catalogue.registry.parent != DATA / "registry"
+    beside = catalogue.registry.parent if own and catalogue.registry else None
+    return Store(catalogue.registry, mirror=mirror or beside)
 
 
 class Store:
@@ -252,11 +290,13 @@ def _resume(url: str, output: str, _: object, *, part: Path, size: int, bar: tqd
 
 
 def _check(path: Path, row: dict[str, str]) -> Path:
-    """Compare a mirror's file with its registry row, once per process."""
-    if path in _verified:
+    """Compare a mirror's file with its registry row, once per process while it stays as it is."""
+    state = path.stat()
+    seen = (path.resolve(), state.st_mtime_ns, state.st_size, row["sha256"])
+    if seen in _verified:
         return path
-    mend = f"copy it again from {row['url']}"
-    size = path.stat().st_size
+    mend = f"copy it again from {row['url']}" if row["url"] else "put it back, or register it anew"
+    size = state.st_size
     if size != int(row["bytes"]):
         told = f"{row['bytes']} bytes expected, {size} found"
         raise InputError(f"{path}: truncated or changed: {told}; {mend}")
@@ -264,7 +304,7 @@ def _check(path: Path, row: dict[str, str]) -> Path:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != row["sha256"]:
         raise InputError(f"{path}: sha256 {row['sha256']} expected, {found} found; {mend}")
-    _verified.add(path)
+    _verified.add(seen)
     return path
 
 

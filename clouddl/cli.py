@@ -1,8 +1,9 @@
 """The command line. Heavy imports are late, so that --help answers at once."""
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -65,13 +66,13 @@ def fetch(
     role: Annotated[str | None, typer.Option(help="Only scenes of this role: train, validation, reference, extra.")] = None,
 ) -> None:  # fmt: skip
     """Download the study's images into the cache, verified; what is there is not fetched again."""
-    from clouddl.catalogue import Store, load_catalogue
+    from clouddl.catalogue import load_catalogue, store_of
 
     found = load_catalogue(catalogue)
     if not found.select(role):
         known = ", ".join(sorted({scene.role for scene in found.scenes}))
         raise InputError(f"no scenes of role {role!r} in catalogue {catalogue}; it has {known}")
-    store = Store(found.registry, mirror=mirror)
+    store = store_of(found, mirror)
     files = list(dict.fromkeys(name for scene in found.select(role) for name in scene.files()))
     if not files:
         print(f"nothing to fetch: the scenes of {catalogue} are drawn")
@@ -217,7 +218,7 @@ def gate(
 
       clouddl gate spot real --spec data/gate.yml --report gate
     """
-    from clouddl.catalogue import Store, load_catalogue
+    from clouddl.catalogue import load_catalogue, store_of
     from clouddl.gate import read_spec, run_gate
     from clouddl.model import load_model
     from clouddl.transfer import open_at
@@ -225,8 +226,8 @@ def gate(
     demands, judged, found = read_spec(spec), load_model(model), load_catalogue(catalogue)
     if not (scenes := found.select("reference")):
         raise InputError(f"catalogue {catalogue}: has no scenes of role reference to score")
-    store = Store(found.registry, mirror=mirror)
-    verdict = run_gate(judged, open_at(scenes, store, judged.card.resolution), demands)
+    opened = open_at(scenes, store_of(found, mirror), judged.card.resolution)
+    verdict = run_gate(judged, opened, demands)
     print(verdict.rows.to_string(index=False, float_format="%.3f", na_rep="–"))
     if report:
         print(verdict.write(report, f"reference scenes of {catalogue}"))
@@ -274,6 +275,19 @@ def preflight(
 
 
 @app.command()
+def register(
+    catalogue: Annotated[str, typer.Argument(help="A catalogue (.yaml) of your own; the files it names lie beside it.")],
+) -> None:  # fmt: skip
+    """Write the registry of a catalogue of your own: size and SHA-256 of each file it names.
+
+    Images and masks are used only while they are what was registered. Register again on purpose.
+    """
+    from clouddl.catalogue import register
+
+    print(register(catalogue))
+
+
+@app.command()
 def refine(
     model: Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")],
     catalogue: Annotated[str, typer.Argument(help="Catalogue (.yaml) whose train scenes have reference masks.")],
@@ -288,15 +302,14 @@ def refine(
 
       clouddl refine preflight/my_sensor.json my_scenes.yaml --out refined/my_sensor
     """
-    from clouddl.catalogue import Store, load_catalogue
+    from clouddl.catalogue import load_catalogue, store_of
     from clouddl.model import load_model, save_model
     from clouddl.transfer import adapt, open_at
 
     start, found = load_model(model), load_catalogue(catalogue)
     if not (scenes := found.select("train")):
         raise InputError(f"catalogue {catalogue}: has no scenes of role train to learn from")
-    store = Store(found.registry, mirror=mirror)
-    opened = open_at(scenes, store, start.card.resolution)
+    opened = open_at(scenes, store_of(found, mirror), start.card.resolution)
     better = adapt(start, opened, out.with_name(f"{out.name}-run").resolve(), epochs=epochs)
     print(save_model(better, out))
 
@@ -357,10 +370,23 @@ def sensors(
                 print(f"model {card.name} ({', '.join(use)}): {told}")
 
 
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: TextIO | None = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """Say it to those who want a mask: to them the place in our code says nothing."""
+    print("clouddl: warning:", " ".join(str(message).split()), file=file or sys.stderr)
+
+
 def main() -> None:
-    """Entry point: a bad input is one line on standard error and exit code 2."""
+    """Entry point: a bad input is one line on standard error and exit code 2; a warning is a line."""
+    warnings.showwarning = _warn
     try:
         app(standalone_mode=True)
     except (InputError, OSError) as error:
         print("clouddl:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

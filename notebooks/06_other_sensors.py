@@ -33,7 +33,7 @@ draws: int = 2000  # of the bootstrap
 places: int = 40  # drawn places to train each small model on
 tested: int = 20  # drawn places to score on, other ones
 size: int = 128  # pixels of 30 m, of one drawn place
-epochs: int = 30  # passes of each small fit
+epochs: int = 40  # passes of each small fit
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -61,7 +61,8 @@ figures.style()
 # ## What the sensors share
 #
 # From the sensor cards. A model works from the bands it was made for, so the last column is the
-# largest set of the study that a sensor can fill.
+# largest set of the study that a sensor can fill: `five` is all, `spot` is without blue, `pleiades`
+# without short-wave infrared.
 
 # %% tags=["hide-input"]
 sentinel = get_sensor("sentinel-2")
@@ -81,7 +82,7 @@ figures.show(write_table(work, "sensors_shared", pd.DataFrame(rows)))
 
 # %% [markdown]
 # A band of the same name is not the same band: responses differ in place and width. Where no curve
-# is published, a Gaussian of the card's centre and width stands in.
+# comes with the package, a Gaussian or a box of the card's centre and width stands in.
 
 # %% tags=["hide-input", "wide"]
 chosen = ("sentinel-2", "spot-4", "spot-5", "landsat-8", "pleiades", "venus", "co3d")
@@ -140,8 +141,8 @@ figures.show(write_table(work, "scores_without_swir", without_swir[["images", *s
 
 # %% [markdown]
 # PlanetScope has the same four bands. The labels that come with its chips are blocks of unknown
-# origin, so nothing is scored: below are the pictures, with the mask of the model outlined. A chip
-# of 300 pixels of 3 m is no more than 30 pixels of the network's 30 m.
+# origin, so nothing is scored: below are the pictures, with the mask of the model outlined and its
+# share of cloud. A chip of 300 pixels of 3 m is no more than 30 pixels of the network's 30 m.
 
 # %% tags=["hide-input", "wide"]
 pictures = []
@@ -151,7 +152,7 @@ for record in catalogue.select("extra"):
         found = predict_array(model, chip.reflectance, resolution=chip.attrs["resolution"])
         mask = to_mask(found, model.card.threshold)
         _, kind, season, number, *_ = record.id.split("_")
-        title = f"{season} {number}, {kind}: {(mask == 1).mean():.0%} cloud"
+        title = f"{season} {number}, {kind}: {(mask == 1).mean():.0%}"
         pictures.append((title, chip.assign(mask=(("y", "x"), mask))))
 if pictures:
     gallery = figures.gallery(pictures)
@@ -346,28 +347,27 @@ study = tests[tests.run == f"CloudDL: {', '.join(spot)}"]  # of the shipped or t
 study = study.assign(train="sentinel-2", test=study.sensor)
 
 # %% tags=["hide-input"]
-both = pd.concat([matrix.assign(images="drawn"), study.assign(images=catalogue.name)])
+blocks = {
+    "small models, drawn scenes": matrix,
+    f"model of the study, {catalogue.name} references": study,
+}
+both = pd.concat([block.assign(images=title) for title, block in blocks.items()])
 told = {**names, "landsat-5": "Landsat 5"}
 both["trained on"], both["scored on"] = both.train.map(told), both.test.map(told)
 columns = ["images", "trained on", "scored on", *shown[1:]]
 figures.show(write_table(work, "sensor_matrix", both[columns].round(3)))
 
 # %% tags=["hide-input", "wide"]
-blocks = {
-    "small models, drawn scenes": matrix,
-    f"model of the study, {catalogue.name} references": study,
-}
-size_of = {"width_ratios": [4, 3], "height_ratios": [1]}
-figure, axes = plt.subplots(1, 2, figsize=(10, 4), gridspec_kw=size_of)
-low = min(block.f2.min() for block in blocks.values())
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[4, 3])
+low, high = both.f2.min(), both.f2.max()
 for axis, (title, block) in zip(axes, blocks.items(), strict=True):
     grid = block.pivot(index="train", columns="test", values="f2")
     grid = grid.reindex(
         index=[n for n in told if n in grid.index], columns=[n for n in told if n in grid.columns]
     )
-    axis.imshow(grid, cmap="cividis", vmin=low, vmax=1)
+    axis.imshow(grid, cmap="cividis", vmin=low, vmax=high)
     for (row, column), value in np.ndenumerate(grid.to_numpy()):
-        ink = "black" if value > (1 + low) / 2 else "white"
+        ink = "black" if value > (low + high) / 2 else "white"
         axis.text(column, row, f"{value:.1%}", ha="center", va="center", color=ink)
     axis.set_xticks(range(len(grid.columns)), [told[n] for n in grid.columns])
     axis.set_yticks(range(len(grid.index)), [told[n] for n in grid.index])

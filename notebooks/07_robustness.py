@@ -51,7 +51,8 @@ figures.style()
 # ## The harm
 #
 # Each degradation has a level that does no harm, and others on one or both sides of it. Pixels are
-# those of the scene, 30 m.
+# those of the scene, 30 m. Turned by other than quarters, a scene loses its corners: they are not
+# scored, so a little of that curve is other ground.
 
 # %%
 LEVELS = {  # name: (what a level is, the harmless one, all of them)
@@ -156,8 +157,8 @@ figure
 # ## Where it breaks
 #
 # The first level, going away from the harmless one, at which F2 is lower by more than 0.02 (`drop`)
-# than without harm. The rule looks at the curve alone: with few scenes a curve crosses it by chance,
-# and steps between levels are wide.
+# than without harm; "not by" names the farthest level, where there is none. The rule looks at the
+# curve alone: with few scenes a curve crosses it by chance, and steps between levels are wide.
 
 
 # %% tags=["hide-input"]

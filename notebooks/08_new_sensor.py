@@ -152,16 +152,18 @@ left = draw_set(flying, places, seed=50_000 + seed, resolution=resolution)
 drawn_rows, refined = curve(coarse, first, left, sensor.id)
 
 # %% [markdown]
-# Landsat 8's scenes to learn from are taken in turn of the biomes, those with both cloud and clear
-# ground first. Nothing of their content but that is looked at.
+# Landsat 8's scenes to learn from are one of each biome, as a team would spread its first labels: the
+# first by name that holds both cloud and clear ground, else the first. Biomes with both come first.
 
 # %%
 references = [s for s in catalogue.select("reference") if s.sensor == "landsat-8"]
 start = trained_model(work, "spot")
 opened = open_at(references, store, start.card.resolution)
-mixed = sorted(n for n, s in opened.items() if 0.02 < float((s.mask == 1).mean()) < 0.98)
-ordered = [*mixed[::2], *sorted(set(opened) - set(mixed)), *mixed[1::2]]
-taught = {n: opened[n] for n in ordered[: max(shots)]}
+plain = {n: not 0.02 < float((s.mask == 1).mean()) < 0.98 for n, s in opened.items()}
+ordered = sorted(opened, key=lambda n: (plain[n], opened[n].attrs["biome"], n))
+firsts = {opened[n].attrs["biome"]: n for n in reversed(ordered)}  # the first of each biome stays
+picked = [n for n in ordered if n in firsts.values()]
+taught = {n: opened[n] for n in picked[: max(shots)]}
 groups = {s.attrs["group"] for s in taught.values()}
 others = {n: s for n, s in opened.items() if s.attrs["group"] not in groups}
 real_rows, _ = curve(start, taught, others, "landsat-8")

@@ -123,13 +123,17 @@ def mirror(folder, content):
     return folder / "mirror"
 
 
-def test_a_mirror_is_used_in_place_and_checked_once(tmp_path, monkeypatch):
+def test_a_mirror_is_used_in_place_and_checked_while_it_changes(tmp_path, monkeypatch):
     place = mirror(tmp_path, CONTENT)
     monkeypatch.setenv("CLOUDDL_MIRROR", str(place))
     shelf = store(tmp_path, "http://127.0.0.1:9")
     assert shelf.fetch("a/x.bin") == place / "a/x.bin"
-    (place / "a/x.bin").write_bytes(b"changed")  # after the check: not read again
-    assert shelf.fetch("a/x.bin") == place / "a/x.bin"
+    with monkeypatch.context() as patch:  # as it was: not read again
+        patch.setattr("hashlib.file_digest", None)
+        assert shelf.fetch("a/x.bin") == place / "a/x.bin"
+    (place / "a/x.bin").write_bytes(CONTENT[::-1])
+    with pytest.raises(InputError, match=r"x\.bin: sha256 \w+ expected"):
+        shelf.fetch("a/x.bin")
     assert not (tmp_path / "cache").exists()
 
 

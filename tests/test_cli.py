@@ -95,16 +95,32 @@ def test_heavy_imports_are_late() -> None:
 
 
 def test_a_bad_input_as_the_shell_sees_it() -> None:
-    line = [sys.executable, "-c", "from clouddl.cli import main; main()", "sensors", "spot-9"]
+    line = [sys.executable, "-m", "clouddl.cli", "sensors", "spot-9"]
     found = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (2, "")
     assert found.stderr.startswith("clouddl: sensor 'spot-9' is unknown; choose co3d, landsat-5, ")
     assert found.stderr.count("\n") == 1
 
 
+def test_a_warning_is_one_line(run: Run, place: Path) -> None:
+    """Surface reflectance of PlanetScope is read, but the models did not learn from it."""
+    start = place / "planet" / "20220401_084707_12_2420_3B_AnalyticMS"
+    start.parent.mkdir()
+    values = np.random.default_rng(2).integers(200, 6000, (4, 40, 48)).astype(np.uint16)
+    write(Path(f"{start}_SR.tif"), values)
+    tag = "bandSpecificMetadata"
+    bands = "".join(f"<{tag}><bandNumber>{n}</bandNumber></{tag}>" for n in range(1, 5))
+    Path(f"{start}_metadata.xml").write_text(f"<a>{bands}</a>")
+    code, out, err = run("predict planet --out out --model blue.json")
+    assert (code, out) == (0, "out/planet_cloud.tif\n")
+    (said,) = re.findall(r"^clouddl: warning: (.*)$", err, re.M)
+    assert said.startswith("planet: is surface reflectance, ")
+    assert "UserWarning" not in err and ".py" not in err
+
+
 HELP = {
-    "": ["study", "fetch", "predict", "score", "label", "gate", "sensors", "First steps",
-         "clouddl predict image", "CLOUDDL_MIRROR", "CLOUDDL_CACHE"],
+    "": ["study", "fetch", "predict", "score", "label", "gate", "preflight", "refine", "sensors",
+         "First steps", "clouddl predict image", "CLOUDDL_MIRROR", "CLOUDDL_CACHE"],
     "study": ["--profile", "quick", "full", "--corpus", "drawn", "--mirror", "--only", "--force",
               "--publish", "build/<profile>"],
     "fetch": ["--mirror", "CLOUDDL_MIRROR", "--catalogue", "--role", "verified"],
@@ -117,6 +133,9 @@ HELP = {
               "0 clear, 1 cloud, 255 nodata", "QGIS", "low cloud", "clouddl label image.tif"],
     "gate": ["--spec", "--report", "--mirror", "CLOUDDL_MIRROR", "exit code", "calibration",
              "clouddl gate spot real"],
+    "preflight": ["--out", "--corpus", "--epochs", "--draws", "expected.csv", "drawn",
+                  "clouddl preflight my_sensor.yaml"],
+    "refine": ["--out", "--epochs", "role train", "clouddl refine"],
     "sensors": ["card of your own", "share", "plot", "--out", "ranges"],
 }  # fmt: skip
 
