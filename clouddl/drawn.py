@@ -3,7 +3,7 @@
 Fractal noise (power-law spectra, Lovejoy and Schertzer 2013) makes terrain, cover and optical
 depth; surfaces have measured or simulated spectra; air and clouds are layers of two-stream
 reflectance and transmission, laid on each other by the adding method (Petty 2006, ch. 13); the
-sensor's responses bring it to bands. `book/drawn.md` shows how far to believe them.
+sensor's responses bring it to bands. `notebooks/09_drawn_scenes` shows how far to believe them.
 """
 
 import zlib

@@ -88,7 +88,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for name, column in table.items():
         if name == "run":
             parts = column.str.partition(": ")
-            shown |= {"Bands": parts[2].replace(NAMES, regex=True), "Method": parts[0]}
+            if parts[2].any():
+                shown["Bands"] = parts[2].replace(NAMES, regex=True)
+            shown["Method"] = parts[0]
         elif name in SHARES:
             text = column.map(lambda v: "–" if pd.isna(v) else f"{v:.1%}"[:-1])
             if interval := f"{name}_low" in table:

@@ -119,7 +119,8 @@ def test_a_warning_is_one_line(run: Run, place: Path) -> None:
 
 
 HELP = {
-    "": ["study", "fetch", "predict", "score", "label", "gate", "preflight", "refine", "sensors",
+    "": ["study", "fetch", "predict", "score", "label", "gate", "preflight", "register",
+         "refine", "sensors",
          "First steps", "clouddl predict image", "CLOUDDL_MIRROR", "CLOUDDL_CACHE"],
     "study": ["--profile", "quick", "full", "--corpus", "drawn", "--mirror", "--only", "--force",
               "--publish", "build/<profile>"],
@@ -135,6 +136,7 @@ HELP = {
              "clouddl gate spot real"],
     "preflight": ["--out", "--corpus", "--epochs", "--draws", "expected.csv", "drawn",
                   "clouddl preflight my_sensor.yaml"],
+    "register": ["catalogue", "SHA-256", "registered"],
     "refine": ["--out", "--epochs", "role train", "clouddl refine"],
     "sensors": ["card of your own", "share", "plot", "--out", "ranges"],
 }  # fmt: skip

@@ -7,8 +7,8 @@ Run once, by hand, where these can be had: `pip install earthlib tartes pvlib py
   roads (Santa Barbara), chars, all from earthlib (MIT); snow from TARTES (Picard and Libois 2024);
   water from the formula of Gordon (1988). One row per spectrum, reflectance at 0.40 to 2.45 µm.
 - air.csv: sunlight and gas absorption of SPCTRL2 (Bird and Riordan 1986) as pvlib prints them;
-  absorption of liquid water (PROSPECT-D's column, Feret 2017) and of ice (Warren and Brandt 2008
-  below 1.44 µm as revised by Picard 2016, through TARTES), both per µm.
+  absorption of liquid water (PROSPECT-D's column, Feret 2017) and of ice (Warren and Brandt 2008,
+  below 0.6 µm as revised by Picard 2016, through TARTES), both per µm.
 - responses/<sensor>.csv: published response curves as pyrsr (Apache-2.0) ships them.
 """
 
