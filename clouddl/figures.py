@@ -75,7 +75,7 @@ def save(figure: Figure, path: Path | str) -> None:
 
 def _numbers(column: pd.Series) -> pd.Series:
     whole = (column.dropna() % 1 == 0).all()
-    return column.map(lambda v: "–" if pd.isna(v) else f"{v:.0f}" if whole else f"{v:.4g}")
+    return column.map(lambda v: "–" if pd.isna(v) else f"{v + 0:.0f}" if whole else f"{v + 0:.4g}")
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

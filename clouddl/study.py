@@ -300,7 +300,9 @@ def _made(source: Path, page: Path, given: Mapping[str, Any]) -> Manifest | None
 
 def _code_hash(source: Path) -> str:
     package = Path(__file__).parent
-    files = sorted([*package.rglob("*.py"), *package.glob("cards/*.yaml")])
+    files = sorted(
+        [*package.rglob("*.py"), *package.glob("cards/*.yaml"), *package.rglob("tables/**/*.csv")]
+    )
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in [*files, source])).hexdigest()
 
 

@@ -34,7 +34,7 @@ from clouddl.train import (
 )
 
 MakeCard = Callable[..., ModelCard]
-STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 0.0}
+STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 0.0, "haze": 0.0}
 PLAIN = Augmentation((30.0, 30.0), **STILL, turns=False)
 
 
@@ -186,6 +186,17 @@ def test_ground_changes_only_chips_without_cloud() -> None:
     assert not torch.allclose(changed[0], x[0])
 
 
+def test_haze_brightens_dark_ground_most_and_blue_most() -> None:
+    x, y = batch()
+    change = Augmentation((10.0, 10.0), **STILL | {"haze": 0.3, "ice": 0.0}, turns=False)
+    changed, mask = change(x, y, 10.0, dice(), ["blue", "swir16"])
+    assert torch.equal(mask, y)  # haze is no cloud
+    gain = changed - x
+    assert (gain >= 0).all() and gain.max() > 0.02 and changed.max() <= 1
+    assert (gain[:, 0] >= gain[:, 1]).all()
+    assert gain[:, 0][y == 0].mean() > gain[:, 0][y == 1].mean()
+
+
 def test_augmentation_is_seeded() -> None:
     change = Augmentation((10.0, 40.0))
     one, two, other = (change(*batch(), 10.0, dice(seed)) for seed in (1, 1, 2))
@@ -323,12 +334,12 @@ def test_fit_learns_and_keeps_its_record(
     fresh = CloudModel(card.model_copy(update={"mean": mean, "std": std}), build(card), "cpu")
     probability, truth = on_validation(found, validation_chips)
     assert probability.shape == truth.shape == (2 * 64 * 64,)
-    threshold, f2 = best_threshold(probability, truth)
+    f2 = best_threshold(probability, truth)[1]
     assert f2 > best_threshold(*on_validation(fresh, validation_chips))[1] + 0.03
     assert f2 > 0.75
     assert (found.card.mean, found.card.std) == (mean, std)
     assert found.card.trained_on == train_chips.sources
-    assert found.card.threshold == threshold
+    assert found.card.threshold == best_threshold(probability, truth, beta=1)[0]
     assert found.card.scores["validation_f2"] == pytest.approx(f2)
     assert found.card.scores["epochs"] == 25
     assert card.trained_on == {}  # the caller's card is left alone
