@@ -177,10 +177,13 @@ def register(name_or_path: str | Path) -> Path:
 
 
 def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> "Store":
-    """The store of a catalogue's files; those of one's own (`register`) lie beside its registry."""
+    """The store of a catalogue's files.
+
+    Those of one's own (`register`) lie beside their registry: a mirror holds the study's alone.
+    """
     own = catalogue.registry is not None and catalogue.registry.parent != DATA / "registry"
     beside = catalogue.registry.parent if own and catalogue.registry else None
-    return Store(catalogue.registry, mirror=mirror or beside)
+    return Store(catalogue.registry, mirror=beside or mirror)
 
 
 class Store:

@@ -120,9 +120,12 @@ def _scene(path: str) -> object:
     return image.to_dataset(name="reflectance")
 
 
-def test_files_of_a_catalogue_of_ones_own_are_held_to_their_checksums(places: Path) -> None:
+def test_files_of_a_catalogue_of_ones_own_are_held_to_their_checksums(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("reference").mkdir()
     Path("image_truth.tif").rename("reference/image_reference.tif")
+    monkeypatch.setenv("CLOUDDL_MIRROR", str(places / "data"))  # of the study, not of these
     registry = register("scenes.yaml")
     assert registry.resolve() == places / "files.csv"
     store = store_of(load_catalogue("scenes.yaml"))
