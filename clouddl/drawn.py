@@ -28,13 +28,18 @@ ASYMMETRY = {"water": 0.85, "ice": 0.77}  # of scattering by drops and by crysta
 
 @dataclass(frozen=True)
 class Landscape:
-    """What a surface is made of: metres of relief, shares of water and snow, weights of covers."""
+    """What a surface is made of: metres of relief, shares of water and snow, weights of covers.
+
+    `dusted`: the most snow that lies among and under its plants, as a share of what is seen; they
+    stand dark in it, for the sun is low.
+    """
 
     relief: float
     base: float
     water: float
     snow: float
     covers: dict[str, float]
+    dusted: float = 0.0
 
 
 LANDSCAPES = {
@@ -48,6 +53,9 @@ LANDSCAPES = {
     "water": Landscape(60, 40, 0.72, 0.0, {"canopy": 2, "sand": 1, "soil": 1}),
     "snow": Landscape(420, 1900, 0.01, 0.6, {"canopy": 2, "soil": 2, "litter": 1, "char": 0.2}),
     "mountain": Landscape(700, 1500, 0.02, 0.2, {"canopy": 4, "soil": 2, "litter": 1}),
+    "steppe": Landscape(160, 700, 0.01, 0.0, {"soil": 4, "litter": 3, "canopy": 0.6}),
+    "taiga": Landscape(220, 300, 0.05, 0.0, {"canopy": 5, "litter": 3}, dusted=0.5),
+    "tundra": Landscape(260, 300, 0.03, 0.0, {"snow": 3, "soil": 3, "litter": 1}),
 }
 
 
@@ -92,7 +100,7 @@ def draw_scene(
     ground = np.random.default_rng([seed, 0])
     elevation, cover, spectra = _land(ground, LANDSCAPES[surface], size, resolution)
     rng = np.random.default_rng([seed, 1, weather])
-    azimuth, sun = np.radians(rng.uniform(110, 170)), np.radians(rng.uniform(28, 65))
+    azimuth, sun = np.radians(rng.uniform(110, 170)), np.radians(rng.uniform(18, 66))
     depths = _clouds(rng, elevation, resolution, cloud_fraction, clouds)
     rho = np.tensordot(through(sensor, names, spectra).T, cover, 1)
 
@@ -172,6 +180,7 @@ def _land(
     lane = np.floor(across / cell).astype(int) % 64
     plot = np.floor((along / cell + 37 * np.sin(lane)) / 1.7).astype(int) % 64
     library, shares, spectra = surfaces(), [], []
+    white = rng.choice(library["snow"])
     lean = np.interp(GRID, [0.4, 2.45], [-1, 1])  # redder, or bluer
     for name, weight in kind.covers.items():
         built = name in ("road", "roof") and "canopy" in kind.covers  # else it is bare rock
@@ -183,7 +192,10 @@ def _land(
             # Samples in a laboratory are dry and unshaded: ground in the field is darker. And the
             # library is poor in pale, grey ground (chalk, gypsum, salt): samples are tilted too.
             tilt = np.exp(rng.normal(0, 0.25) * lean) if name in ("soil", "sand") else 1.0
-            spectra.append(np.minimum(spectrum * tilt * rng.uniform(0.55, 1.2), 0.9))
+            shade = rng.uniform(0.55, 1.2) if not kind.dusted else rng.uniform(0.25, 0.9)
+            snowy = kind.dusted * rng.uniform()
+            ground = np.minimum(spectrum * tilt * shade, 0.9)
+            spectra.append((1 - snowy) * ground + snowy * white)
     cover = np.stack(shares) / np.sum(shares, axis=0)
     line = np.quantile(elevation, 1 - kind.snow)
     ragged = elevation - line + 0.15 * kind.relief * extent * _noise(rng, size, 1.6)
@@ -192,7 +204,7 @@ def _land(
     cover = np.concatenate([cover * (1 - lake) * (1 - snow), [lake, snow]])
     glint = max(0, rng.normal(0, 0.05))  # sunlight mirrored by waves, alike in every band
     clear = rng.choice(len(library["water"]), p=_falling(len(library["water"])))  # few are muddy
-    spectra += [library["water"][clear] + glint, rng.choice(library["snow"])]
+    spectra += [library["water"][clear] + glint, white]
     # Brighter here, darker there, redder or bluer: within one cover too. Snow is smooth.
     texture, tint = _noise(rng, size, 1.2), _noise(rng, size, 2.2)
     rough = 0.13 * (1 - 0.75 * snow)

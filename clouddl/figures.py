@@ -42,7 +42,7 @@ HEADS = {"set": "Images", "biome": "Surface", "millions": "Million parameters"}
 NAMES = {
     r"^ukis_sentinel2": "Sentinel-2, ukis-csmask set", r"^oncloudn": "Sentinel-2, On Cloud N set",
     r"^drawn_sentinel2_reference": "Sentinel-2, drawn", r"^landsat-": "Landsat ",
-    r"^sentinel-": "Sentinel-", r"\bnir\b": "NIR", r"\bswir16\b": "SWIR",
+    r"^sentinel-": "Sentinel-", r"^spot-": "SPOT-", r"\bnir\b": "NIR", r"\bswir16\b": "SWIR",
     r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
 }  # fmt: skip
 _MASK = ListedColormap([GROUND, FOUND, MISSED, FALSE, EMPTY])
@@ -88,7 +88,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for name, column in table.items():
         if name == "run":
             parts = column.str.partition(": ")
-            if parts[2].any():
+            if (parts[2] != "").any():
                 shown["Bands"] = parts[2].replace(NAMES, regex=True)
             shown["Method"] = parts[0]
         elif name in SHARES:

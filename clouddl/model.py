@@ -39,9 +39,10 @@ class ModelCard(BaseModel):
     std: list[float] = []  # both empty before training
     resolution: float = Field(gt=0)  # metres; images are brought to it before prediction
     base_filters: int = Field(16, ge=1)
-    depth: int = Field(4, ge=1)
+    depth: int = Field(3, ge=1)
+    stem: int = Field(2, ge=1)  # pixels a side that are folded into one before the U-Net
     kernel_size: int = Field(3, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
     threshold: float = Field(0.5, ge=0, le=1)
     labels: str = ""  # source of the training masks
     trained_on: dict[str, str] = {}  # scene id: SHA-256 of its image
@@ -82,38 +83,40 @@ class UNet(nn.Module):
 
     Input (n, bands, y, x), normalised; output (n, y, x) logits of cloud. `base_filters` and
     `kernel_size` are the two readings of the "filter size" that the study of 2020 searched over.
-    Height and width must be multiples of `2**depth`.
+    Squares of `stem` pixels enter as channels of one and leave as pixels again (sub-pixel
+    convolution, Shi 2016): with 2, a quarter of the work, and twice as far a view.
+    Height and width must be multiples of `stem * 2**depth`.
     """
 
     def __init__(
-        self, bands: int, base_filters: int = 16, depth: int = 4, kernel_size: int = 3,
-        dropout: float = 0.1,
+        self, bands: int, base_filters: int = 16, depth: int = 3, kernel_size: int = 3,
+        dropout: float = 0.2, stem: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
         widths = [base_filters * 2**level for level in range(depth + 1)]
         pairs = list(pairwise(widths))
-        self.multiple = 2**depth
-        self.first = _block(bands, widths[0], kernel_size, dropout)
+        self.stem, self.multiple = stem, stem * 2**depth
+        self.first = _block(bands * stem**2, widths[0], kernel_size, dropout)
         self.down = nn.ModuleList(_block(a, b, kernel_size, dropout) for a, b in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
         self.join = nn.ModuleList(_block(2 * a, a, kernel_size, dropout) for a, _ in pairs)
-        self.last = nn.Conv2d(widths[0], 1, 1)
+        self.last = nn.Conv2d(widths[0], stem**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
+        x = self.first(nn.functional.pixel_unshuffle(x, self.stem))
         skips = []
         for down in self.down:
             skips.append(x)
             x = down(nn.functional.max_pool2d(x, 2))
         for up, join in zip(reversed(self.up), reversed(self.join), strict=True):
             x = join(torch.cat([skips.pop(), up(x)], dim=1))
-        return self.last(x)[:, 0]
+        return nn.functional.pixel_shuffle(self.last(x), self.stem)[:, 0]
 
 
 def build(card: ModelCard) -> UNet:
     """A network of the card's shape, with fresh weights."""
     size = card.base_filters, card.depth, card.kernel_size
-    net = UNet(len(card.bands), *size, card.dropout)
+    net = UNet(len(card.bands), *size, card.dropout, card.stem)
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

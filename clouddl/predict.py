@@ -290,10 +290,12 @@ def receptive_field(card: ModelCard) -> int:
     """How far (pixels of the model's resolution) an output pixel sees: the margin of a tile.
 
     Two convolutions on each of depth + 1 levels down and depth levels up, each reaching
-    kernel // 2 pixels of its level, and the shift between a pixel and its pooling cell.
+    kernel // 2 pixels of its level, and the shift between a pixel and its pooling cell; all that
+    in squares of `stem` pixels, whose far corner is seen too.
     """
     cell, reach = 2**card.depth, 2 * (card.kernel_size // 2)
-    return reach * (2 * cell - 1) + reach * (cell - 1) + cell - 1
+    squares = reach * (2 * cell - 1) + reach * (cell - 1) + cell - 1
+    return card.stem * squares + card.stem - 1
 
 
 def _working(image: _Image, card: ModelCard) -> tuple[int, int]:
@@ -314,7 +316,7 @@ def _predict(
     of them and no pixel depends on where the tiles lie. A progress bar with `label`.
     """
     card, size = model.card, _working(image, model.card)
-    cell = 2**card.depth
+    cell = card.stem * 2**card.depth
     margin = -(-(receptive_field(card) if overlap is None else overlap) // cell) * cell
     tile = -(-tile // cell) * cell
     axes = list(zip(image.shape, size, strict=True))

@@ -58,8 +58,7 @@ def coarse_model(
     train, validation = (Chips.open(archive, bands, labels, r) for r in ("train", "validation"))
     blank = ModelCard(
         name=f"{card.id}-preflight", bands=bands, resolution=metres, normalisation="log",
-        base_filters=16, kernel_size=3, depth=3, dropout=0.2, labels=labels, threshold=0.5,
-        seed=seed,
+        labels=labels, seed=seed,
     )  # fmt: skip
     return fit(blank, train, validation, folder, epochs=epochs, batch_size=8, patience=epochs)
 

@@ -64,11 +64,11 @@ class Augmentation:
     resolution: tuple[float, float] = (10.0, 60.0)
     gain: float = 0.08
     offset: float = 0.015
-    brightness: float = 0.10
+    brightness: float = 0.15
     ground: float = 0.3
     paste: float = 0.5
     ice: float = 0.3
-    haze: float = 0.01
+    haze: float = 0.03
     turns: bool = True
 
     def __call__(
@@ -325,8 +325,7 @@ def fit(
     start: CloudModel | None = None,
     progress: bool | None = None,
 ) -> CloudModel:
-    """Train a model; with `validation`, stop early on its F2 and choose the threshold on it,
-    the one of the highest F1.
+    """Train a model; with `validation`, stop early on its F2 and choose the threshold on it.
 
     Without, the run goes to its last epoch and the card's threshold stays: for a refit on all
     scenes once everything has been chosen.
@@ -385,10 +384,7 @@ def fit(
     card.scores = {"epochs": trainer.current_epoch}
     if validation:
         found = on_validation(model, validation)
-        card.scores["validation_f2"] = best_threshold(*found)[1]
-        # F2 is bought with false alarms: where classes overlap little, as on validation, for free,
-        # and dearly on a sensor the model is unsure about. F1 weighs both errors alike.
-        card.threshold = best_threshold(*found, beta=1)[0]
+        card.threshold, card.scores["validation_f2"] = best_threshold(*found)
     return model
 
 
@@ -426,10 +422,10 @@ def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarr
 
 
 def _precision() -> Any:
-    """Mixed precision where the hardware gains by it: CUDA, or a CPU with AMX."""
+    """Mixed precision where the hardware gains by it: CUDA, or a CPU that multiplies bfloat16."""
     if torch.cuda.is_available():
         return "16-mixed"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
 @contextmanager

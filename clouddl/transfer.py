@@ -97,6 +97,24 @@ def pixels(
     return np.concatenate(found), np.concatenate(truth)
 
 
+def teaching_order(scenes: Mapping[str, xr.Dataset]) -> list[str]:
+    """Ids of the scenes a team would label first: one of each biome, most telling first.
+
+    Of each biome the first by name that holds both cloud and clear ground (2 % of either), else
+    the first. Biomes with both come first.
+    """
+    plain = {n: not 0.02 < float((s.mask == 1).mean()) < 0.98 for n, s in scenes.items()}
+    ordered = sorted(scenes, key=lambda n: (plain[n], scenes[n].attrs["biome"], n))
+    firsts = {scenes[n].attrs["biome"]: n for n in reversed(ordered)}  # the first stays
+    return [n for n in ordered if n in firsts.values()]
+
+
+def left_out(scenes: Mapping[str, xr.Dataset], taken: Iterable[str]) -> dict[str, xr.Dataset]:
+    """The scenes that share no group with those `taken`: what may still be scored."""
+    groups = {scenes[name].attrs["group"] for name in taken}
+    return {n: s for n, s in scenes.items() if s.attrs["group"] not in groups}
+
+
 def adapt(
     model: CloudModel,
     scenes: Mapping[str, xr.Dataset],

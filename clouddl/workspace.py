@@ -64,15 +64,16 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
             "sensors or how good the method is."
         )
     else:
-        drawn = sum(scene.drawn is not None for scene in catalogue.scenes)
+        drawn = [sum(s.drawn is not None for s in catalogue.select(r)) for r in count]
         sensors = ", ".join(sorted({scene.sensor for scene in catalogue.select("reference")}))
         sensors = sensors.replace("landsat-", "Landsat ").replace("sentinel-", "Sentinel-")
         text = (
             f"**This build shows real images**: {numbers} ({sensors}). Training and "
             "validation are Sentinel-2 with labels made by a processor; the masks scored against "
-            f"were made by people. {drawn} of the training scenes are not real but drawn, to show "
-            "grounds and clouds of which the archive has little. There are no SPOT images "
-            "among them: Landsat 5 and 8, cut to SPOT's bands, stand in."
+            f"were made by people. {drawn[0]} of the training scenes and {drawn[1]} of those to "
+            "choose on are not real but drawn, to show grounds and clouds of which the archive has "
+            "little. There are no SPOT images among them: Landsat 5 and 8, cut to SPOT's bands, "
+            "stand in."
         )
     path.write_text(text + "\n", encoding="utf-8")
     return text

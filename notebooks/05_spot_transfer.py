@@ -31,7 +31,7 @@ mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the bootstrap
 draws: int = 2000  # of the bootstrap
-adaptation_scenes: int = 6  # labelled scenes to adapt with, which are not scored
+adaptation_scenes: int = 8  # labelled scenes to adapt with, which are not scored
 adaptation_epochs: int = 30  # passes over them
 
 # %% tags=["hide-input"]
@@ -45,7 +45,16 @@ from clouddl.catalogue import open_corpus
 from clouddl.labels import LABEL_SOURCES
 from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, get_sensor, shared_bands
-from clouddl.transfer import adapt, open_at, predictions, processor_masks, score_masks, to_mask
+from clouddl.transfer import (
+    adapt,
+    left_out,
+    open_at,
+    predictions,
+    processor_masks,
+    score_masks,
+    teaching_order,
+    to_mask,
+)  # fmt: skip
 from clouddl.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
@@ -177,19 +186,14 @@ figures.show(labels)
 # %% [markdown]
 # ## After adaptation
 #
-# Some scenes with labels drawn by people are taken from the new sensor, spread over its surfaces; the
-# model goes on training with them, and keeps its threshold. They are named here, and
-# everything below is scored on the other scenes, before and after.
+# Some scenes with labels drawn by people are taken from the new sensor, one of each surface, as a team
+# would spread its first labels; the model goes on training with them, and keeps its threshold. They are
+# named here, and everything below is scored on the other scenes, before and after.
 
 # %%
 part = sets[new]
-ordered = sorted(part)
-mixed = [n for n in ordered if 0.02 < float((part[n].mask == 1).mean()) < 0.98]
-taken = list(dict.fromkeys([*mixed[::2], *[n for n in ordered if n not in mixed]]))[
-    :adaptation_scenes
-]
-groups = {part[n].attrs["group"] for n in taken}
-left = {n: s for n, s in part.items() if s.attrs["group"] not in groups}
+taken = teaching_order(part)[:adaptation_scenes]
+left = left_out(part, taken)
 taken
 
 # %%

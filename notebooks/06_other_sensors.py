@@ -324,10 +324,6 @@ for sensor in names:
         bands=spot,
         resolution=30.0,
         normalisation="log",
-        base_filters=16,
-        kernel_size=3,
-        depth=3,
-        dropout=0.2,
         seed=seed,
     )
     folder = work_folder(work) / "runs" / blank.name

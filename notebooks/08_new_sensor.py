@@ -56,7 +56,15 @@ from clouddl.reference import simulated_person
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor
 from clouddl.train import fit
-from clouddl.transfer import adapt, open_at, predictions, score_masks, to_mask
+from clouddl.transfer import (
+    adapt,
+    left_out,
+    open_at,
+    predictions,
+    score_masks,
+    teaching_order,
+    to_mask,
+)  # fmt: skip
 from clouddl.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
@@ -142,7 +150,8 @@ def curve(start, taught, left, name):
             model = learn(start, some, label, way != "refined") if count else start
             found = predictions(model, left)
             masks = {k: to_mask(p, model.card.threshold) for k, p in found.items()}
-            rows.append(score_masks(masks, left).assign(way=way, labelled=count, of=name))
+            told = {"of": name, "way": way, "labelled scenes": count}
+            rows.append(score_masks(masks, left).assign(**told))
             refined = model if way == "refined" else refined
     return pd.concat(rows), refined
 
@@ -159,21 +168,18 @@ drawn_rows, refined = curve(coarse, first, left, sensor.id)
 references = [s for s in catalogue.select("reference") if s.sensor == "landsat-8"]
 start = trained_model(work, "spot")
 opened = open_at(references, store, start.card.resolution)
-plain = {n: not 0.02 < float((s.mask == 1).mean()) < 0.98 for n, s in opened.items()}
-ordered = sorted(opened, key=lambda n: (plain[n], opened[n].attrs["biome"], n))
-firsts = {opened[n].attrs["biome"]: n for n in reversed(ordered)}  # the first of each biome stays
-picked = [n for n in ordered if n in firsts.values()]
-taught = {n: opened[n] for n in picked[: max(shots)]}
-groups = {s.attrs["group"] for s in taught.values()}
-others = {n: s for n, s in opened.items() if s.attrs["group"] not in groups}
+taught = {n: opened[n] for n in teaching_order(opened)[: max(shots)]}
+others = left_out(opened, taught)
 real_rows, _ = curve(start, taught, others, "landsat-8")
 print(f"learnt from, in this order: {', '.join(taught)}; scored on {len(others)} others")
 
 # %% tags=["hide-input"]
 both = pd.concat([drawn_rows, real_rows])
-refinement = pooled(both, by=["of", "way", "labelled"], seed=seed)
+refinement = pooled(both, by=["of", "way", "labelled scenes"], seed=seed)
 figures.show(
-    write_table(work, "life_refinement", refinement[["of", "way", "labelled", *shown]].round(3))
+    write_table(
+        work, "life_refinement", refinement[["of", "way", "labelled scenes", *shown]].round(3)
+    )
 )
 
 # %% tags=["hide-input"]
@@ -181,7 +187,7 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
 for axis, (name, part) in zip(axes, refinement.groupby("of", sort=False), strict=True):
     for way, line in part.groupby("way", sort=False):
         axis.errorbar(
-            line.labelled, line.f2, yerr=[line.f2 - line.f2_low, line.f2_high - line.f2],
+            line["labelled scenes"], line.f2, yerr=[line.f2 - line.f2_low, line.f2_high - line.f2],
             fmt="o-", capsize=3, label=way,
         )  # fmt: skip
     real = "real" if catalogue.name != "drawn" and name == "landsat-8" else "drawn"

@@ -51,7 +51,13 @@ from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.train import fit
 from clouddl.transfer import open_at, predictions, score_masks, to_mask
-from clouddl.workspace import results_folder, work_folder, write_table
+from clouddl.workspace import (
+    read_choices,
+    results_folder,
+    trained_model,
+    work_folder,
+    write_table,
+)
 
 figures.style()
 
@@ -160,11 +166,6 @@ def blank(name, bands):
         bands=bands,
         resolution=30.0,
         normalisation="log",
-        base_filters=16,
-        kernel_size=3,
-        depth=3,
-        dropout=0.2,
-        threshold=0.5,
         seed=seed,
     )
 
@@ -195,6 +196,33 @@ table["run"] = "trained on drawn scenes alone: " + ", ".join(spot)
 columns = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
 alone = pooled(table, by=["sensor", "run"], draws=draws, seed=seed)
 figures.show(write_table(work, "scores_drawn_only", alone[["sensor", *columns]].round(3)))
+
+# %% [markdown]
+# ## Drawn scenes beside real ones
+#
+# The question for every other page: do drawn scenes help a model that has real images too? Two short
+# fits of {doc}`02_training`, alike but for the drawn scenes, on the same references, each at the
+# threshold that its validation scenes gave.
+
+# %% tags=["hide-input"]
+choices = read_choices(work)
+norm = choices["normalisation"]
+kept = f"labels-{choices['labels']}" if norm == "fixed" else f"normalisation-{norm}"
+pair = {"real and drawn scenes": kept, "real scenes alone": "without-drawn"}
+shelf = work_folder(work) / "models"
+beside = pd.DataFrame()
+if all((shelf / f"{file}.json").exists() for file in pair.values()):
+    tables = []
+    for run, file in pair.items():
+        model = trained_model(work, file)
+        bands = model.card.bands
+        part = {n: s for n, s in opened.items() if set(bands) <= set(s.band.values.tolist())}
+        masks_of = predictions(model, part, bands)
+        masks_of = {n: to_mask(p, model.card.threshold) for n, p in masks_of.items()}
+        tables.append(score_masks(masks_of, part).assign(run=f"{run}: {', '.join(bands)}"))
+    beside = pooled(pd.concat(tables), by=["sensor", "run"], draws=draws, seed=seed)
+    beside = write_table(work, "scores_with_drawn", beside[["sensor", *columns]].round(3))
+figures.show(beside) if len(beside) else print("02_training compared nothing in this build")
 
 # %% [markdown]
 # ## The tables of 2020, drawn

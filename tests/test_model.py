@@ -46,17 +46,19 @@ def image(bands: int, height: int = 32, width: int = 32, seed: int = 0) -> np.nd
 
 
 @pytest.mark.parametrize("bands", [1, 3, 13])
-@pytest.mark.parametrize(("depth", "kernel_size"), [(1, 5), (2, 3), (3, 1)])
-def test_one_logit_for_each_pixel(bands: int, depth: int, kernel_size: int) -> None:
-    net = UNet(bands, base_filters=4, depth=depth, kernel_size=kernel_size)
+@pytest.mark.parametrize(
+    ("depth", "kernel_size", "stem"), [(1, 5, 1), (2, 3, 1), (3, 1, 1), (2, 3, 2), (1, 3, 4)]
+)
+def test_one_logit_for_each_pixel(bands: int, depth: int, kernel_size: int, stem: int) -> None:
+    net = UNet(bands, base_filters=4, depth=depth, kernel_size=kernel_size, stem=stem)
     x = torch.randn(2, bands, 16, 24)
     assert net(x).shape == (2, 16, 24)
-    assert net.multiple == 2**depth
+    assert net.multiple == stem * 2**depth
 
 
 def test_filters_double_at_each_level() -> None:
-    net = UNet(3, base_filters=4, depth=2)
-    assert net.first[0].weight.shape == (4, 3, 3, 3)
+    net = UNet(3, base_filters=4, depth=2, stem=2)
+    assert net.first[0].weight.shape == (4, 12, 3, 3)  # four pixels of three bands are one square
     assert [block[0].weight.shape[0] for block in net.down] == [8, 16]
 
 
@@ -73,12 +75,13 @@ def test_sizes_that_are_no_multiple_are_padded(tiny: MakeCard, size: tuple[int, 
     assert ((found >= 0) & (found <= 1)).all()
 
 
-def test_padding_does_not_reach_back(tiny: MakeCard) -> None:
-    # With kernels of one pixel only the pooling blocks see each other: 4 × 4 pixels.
-    one = model(tiny(kernel_size=1))
+@pytest.mark.parametrize(("stem", "inside"), [(1, 28), (2, 24)])
+def test_padding_does_not_reach_back(tiny: MakeCard, stem: int, inside: int) -> None:
+    # With kernels of one pixel only the pooling blocks see each other: stem × 4 pixels a side.
+    one = model(tiny(kernel_size=1, stem=stem))
     whole = image(4, 32, 32)
-    cut = one.probability(whole[:, :30, :29])
-    np.testing.assert_allclose(cut[:28, :28], one.probability(whole)[:28, :28], atol=1e-6)
+    cut, kept = one.probability(whole[:, :30, :29]), np.s_[:inside, :inside]
+    np.testing.assert_allclose(cut[kept], one.probability(whole)[kept], atol=1e-6)
 
 
 @pytest.mark.parametrize("normalisation", ["fixed", "chip", "log"])

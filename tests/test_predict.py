@@ -23,13 +23,13 @@ BANDS = ["green", "red", "nir", "swir16"]
 QUIET = {"progress": False}
 
 
-def make_model(depth=2, kernel=3, resolution=10.0, normalisation="fixed"):
+def make_model(depth=2, kernel=3, resolution=10.0, normalisation="fixed", stem=2):
     """A network of random weights, made so steep that any seam would show."""
     names = ["blue", *BANDS]
     card = ModelCard(
         name="random", bands=names, band_sets=[names, BANDS, ["green", "red", "nir"]],
         mean=[0.3] * 5, std=[0.2] * 5, resolution=resolution, base_filters=4, depth=depth,
-        kernel_size=kernel, threshold=0.5, normalisation=normalisation, weights_sha256="abc",
+        stem=stem, kernel_size=kernel, normalisation=normalisation, weights_sha256="abc",
     )  # fmt: skip
     torch.manual_seed(3)
     net = build(card)
@@ -92,20 +92,21 @@ def run(path, out, model, **options):
 
 
 @pytest.mark.parametrize(
-    ("depth", "kernel", "resolution", "normalisation", "shape", "tile"),
+    ("depth", "kernel", "stem", "resolution", "normalisation", "shape", "tile"),
     [
-        (2, 3, 10, "fixed", (700, 900), 130),
-        (3, 3, 10, "chip", (300, 411), 100),
-        (2, 5, 9.3, "fixed", (231, 257), 100),  # within 15 %: left alone
-        (2, 3, 27, "fixed", (500, 611), 50),  # the image is finer, by no whole factor
-        (2, 3, 23, "chip", (500, 611), 50),
-        (2, 3, 4, "fixed", (90, 121), 75),  # and coarser
+        (2, 3, 1, 10, "fixed", (700, 900), 130),
+        (2, 3, 2, 10, "fixed", (700, 900), 130),
+        (3, 3, 1, 10, "chip", (300, 411), 100),
+        (2, 5, 1, 9.3, "fixed", (231, 257), 100),  # within 15 %: left alone
+        (2, 3, 2, 27, "fixed", (500, 611), 50),  # the image is finer, by no whole factor
+        (2, 3, 1, 23, "chip", (500, 611), 50),
+        (2, 3, 1, 4, "fixed", (90, 121), 75),  # and coarser
     ],
 )
 def test_tiles_leave_no_seam(
-    tmp_path, monkeypatch, depth, kernel, resolution, normalisation, shape, tile
+    tmp_path, monkeypatch, depth, kernel, stem, resolution, normalisation, shape, tile
 ):
-    model = make_model(depth, kernel, resolution, normalisation)
+    model = make_model(depth, kernel, resolution, normalisation, stem)
     values = scene(*shape)
     values[:, 50:70, 33:100] = np.nan
     path = write(tmp_path / "a.tif", values)
@@ -123,10 +124,12 @@ def test_tiles_leave_no_seam(
         assert np.nanmax(np.abs(hasty - whole)) > 1e-2
 
 
-@pytest.mark.parametrize(("depth", "kernel"), [(1, 3), (2, 3), (3, 3), (2, 5)])
-def test_receptive_field_is_what_the_network_sees(depth, kernel):
-    model = make_model(depth, kernel)
-    reach, cell = receptive_field(model.card), 2**depth
+@pytest.mark.parametrize(
+    ("depth", "kernel", "stem"), [(1, 3, 1), (3, 3, 1), (2, 5, 1), (1, 3, 2), (2, 3, 2), (1, 5, 3)]
+)
+def test_receptive_field_is_what_the_network_sees(depth, kernel, stem):
+    model = make_model(depth, kernel, stem=stem)
+    reach, cell = receptive_field(model.card), stem * 2**depth
     size = (reach // cell + 2) * 2 * cell
     x = torch.rand(1, 5, size, size, requires_grad=True)
     seen = 0
@@ -338,7 +341,7 @@ def test_memory_is_that_of_a_tile(tmp_path, monkeypatch, model):
 
     monkeypatch.setattr(predict, "read_image", spy)
     run(path, tmp_path, model, tile=64)
-    assert max(largest) <= (64 + 2 * 24 + 1) ** 2
+    assert max(largest) <= (64 + 2 * 48 + 1) ** 2
 
 
 @pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOUDDL_MIRROR")

@@ -339,7 +339,7 @@ def test_fit_learns_and_keeps_its_record(
     assert f2 > 0.75
     assert (found.card.mean, found.card.std) == (mean, std)
     assert found.card.trained_on == train_chips.sources
-    assert found.card.threshold == best_threshold(probability, truth, beta=1)[0]
+    assert found.card.threshold == best_threshold(probability, truth)[0]
     assert found.card.scores["validation_f2"] == pytest.approx(f2)
     assert found.card.scores["epochs"] == 25
     assert card.trained_on == {}  # the caller's card is left alone
