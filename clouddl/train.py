@@ -203,7 +203,8 @@ class CloudTask(L.LightningModule):
 
     def validation_step(self, batch: list[Tensor], index: int) -> None:
         x, y = at_resolution(*labelled(batch), self.card.resolution / self.own, self.net.multiple)
-        probability = self.net(normalise(x, self.card)).float().sigmoid()
+        with torch.autocast(x.device.type, enabled=False):  # scored as it will be used
+            probability = self.net(normalise(x, self.card)).sigmoid()
         valid = torch.isfinite(y)
         self.seen.append((probability[valid].cpu().numpy(), (y[valid] >= 0.5).cpu().numpy()))
         loss = cloud_loss(torch.logit(probability, 1e-6), y)
