@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -98,6 +99,8 @@ def predict(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
     dilation: Annotated[float, typer.Option(min=0, help="Grow the clouds by this many metres.")] = 0.0,
     tile: Annotated[int, typer.Option(min=64, help="Pixels predicted at a time; less needs less memory.")] = 1024,
+    scheduler: Annotated[str | None, typer.Option(help="Spread the scenes over processes: local, or the address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default: one after another.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --scheduler local: how many processes; default: one per core.")] = None,
 ) -> None:  # fmt: skip
     """Predict cloud masks of images: <stem>_cloud.tif and <stem>_probability.tif.
 
@@ -111,19 +114,40 @@ def predict(
     options; its mask is on its ground, at the model's resolution or its own if coarser:
 
       clouddl predict S2A_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233.SAFE.zip --out masks
-    """
-    from clouddl.model import load_model
-    from clouddl.predict import predict_files
-    from clouddl.sensors import get_sensor
 
-    written = predict_files(
-        images, get_sensor(sensor) if sensor else None, out,
-        model=load_model(model) if model else None,
-        bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
-        resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
-    )  # fmt: skip
-    for mask, _ in written:
-        print(mask)
+    Of many, each good one is done and each bad one is named: in the folder, report.csv says what
+    became of each, and the exit code is 1 if any failed. The same command again does only what is
+    missing. On all cores of this machine:
+
+      clouddl predict products/*.zip --out masks --scheduler local
+    """
+    from clouddl.batch import REPORT, predict_batch
+    from clouddl.predict import results_of
+
+    try:
+        found = predict_batch(
+            images, sensor, out, model=model, scheduler=scheduler, workers=workers,
+            bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
+            resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print("clouddl: stopped; the same command does what is missing", file=sys.stderr)
+        raise typer.Exit(130) from None
+    failed = [each for each in found if each.status == "failed"]
+    if failed and len(found) == 1:
+        raise InputError(failed[0].error)
+    count = Counter(each.status for each in found)
+    for each in found:
+        if each.status in ("done", "left"):
+            print(results_of(each.scene, out)[0])
+    for each in failed:
+        print("clouddl:", each.error, file=sys.stderr)
+    if len(found) > 1 or count["left"]:
+        told = f"{count['done']} done, {count['left']} left as they were, {len(failed)} failed"
+        where = f"; see {out / REPORT}" if failed else ""
+        print(f"clouddl: {told}{where}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -126,7 +126,8 @@ HELP = {
               "--publish", "build/<profile>"],
     "fetch": ["--mirror", "CLOUDDL_MIRROR", "--catalogue", "--role", "verified"],
     "predict": ["--sensor", "--out", "--bands", "--use", "--scale", "--offset", "--nodata",
-                "--resolution", "--model", "--threshold", "--dilation", "--tile",
+                "--resolution", "--model", "--threshold", "--dilation", "--tile", "--scheduler",
+                "--workers", "tcp://HOST:8786", "report.csv", "exit code is 1",
                 "<stem>_cloud.tif", "0 clear, 1 cloud, 255 nodata", "Example", "0.0001"],
     "score": ["--reference", "--codes", "l8biome", "--csv", "F2", "95 %"],
     "label": ["--sensor", "--out", "--labels", "--points", "--bands", "--scale", "--offset",
@@ -208,6 +209,17 @@ def test_predict_writes_two_files(run: Run, place: Path, image: str, options: st
     np.testing.assert_array_equal(mask, np.where(hole, 255, probability >= 0.5))
     with rasterio.open(place / "out" / names[0]) as file:
         assert file.tags()["model"] == "tiny"
+
+
+def test_of_many_scenes_the_bad_ones_are_named(run: Run, place: Path) -> None:
+    line = f"{PREDICT} good.tif cut.tif gone.tif array.npz"
+    code, out, err = run(line)
+    assert (code, out) == (1, "out/good_cloud.tif\nout/array_cloud.tif\n")
+    told = [text for text in err.splitlines() if text.startswith("clouddl: ")]
+    assert [text.split()[1] for text in told] == ["cut.tif:", "gone.tif:", "2"]
+    assert told[-1] == "clouddl: 2 done, 0 left as they were, 2 failed; see out/report.csv"
+    code, _, err = run(f"{PREDICT} good.tif array.npz")
+    assert code == 0 and "clouddl: 0 done, 2 left as they were, 0 failed" in err
 
 
 def test_predict_takes_every_option(run: Run, place: Path) -> None:
