@@ -32,6 +32,7 @@ from clouddl.errors import InputError, WriteError
 from clouddl.model import load_model, shipped_models
 from clouddl.predict import predict_file, results_folder, results_of
 from clouddl.sensors import get_sensor
+from clouddl.stac import date_of, is_address, is_item, item_of, write_item
 
 LOCK, REPORT, PARTS = ".clouddl.lock", "report.csv", ".clouddl-*"
 ANSWER, JOIN = 10, 60  # seconds to wait for a scheduler, and for its first worker
@@ -56,6 +57,7 @@ class _Job(BaseModel):
     sensor: str | None
     out: str
     model: str | None
+    stac: bool  # an item beside the mask
     key: str  # hash of what the results are made from
     progress: bool
     options: dict[str, Any]
@@ -64,13 +66,14 @@ class _Job(BaseModel):
 def predict_batch(
     scenes: Sequence[Path | str], sensor: str | None, out: Path | str, *,
     model: str | None = None, scheduler: str | None = None, workers: int | None = None,
-    **options: Any,
+    stac: bool = False, **options: Any,
 ) -> list[Outcome]:  # fmt: skip
     """`predict_file` for each scene, as far as its results are not there; what became of each.
 
     `sensor` and `model`: names or paths. `scheduler`: "local" for `workers` processes (default: one
     per core) of this machine, or the address of a Dask scheduler whose workers see the same paths;
-    None for this process. `options` are those of `predict_file`. A scene that fails is an Outcome
+    None for this process. `stac` writes an item beside each mask, as is always done for an item.
+    `options` are those of `predict_file`. A scene that fails is an Outcome
     and does not stop the others. With several scenes, `report.csv` in `out` says what became of
     each, also when the run is interrupted. InputError: a sensor, model or scheduler that does not
     serve, results that would fall on another or on an input, a folder another run writes to, a
@@ -84,19 +87,20 @@ def predict_batch(
     settings = json.dumps([*made_by, *(c.model_dump_json() for c in cards)], sort_keys=True)
     taken = {os.path.abspath(str(scene).partition("#")[0]) for scene in scenes}
     for scene in scenes:
-        for result in map(os.path.abspath, results_of(scene, out)):
+        for result in map(os.path.abspath, [*results_of(scene, out), item_of(scene, out)]):
             if result in taken:
                 told = "is an input, or the result of another input of the same name"
                 raise InputError(f"{scene}: {result} {told}; rename one, or give another folder")
             taken.add(result)
-    jobs = [
-        _Job(
-            scene=str(scene), path=os.path.abspath(scene), sensor=_place(sensor),
-            out=os.path.abspath(out), model=_place(model), key=_key(Path(scene), settings),
+    jobs = []
+    for scene in map(str, scenes):
+        path = scene if is_address(scene) else os.path.abspath(scene)
+        job = _Job(
+            scene=scene, path=path, sensor=_place(sensor), out=os.path.abspath(out),
+            model=_place(model), stac=stac or is_item(scene), key=_key(path, settings),
             progress=len(scenes) == 1 and scheduler is None, options=options,
-        )
-        for scene in scenes
-    ]  # fmt: skip
+        )  # fmt: skip
+        jobs.append(job)
     found = {job.scene: _standing(job) for job in jobs}
     todo = [job for job in jobs if found[job.scene].status != "left"]
     if not todo:
@@ -122,18 +126,20 @@ def _place(name: str | None) -> str | None:
     return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
-def _key(scene: Path, settings: str) -> str:
+def _key(path: str, settings: str) -> str:
     """Hash of what the results of a scene are made from; its files count by size and time."""
-    file = Path(str(scene).partition("#")[0])
-    files = sorted(file.rglob("*")) if file.is_dir() else [file]
+    file = Path(path.partition("#")[0])
+    files = [] if is_address(path) else sorted(file.rglob("*")) if file.is_dir() else [file]
     with suppress(OSError):  # one that is not there has no results to be left
         states = [(str(each), (s := each.stat()).st_size, s.st_mtime_ns) for each in files]
-        return hashlib.sha256(json.dumps([str(scene), states, settings]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([path, states, settings]).encode()).hexdigest()
     return ""
 
 
 def _standing(job: _Job) -> Outcome:
     """What was found of a scene before the run: its results, or nothing yet."""
+    if job.stac and not item_of(job.path, job.out).exists():
+        return Outcome(scene=job.scene)
     try:
         for result in results_of(job.path, job.out):
             with rasterio.open(result) as file:
@@ -150,11 +156,15 @@ def _predict_one(job: _Job) -> Outcome:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            predict_file(
+            if job.stac and not is_item(job.path):
+                date_of(job.path)  # before hours of work
+            written = predict_file(
                 job.path, get_sensor(job.sensor) if job.sensor else None, job.out,
                 model=load_model(job.model) if job.model else None, progress=job.progress,
                 tags={"made_from": job.key}, **job.options,
             )  # fmt: skip
+            if job.stac:
+                write_item(job.path, *written)
         except InputError as told:
             error, stops = str(told).replace(job.path, job.scene), isinstance(told, WriteError)
         except Exception as bug:  # one scene must not end the run for the others

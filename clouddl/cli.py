@@ -86,7 +86,7 @@ def fetch(
 
 @app.command()
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Products (folder, .zip, .tar), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
+    images: Annotated[list[str], typer.Argument(help="Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     sensor: Annotated[str | None, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which say it themselves.")] = None,
     bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")] = None,
@@ -99,6 +99,7 @@ def predict(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
     dilation: Annotated[float, typer.Option(min=0, help="Grow the clouds by this many metres.")] = 0.0,
     tile: Annotated[int, typer.Option(min=64, help="Pixels predicted at a time; less needs less memory.")] = 1024,
+    stac: Annotated[bool, typer.Option("--stac", help="Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name. Done for STAC items always.")] = False,
     scheduler: Annotated[str | None, typer.Option(help="Spread the scenes over processes: local, or the address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default: one after another.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="With --scheduler local: how many processes; default: one per core.")] = None,
 ) -> None:  # fmt: skip
@@ -115,6 +116,10 @@ def predict(
 
       clouddl predict S2A_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233.SAFE.zip --out masks
 
+    A STAC item gives its bands by their common names, and its mask gets an item too:
+
+      clouddl predict https://HOST/collections/sentinel-2-l1c/items/ID --out masks
+
     Of many, each good one is done and each bad one is named: in the folder, report.csv says what
     became of each, and the exit code is 1 if any failed. The same command again does only what is
     missing. On all cores of this machine:
@@ -126,7 +131,7 @@ def predict(
 
     try:
         found = predict_batch(
-            images, sensor, out, model=model, scheduler=scheduler, workers=workers,
+            images, sensor, out, model=model, scheduler=scheduler, workers=workers, stac=stac,
             bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
             resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
         )  # fmt: skip

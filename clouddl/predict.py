@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -34,6 +35,7 @@ from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pi
 from clouddl.products import find_product
 from clouddl.scene import _weights, check_reflectance, read_image
 from clouddl.sensors import STUDY_BANDS, Sensor, middle
+from clouddl.stac import is_address, is_item, read_item
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
@@ -102,13 +104,16 @@ def predict_file(
     the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by. `tags`
     go into both files, beside what they were made by.
     Without a `sensor`, `path` is a product (see `open_product`), which says all that itself: the
-    results are on its ground at `resolution`, by default the model's or its own if coarser.
+    results are on its ground at `resolution`, by default the model's or its own if coarser. So is
+    a STAC item, whose sensor and scale may be given where it does not say them (see `read_item`).
     InputError names the file and what to mend; WriteError, the folder that cannot be written to.
     """
     product = None
-    if sensor is None:
-        product = find_product(path)
-        if (scale, offset, nodata, bands) != (1.0, 0.0, None, None):
+    if sensor is None or is_item(path):
+        numbers = (scale, offset, nodata)
+        item = is_item(path)
+        product = read_item(path, sensor, *numbers) if item else find_product(path)
+        if bands is not None or (not item and numbers != (1.0, 0.0, None)):
             told = "a product says its own scale, offset, nodata and bands"
             raise InputError(f"{path}: {told}; leave them out, or say --sensor for a plain image")
         sensor, bands = product.sensor, list(product.layers)
@@ -211,7 +216,8 @@ def _georeferenced(path: Path | str) -> bool:
 
 def results_of(path: Path | str, out: Path | str) -> tuple[Path, Path]:
     """The files `predict_file` writes into `out`: mask and probability."""
-    stem = Path(str(path).partition("#")[0]).stem
+    name = str(path).partition("#")[0]
+    stem = Path(urlsplit(name).path if is_address(name) else name).stem
     return Path(out, f"{stem}_cloud.tif"), Path(out, f"{stem}_probability.tif")
 
 

@@ -83,7 +83,7 @@ class Product:
     files: Files
     sensor: Sensor
     level: Literal["toa", "surface"]
-    nodata: float
+    nodata: float | None  # None: the files' own
     kind: str = ""
     layers: dict[str, Layer] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Product:
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
         affine = transform * Affine.scale(width / size[1], height / size[0])
-        name = re.split(r"\.(SAFE|zip|tar|tgz|tif)", Path(self.files.name).resolve().name)[0]
+        name = re.split(r"\.(SAFE|zip|tar|tgz|tif|json)", Path(self.files.name).resolve().name)[0]
         dataset = xr.Dataset(
             {"reflectance": (("band", "y", "x"), image)},
             {"band": wanted, "y": affine.f + affine.e * (np.arange(size[0]) + 0.5),
@@ -568,7 +568,7 @@ def open_product(
     path: Path | str, resolution: float | None = None, bands: Sequence[str] | None = None,
     mask_codes: str | None = None,
 ) -> xr.Dataset:  # fmt: skip
-    """Open a product (folder, zip, tar, or the file of its metadata) as the scene Dataset.
+    """Open a product (folder, zip, tar, file of its metadata, STAC item) as the scene Dataset.
 
     Returns what `open_scene` does: `reflectance` (band, y, x) float32, NaN for nodata; `mask` (y,
     x) if the product carries one, by majority where its grid is finer; and `product`, its kind,
@@ -586,6 +586,10 @@ def open_product(
 
 def find_product(path: Path | str) -> Product:
     """Recognise a product and read its metadata. InputError lists the kinds that are known."""
+    from clouddl.stac import is_item, read_item  # late: it builds on this module
+
+    if is_item(path):
+        return read_item(path)
     files = list_files(Path(path))
     file = Path(path).name if Path(path).is_file() else ""
     *kinds, geotiff = KINDS
