@@ -33,7 +33,7 @@ Mirror = Annotated[
                  envvar="CLOUDDL_MIRROR", show_envvar=True),
 ]  # fmt: skip
 Corpus = Annotated[
-    str, typer.Option(help="real, drawn (by the package, needs nothing), or auto: real if it can be had.")
+    str, typer.Option(help="real, drawn (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had.")
 ]  # fmt: skip
 
 
@@ -62,13 +62,26 @@ def study(
 
 @app.command()
 def fetch(
+    corpus: Annotated[str | None, typer.Argument(help="alcd: the reference masks of the study of 2020, their images and heights; default: the images of a catalogue.")] = None,
     mirror: Mirror = None,
     catalogue: Annotated[str, typer.Option(help="A name in data/catalogue, or a .yaml file.")] = "real",
     role: Annotated[str | None, typer.Option(help="Only scenes of this role: train, validation, reference, extra.")] = None,
 ) -> None:  # fmt: skip
-    """Download the study's images into the cache, verified; what is there is not fetched again."""
+    """Download the study's images into the cache, verified; what is there is not fetched again.
+
+    `clouddl fetch alcd` gathers what is public of the data of 2020 (some 25 GB) and writes
+    data/catalogue/alcd.yaml, for `clouddl study --corpus alcd`. It names what wants an account, and
+    where to put it. Run again, it does what is missing.
+    """
     from clouddl.catalogue import load_catalogue, store_of
 
+    if corpus == "alcd":
+        from clouddl.alcd import gather
+
+        print("\n".join(gather()))
+        return
+    if corpus:
+        raise InputError(f"fetch {corpus}: only alcd is gathered by name; for others --catalogue")
     found = load_catalogue(catalogue)
     if not found.select(role):
         known = ", ".join(sorted({scene.role for scene in found.scenes}))

@@ -566,7 +566,7 @@ KINDS = (
 
 def open_product(
     path: Path | str, resolution: float | None = None, bands: Sequence[str] | None = None,
-    mask_codes: str | None = None,
+    mask_codes: str | None = None, elevation: bool = False,
 ) -> xr.Dataset:  # fmt: skip
     """Open a product (folder, zip, tar, file of its metadata, STAC item) as the scene Dataset.
 
@@ -574,13 +574,19 @@ def open_product(
     x) if the product carries one, by majority where its grid is finer; and `product`, its kind,
     among the attrs. `bands`: common names, default all that reflect. `resolution` in metres:
     default that of the coarsest of them. `mask_codes`: a table of labels.CODES, to choose among
-    several masks. Surface reflectance is read with a warning. InputError: a kind that is not known,
-    an incomplete or damaged product, an archive that is not safe, a wrong scale.
+    several masks. `elevation`: heights of the Copernicus DEM too, which are fetched (see
+    `copernicus_dem`: NaN where there are none). Surface reflectance is read with a warning.
+    InputError: a kind that is not known, an incomplete or damaged product, an archive that is not
+    safe, a wrong scale.
     """
     product = find_product(path)
     dataset = product.open(bands, resolution)
     if (mask := product.mask(dataset, mask_codes)) is not None:
         dataset["mask"] = mask
+    if elevation:
+        from clouddl.dem import copernicus_dem  # late: few ask for it, and it wants the network
+
+        dataset["elevation"] = copernicus_dem(dataset)
     return dataset
 
 

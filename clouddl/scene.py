@@ -187,9 +187,12 @@ def check_reflectance(array: xr.DataArray, name: str) -> None:
         )
 
 
-def read_dem(path: Path | str, like: xr.Dataset | xr.DataArray) -> xr.DataArray:
+def read_dem(
+    path: Path | str, like: xr.Dataset | xr.DataArray, covers: bool = True
+) -> xr.DataArray:
     """Heights (y, x) float32 in metres on the grid of `like`, bilinear; NaN outside the DEM.
 
+    InputError if it does not cover the image at all, unless it is one of several (`covers` False).
     A declared nodata of 0 is read as sea level: 0 m is a height, and SRTM files use it for the sea.
     """
     if like.rio.crs is None:
@@ -208,7 +211,7 @@ def read_dem(path: Path | str, like: xr.Dataset | xr.DataArray) -> xr.DataArray:
     height = height.rio.write_nodata(np.nan).rio.reproject_match(
         like, resampling=Resampling.bilinear
     )
-    if not np.isfinite(height).any():
+    if covers and not np.isfinite(height).any():
         raise InputError(f"{path}: the DEM does not cover the image")
     grid = {axis: like[axis] for axis in ("y", "x")}
     return height.assign_coords(grid).rename("elevation").assign_attrs(units="m")

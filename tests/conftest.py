@@ -1,5 +1,6 @@
 """Chips of drawn scenes, cards of tiny networks and a server of files, shared by the tests."""
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ class Web:
         self.asked: list[tuple[str, str | None]] = []  # path, Range
         self.cut: list[int] = []  # the next answers break off after so many bytes
         self.refuse: list[int] = []  # the next answers are these status codes
+        self.etag: str | None = None  # what is told instead of the MD5
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -105,6 +107,8 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Accept-Ranges", "bytes")
+        told = self.web.etag or hashlib.md5(file.read_bytes()).hexdigest()
+        self.send_header("ETag", f'"{told}"')
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{size}")
         self.end_headers()

@@ -124,10 +124,11 @@ HELP = {
          "First steps", "clouddl predict image", "CLOUDDL_MIRROR", "CLOUDDL_CACHE"],
     "study": ["--profile", "quick", "full", "--corpus", "drawn", "--mirror", "--only", "--force",
               "--publish", "build/<profile>"],
-    "fetch": ["--mirror", "CLOUDDL_MIRROR", "--catalogue", "--role", "verified"],
+    "fetch": ["--mirror", "CLOUDDL_MIRROR", "--catalogue", "--role", "verified", "alcd",
+              "account"],
     "predict": ["--sensor", "--out", "--bands", "--use", "--scale", "--offset", "--nodata",
-                "--resolution", "--model", "--threshold", "--dilation", "--tile", "--scheduler", "--stac",
-                "--workers", "tcp://HOST:8786", "report.csv", "exit code is 1",
+                "--resolution", "--model", "--threshold", "--dilation", "--tile", "--scheduler",
+                "--stac", "--workers", "tcp://HOST:8786", "report.csv", "exit code is 1",
                 "<stem>_cloud.tif", "0 clear, 1 cloud, 255 nodata", "Example", "0.0001"],
     "score": ["--reference", "--codes", "l8biome", "--csv", "F2", "95 %"],
     "label": ["--sensor", "--out", "--labels", "--points", "--bands", "--scale", "--offset",
@@ -309,6 +310,8 @@ BAD = [
     ("sensors spot-4 --out drawn.png", "--out goes with plot: clouddl sensors plot"),
     ("sensors noyaml.yaml", "noyaml.yaml: the sensor card"),
     ("fetch --role referense", "referense"),
+    ("fetch maja", "fetch maja: only alcd is gathered by name"),
+    ("study --corpus alcd", "corpus alcd: is not here; gather it with `clouddl fetch alcd`"),
     ("score mask.tif --reference truth.tif --csv mask.tif/a.csv", "mask.tif"),
 ]  # fmt: skip
 
