@@ -137,7 +137,7 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
         raise InputError(
             f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: the catalogue is not YAML: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error

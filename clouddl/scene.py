@@ -113,10 +113,12 @@ def read_image(
                     values = source.read([index + 1 for index in wanted], window=window)
     except InputError:
         raise
-    except (OSError, RasterioError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
         ) from error
+    if np.iscomplexobj(values):
+        raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
     array = values.astype(np.float32)
     hole = np.isnan(array) if nodata is None else np.isnan(array) | (values == nodata)
     array = np.where(hole, np.nan, array * np.float32(scale) + np.float32(offset))

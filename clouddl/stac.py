@@ -100,9 +100,9 @@ def load_item(path: Path | str) -> Item:
         fields = json.loads(data)
         return Item.model_validate(fields)
     except ValidationError as error:
-        if isinstance(fields, dict) and fields.get("type") != "Feature":
-            told = f"is a {fields.get('type', 'JSON file')}, and no STAC item; give one item of it"
-            raise InputError(f"{path}: {told}") from error
+        kind = fields.get("type", "JSON object") if isinstance(fields, dict) else "JSON value"
+        if kind != "Feature":
+            raise InputError(f"{path}: is a {kind}, and no STAC item; give one item") from error
         raise invalid(path, error) from error
     except OSError as error:  # requests' errors are of it too
         raise InputError(f"{path}: cannot be read as a STAC item ({error})") from error

@@ -1,4 +1,4 @@
-"""Chips of drawn scenes, cards of tiny networks and a server of files, shared by the tests."""
+"""What tests share: drawn chips, tiny networks, a server of files, and the command line."""
 
 import hashlib
 import subprocess
@@ -11,14 +11,20 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import click
+import numpy as np
 import pytest
+import rasterio
 import torch
+from rasterio.transform import from_origin
 
 from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, make_chips
-from clouddl.model import ModelCard
+from clouddl.cli import main
+from clouddl.model import CloudModel, ModelCard, build, save_model
 
 torch.set_num_threads(1)  # networks this small only wait for threads
+Run = Callable[..., tuple[int, str, str]]
 BANDS = ["green", "red", "nir", "swir16"]
 
 
@@ -156,3 +162,65 @@ def run_server(folder: Path) -> None:
     http, served = _serve(folder)
     print(served.address, flush=True)
     http.serve_forever()
+
+
+# Against one another: 3 found, 1 missed, 2 false alarms, 1 clear in both, 1 without a reference.
+MASK = np.array([[[1, 1, 1, 0], [1, 1, 0, 1]]], np.uint8)
+TRUTH = np.array([[[1, 1, 1, 1], [0, 0, 0, 255]]], np.uint8)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line in this process: exit code, standard output, standard error."""
+    for name in ("CLOUDDL_MIRROR", "FORCE_COLOR", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def go(line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clouddl", *line.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        code = ended.value.code
+        return int(code or 0), click.unstyle(said.out), click.unstyle(said.err)
+
+    return go
+
+
+def write_tiff(path: Path, values: np.ndarray, left: float = 500_000, **fields: Any) -> None:
+    """A GeoTIFF (band, y, x) of 30 m pixels whose left edge is at `left` metres."""
+    profile = {"count": len(values), "height": values.shape[1], "width": values.shape[2],
+               "dtype": values.dtype, "crs": "EPSG:32631",
+               "transform": from_origin(left, 4_600_000, 30, 30)}  # fmt: skip
+    with rasterio.open(path, "w", driver="GTiff", **profile | fields) as file:
+        file.write(values)
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with images, masks and models, good and bad."""
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(1).uniform(0.01, 0.6, (4, 40, 48)).astype(np.float32)
+    image[:, :5, :6] = np.nan
+    write_tiff(tmp_path / "good.tif", image)
+    write_tiff(
+        tmp_path / "numbers.tif", (np.nan_to_num(image) * 10_000).astype(np.uint16), nodata=0
+    )
+    write_tiff(tmp_path / "empty.tif", np.full((4, 40, 48), 7, np.uint16), nodata=7)
+    whole = (tmp_path / "good.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    np.savez(tmp_path / "array.npz", img=np.moveaxis(image, 0, -1))
+    write_tiff(tmp_path / "mask.tif", MASK)
+    write_tiff(tmp_path / "truth.tif", TRUTH)
+    write_tiff(tmp_path / "moved.tif", TRUTH, left=500_300)
+    (tmp_path / "text.yaml").write_text("id: spot-9\n")
+    (tmp_path / "noyaml.yaml").write_text("id: [1,\ntitle: }")
+    torch.manual_seed(0)
+    for name, bands in (("tiny", None), ("broken", None), ("blue", ["blue", "nir"])):
+        card = tiny(name=name, **{"bands": bands} if bands else {})
+        save_model(CloudModel(card, build(card), "cpu"), tmp_path / name)
+    weights = tmp_path / "broken.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    return tmp_path
