@@ -34,7 +34,7 @@ from clouddl.catalogue import (
 )
 from clouddl.dem import copernicus_dem, fetch_cells
 from clouddl.errors import InputError
-from clouddl.labels import NODATA
+from clouddl.labels import NODATA, UKIS_BANDS
 from clouddl.products import find_product, open_product
 from clouddl.sensors import get_sensor
 
@@ -51,7 +51,8 @@ L1C = re.compile(r"S2[AB]_MSIL1C_(\d{8})T\d{6}_N\d{4}_R\d{3}_T(\d\d)([A-Z])([A-Z
 def gather(cache: Path | None = None) -> list[str]:
     """Fetch what is public, prepare scenes, write `data/catalogue/alcd.yaml`; what was found.
 
-    Sentinel-2 is brought to 30 m, 13 bands, int16 reflectance × 10000. Returns lines to print: what
+    Sentinel-2 is brought to 30 m, the six bands that models and ukis-csmask use, int16 reflectance
+    × 10000. Returns lines to print: what
     was gathered, and by name what a person must fetch and where it goes. Called again it does what
     is missing. InputError: a server that does not answer, a disk that is full, an archive that is
     not safe; a scene that cannot be had or read is only told.
@@ -116,7 +117,8 @@ def _sentinel2(name: str, mask: Path, store: Store) -> dict[str, Any]:
     assert scene  # _masks saw to it
     if not target.exists():
         folder = f"tiles/{scene[2]}/{scene[3]}/{scene[4]}/{name}.SAFE/"
-        wanted = re.compile(r"MTD_MSIL1C\.xml$|/IMG_DATA/[^/]*_B\w\w\.jp2$")
+        native = "|".join(f"B{get_sensor('sentinel-2').band(b).native[1:]:0>2}" for b in UKIS_BANDS)
+        wanted = re.compile(rf"MTD_MSIL1C\.xml$|/IMG_DATA/[^/]*_({native})\.jp2$")
         paths = []
         for each in _listing(folder):
             if wanted.search(each["name"]):
@@ -130,11 +132,12 @@ def _sentinel2(name: str, mask: Path, store: Store) -> dict[str, Any]:
         if not paths:
             raise Unavailable(f"{name}: is not in {BUCKET}/{SENTINEL2}/{folder}")
         store.fetch_all(paths)
-        _keep(open_product(store.cache / FOLDER / "l1c" / f"{name}.SAFE", RESOLUTION), target)
+        safe = store.cache / FOLDER / "l1c" / f"{name}.SAFE"
+        _keep(open_product(safe, RESOLUTION, UKIS_BANDS), target)
     heights = _heights(target, store)
     return {
         "id": name, "collection": "alcd", "sensor": "sentinel-2", "image": [_path(target, store)],
-        "bands": [band.common for band in get_sensor("sentinel-2").bands], "role": "reference",
+        "bands": list(UKIS_BANDS), "role": "reference",
         "group": f"{scene[2]}{scene[3]}{scene[4]}", "scale": SCALE,
         "resolution": RESOLUTION, "label": _path(mask, store),
         "label_codes": "alcd", "label_kind": "people", "level": "toa",

@@ -69,7 +69,7 @@ def fetch(
 ) -> None:  # fmt: skip
     """Download the study's images into the cache, verified; what is there is not fetched again.
 
-    `clouddl fetch alcd` gathers what is public of the data of 2020 (some 25 GB) and writes
+    `clouddl fetch alcd` gathers what is public of the data of 2020 (some 20 GB) and writes
     data/catalogue/alcd.yaml, for `clouddl study --corpus alcd`. It names what wants an account, and
     where to put it. Run again, it does what is missing.
     """
@@ -137,7 +137,7 @@ def predict(
     became of each, and the exit code is 1 if any failed. The same command again does only what is
     missing. On all cores of this machine:
 
-      clouddl predict products/*.zip --out masks --scheduler local
+      clouddl predict monday.zip tuesday.zip --out masks --scheduler local
     """
     from clouddl.batch import REPORT, predict_batch
     from clouddl.predict import results_of

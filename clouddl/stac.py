@@ -35,8 +35,8 @@ EXTENSIONS = ("eo/v1.1.0", "projection/v1.1.0", "raster/v1.1.0", "classification
               "processing/v1.2.0")  # fmt: skip
 
 
-class _Numbers(BaseModel):
-    """How numbers become reflectance: raster:bands of 1.0, bands of 1.1, or the whole asset."""
+class Numbers(BaseModel):
+    """A band, and how its numbers become reflectance: raster:bands of 1.0, bands of 1.1, or the whole asset."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -46,23 +46,25 @@ class _Numbers(BaseModel):
     nodata: float | None = None  # the words nan, inf and -inf are numbers to pydantic
 
 
-class _Asset(_Numbers):
+class Asset(Numbers):
+    """A file of an item."""
+
     href: str
     type: str = ""
     roles: list[str] = []
-    eo: list[_Numbers] = Field([], validation_alias="eo:bands")
-    raster: list[_Numbers] = Field([], validation_alias="raster:bands")
-    bands: list[_Numbers] = []
+    eo: list[Numbers] = Field([], validation_alias="eo:bands")
+    raster: list[Numbers] = Field([], validation_alias="raster:bands")
+    bands: list[Numbers] = []
 
-    def layers(self) -> list[_Numbers]:
+    def layers(self) -> list[Numbers]:
         """Its bands in the order of the file, with all that is said of each."""
         each = []
         for index in range(max(len(self.bands), len(self.eo), len(self.raster), 1)):
-            told = {name: getattr(self, name) for name in _Numbers.model_fields}
+            told = {name: getattr(self, name) for name in Numbers.model_fields}
             for part in (self.bands, self.eo, self.raster):
                 if index < len(part):
                     told |= part[index].model_dump(exclude_none=True)
-            each.append(_Numbers.model_construct(**told))
+            each.append(Numbers.model_construct(**told))
         return each
 
 
@@ -76,7 +78,7 @@ class Item(BaseModel):
     id: str = Field(min_length=1)
     collection: str | None = None
     properties: dict[str, Any]
-    assets: dict[str, _Asset] = Field(min_length=1)
+    assets: dict[str, Asset] = Field(min_length=1)
 
 
 def is_address(path: Path | str) -> bool:
@@ -151,7 +153,7 @@ def read_item(
     opened = {key: f"/vsicurl/{at}" if is_address(at) else at for key, at in places.items()}
     for name, value in (("MAX_RETRY", "3"), ("RETRY_DELAY", "1"), ("TIMEOUT", str(TIMEOUT))):
         os.environ.setdefault(f"GDAL_HTTP_{name}", value)  # GDAL would wait for ever
-    found: dict[str, tuple[str, int, list[_Numbers]]] = {}  # asset, layer, and all its layers
+    found: dict[str, tuple[str, int, list[Numbers]]] = {}  # asset, layer, and all its layers
     for key, asset in sorted(item.assets.items(), key=_preferred):
         layers = asset.layers()
         for index, layer in enumerate(layers):
@@ -183,7 +185,7 @@ def read_item(
     return product
 
 
-def _preferred(asset: tuple[str, _Asset]) -> tuple[bool, bool, bool]:
+def _preferred(asset: tuple[str, Asset]) -> tuple[bool, bool, bool]:
     """Sorts the assets that may hold a band: of its own, data, and no second copy as JPEG 2000."""
     _, told = asset
     return len(told.layers()) > 1, "data" not in told.roles, "jp2" in told.type.lower()
