@@ -189,13 +189,13 @@ def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterat
     another, and after a few deaths it is the scene that failed.
     """
     try:
-        from distributed import Client, KilledWorker, LocalCluster, as_completed
+        from distributed import CancelledError, Client, KilledWorker, LocalCluster, wait
     except ImportError as error:
         raise InputError("Dask is not installed: pip install 'clouddl[cluster]'") from error
     for name in ("distributed", "tornado", "asyncio"):  # what is wrong is told in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     waiting = deque(jobs)
-    owner: dict[Any, _Job] = {}  # of each scene in work, by the name Dask gives it
+    owner: dict[Any, _Job] = {}  # the scenes in work, by their futures
     with ExitStack() as at_end:
         try:
             if scheduler == "local":
@@ -206,39 +206,41 @@ def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterat
                 scheduler = at_end.enter_context(cluster).scheduler_address
             client = Client(scheduler, timeout=ANSWER, set_as_default=False)
             at_end.callback(client.close, timeout=ANSWER)
+            at_end.enter_context(client.as_current())
             client.wait_for_workers(1, timeout=JOIN)
         except (OSError, ValueError, TimeoutError) as error:
             told = "no scheduler with workers answers; start them (dask scheduler, dask worker)"
             raise InputError(f"--scheduler {scheduler}: {told} or mend the address") from error
-        running = as_completed(loop=client.loop)
         while waiting or owner:
+            lost = f"the scheduler {scheduler} was lost; start it again"
             try:
                 threads = sum(client.nthreads().values())
                 while waiting and len(owner) < threads:
                     job = waiting.popleft()
-                    future = client.submit(_remote, job.model_dump(), pure=False)
-                    owner[future.key] = job
-                    running.add(future)
-                if not owner:  # the workers are gone, and others may come
+                    owner[client.submit(_remote, job.model_dump(), pure=False)] = job
+                if not threads:  # others may come
+                    lost = f"the scheduler {scheduler} has no workers any more; start some"
                     client.wait_for_workers(1, timeout=JOIN)
                     continue
-                future = next(running)
-                job = owner.pop(future.key)
-                if future.cancelled():
-                    raise OSError("connection lost")
-                failure = future.exception()
-                answer = None if failure else future.result()
-            except (OSError, RuntimeError, StopIteration) as error:
-                told = f"the scheduler {scheduler} was lost; start it again"
-                yield Outcome(scene="", error=told, stops=True)
-                raise InputError(told) from error
-            if answer is not None:
-                yield Outcome.model_validate(answer)
-                continue
-            told = f"cannot be done by a worker ({failure}); has it this version of clouddl?"
-            if isinstance(failure, KilledWorker):
-                told = "every worker that took it died, for want of memory perhaps: lower --tile"
-            yield Outcome(scene=job.scene, status="failed", error=f"{job.scene}: {told}")
+                with suppress(TimeoutError):  # a scene takes its time: see if workers are there
+                    wait([*owner], timeout=JOIN, return_when="FIRST_COMPLETED")
+                ended = [future for future in owner if future.done()]
+                answers = [None if f.exception() else f.result() for f in ended]
+                failures = [future.exception() for future in ended]
+            except (OSError, RuntimeError, CancelledError) as error:
+                yield Outcome(scene="", error=lost, stops=True)
+                raise InputError(lost) from error
+            for future, answer, failure in zip(ended, answers, failures, strict=True):
+                job = owner.pop(future)
+                if answer is not None:
+                    yield Outcome.model_validate(answer)
+                    continue
+                told = f"cannot be done by a worker ({failure}); has it this version of clouddl?"
+                if isinstance(failure, KilledWorker):
+                    told = (
+                        "every worker that took it died, for want of memory perhaps: lower --tile"
+                    )
+                yield Outcome(scene=job.scene, status="failed", error=f"{job.scene}: {told}")
 
 
 @contextmanager

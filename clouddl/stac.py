@@ -36,7 +36,7 @@ EXTENSIONS = ("eo/v1.1.0", "projection/v1.1.0", "raster/v1.1.0", "classification
 
 
 class Numbers(BaseModel):
-    """A band, and how its numbers become reflectance: raster:bands of 1.0, bands of 1.1, or the whole asset."""
+    """A band: how numbers become reflectance, by raster:bands of 1.0 or bands of 1.1."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

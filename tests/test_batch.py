@@ -191,8 +191,8 @@ def test_workers_may_die(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def cluster(place: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """A scheduler and a worker as an operator starts them; the scheduler can be killed."""
+def cluster(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Popen]]:
+    """A scheduler and a worker as an operator starts them, to be killed."""
     file, base = place / "scheduler.json", [sys.executable, "-m", "dask"]
     where = ["--scheduler-file", str(file), "--no-dashboard"]
     found = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -201,8 +201,8 @@ def cluster(place: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     scheduler = subprocess.Popen([*base, "scheduler", "--port", "0", *where], **quiet)
     while not file.exists():
         time.sleep(0.1)
-    worker = subprocess.Popen([*base, "worker", "--nthreads", "1", *where], **quiet)
-    yield pd.read_json(file, typ="series").address, scheduler
+    worker = subprocess.Popen([*base, "worker", "--nthreads", "1", "--no-nanny", *where], **quiet)
+    yield pd.read_json(file, typ="series").address, scheduler, worker
     for process in (worker, scheduler):
         process.terminate()
         process.wait()
@@ -214,10 +214,12 @@ def slow(fields: dict[str, Any]) -> dict[str, Any]:
     return genuine(fields)
 
 
-def test_the_scheduler_may_be_lost(
-    place: Path, cluster: tuple[str, subprocess.Popen], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("victim", "told"), [(1, "tcp.* was lost; start it"), (2, "tcp.* has no workers any more")]
+)
+def test_the_cluster_may_be_lost(
+    victim: int, told: str, place: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, scheduler = cluster
     monkeypatch.setattr(batch, "_remote", slow)
     outcomes = batch._spread
 
@@ -225,11 +227,12 @@ def test_the_scheduler_may_be_lost(
         for count, outcome in enumerate(outcomes(*arguments), 1):
             yield outcome
             if count == 3:  # the last one is in work
-                scheduler.kill()
+                monkeypatch.setattr(batch, "JOIN", 1)
+                cluster[victim].kill()
 
     monkeypatch.setattr(batch, "_spread", watched)
-    with pytest.raises(InputError, match=r"scheduler tcp.* was lost.*; 2 of 4 scenes are done"):
-        run(scheduler=address)
+    with pytest.raises(InputError, match=rf"scheduler {told}.*; 2 of 4 scenes are done"):
+        run(scheduler=cluster[0])
     assert run() == ["left", "left", "failed", "done"]
 
 
