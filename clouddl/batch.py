@@ -31,7 +31,7 @@ from tqdm import tqdm
 from clouddl.errors import InputError, WriteError
 from clouddl.model import load_model, shipped_models
 from clouddl.predict import predict_file, results_folder, results_of
-from clouddl.sensors import get_sensor
+from clouddl.sensors import get_sensor, sensors
 from clouddl.stac import date_of, is_address, is_item, item_of, write_item
 
 LOCK, REPORT, PARTS = ".clouddl.lock", "report.csv", ".clouddl-*"
@@ -73,11 +73,11 @@ def predict_batch(
     `sensor` and `model`: names or paths. `scheduler`: "local" for `workers` processes (default: one
     per core) of this machine, or the address of a Dask scheduler whose workers see the same paths;
     None for this process. `stac` writes an item beside each mask, as is always done for an item.
-    `options` are those of `predict_file`. A scene that fails is an Outcome
-    and does not stop the others. With several scenes, `report.csv` in `out` says what became of
-    each, also when the run is interrupted. InputError: a sensor, model or scheduler that does not
-    serve, results that would fall on another or on an input, a folder another run writes to, a
-    disk that is full, a scheduler that is lost; after the last two the same call goes on.
+    `options` are those of `predict_file`. A scene that fails is an Outcome and does not stop the
+    others. With several scenes, `report.csv` in `out` says what became of each, also when the run
+    is interrupted. InputError: a sensor, model or scheduler that does not serve, results that would
+    fall on another or on an input, a folder another run writes to, a disk that is full, a cluster
+    that is lost; after the last two the same call goes on.
     """
     if workers is not None and scheduler != "local":
         raise InputError("--workers goes with --scheduler local; a cluster has its own number")
@@ -122,8 +122,9 @@ def predict_batch(
 
 
 def _place(name: str | None) -> str | None:
-    """A path that holds in another process's folder too; a name stays a name."""
-    return os.path.abspath(name) if name and os.path.exists(name) else name
+    """A path that holds in another process's folder too; the name of what ships stays a name."""
+    known = {*sensors(), *(card.name for card in shipped_models())}
+    return name if name is None or name in known else os.path.abspath(name)
 
 
 def _key(path: str, settings: str) -> str:
@@ -184,9 +185,10 @@ def _remote(fields: dict[str, Any]) -> dict[str, Any]:
 def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterator[Outcome]:
     """Predict the scenes on a cluster; yields outcomes as they come.
 
-    No more scenes are handed out than there are threads to work on them: when a worker dies, only
-    the scene it had in hand is suspected. A scene that was lost with its worker is given to
-    another, and after a few deaths it is the scene that failed.
+    No more scenes are handed out than there are threads to work on them. Dask gives a scene that
+    was lost with its worker to another, but after some deaths suspects it, and whatever else waited
+    at the same workers. So those are tried once more, at the end, each alone: if its worker dies
+    again, it is the scene.
     """
     try:
         from distributed import CancelledError, Client, KilledWorker, LocalCluster, wait
@@ -195,6 +197,7 @@ def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterat
     for name in ("distributed", "tornado", "asyncio"):  # what is wrong is told in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
     waiting = deque(jobs)
+    suspects: set[str] = set()
     owner: dict[Any, _Job] = {}  # the scenes in work, by their futures
     with ExitStack() as at_end:
         try:
@@ -215,7 +218,7 @@ def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterat
             lost = f"the scheduler {scheduler} was lost; start it again"
             try:
                 threads = sum(client.nthreads().values())
-                while waiting and len(owner) < threads:
+                while waiting and len(owner) < (1 if waiting[0].scene in suspects else threads):
                     job = waiting.popleft()
                     owner[client.submit(_remote, job.model_dump(), pure=False)] = job
                 if not threads:  # others may come
@@ -234,6 +237,10 @@ def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterat
                 job = owner.pop(future)
                 if answer is not None:
                     yield Outcome.model_validate(answer)
+                    continue
+                if isinstance(failure, KilledWorker) and job.scene not in suspects:
+                    suspects.add(job.scene)
+                    waiting.append(job)
                     continue
                 told = f"cannot be done by a worker ({failure}); has it this version of clouddl?"
                 if isinstance(failure, KilledWorker):

@@ -78,6 +78,13 @@ def test_each_good_scene_once_and_each_bad_one_named(place: Path) -> None:
     assert report.error[2].startswith("c.tif: ") and set(report.error.drop(2)) == {""}
 
 
+def test_names_stay_names_whatever_lies_around(place: Path) -> None:
+    (place / "spot-5").mkdir()
+    (place / "spot").mkdir()
+    (found,) = predict_batch(["a.tif"], "spot-5", "out", model="spot")
+    assert (found.status, found.error) == ("done", "")
+
+
 def test_a_rerun_does_what_is_missing_or_has_changed(place: Path) -> None:
     run()
     before = (place / "out" / "a_cloud.tif").stat().st_mtime_ns
@@ -176,7 +183,7 @@ def deadly(fields: dict[str, Any]) -> dict[str, Any]:
 def test_workers_may_die(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(place / "poison.tif")
     monkeypatch.setattr(batch, "_remote", deadly)
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         found = run([*SCENES, "poison.tif"], scheduler="local", workers=2)
     assert found == [*STATUS, "failed"]
     assert (place / "d.tried").exists()
