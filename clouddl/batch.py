@@ -83,7 +83,7 @@ def predict_batch(
         raise InputError("--workers goes with --scheduler local; a cluster has its own number")
     card = get_sensor(sensor) if sensor else None
     cards = [load_model(model).card] if model else shipped_models()
-    made_by = [version("clouddl"), card and card.model_dump_json(), options]
+    made_by = [version("clouddl"), repr(card), options]
     settings = json.dumps([*made_by, *(c.model_dump_json() for c in cards)], sort_keys=True)
     taken = {os.path.abspath(str(scene).partition("#")[0]) for scene in scenes}
     for scene in scenes:

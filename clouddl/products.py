@@ -26,7 +26,7 @@ from rasterio.windows import Window
 
 from clouddl.archive import Fields, Files, list_files
 from clouddl.errors import InputError
-from clouddl.labels import NODATA, read_mask
+from clouddl.labels import NODATA, dilate, read_mask
 from clouddl.scene import _weights, read_image
 from clouddl.sensors import Sensor, get_sensor, middle
 
@@ -566,7 +566,7 @@ KINDS = (
 
 def open_product(
     path: Path | str, resolution: float | None = None, bands: Sequence[str] | None = None,
-    mask_codes: str | None = None, elevation: bool = False,
+    mask_codes: str | None = None, dilation_m: float = 0.0, elevation: bool = False,
 ) -> xr.Dataset:  # fmt: skip
     """Open a product (folder, zip, tar, file of its metadata, STAC item) as the scene Dataset.
 
@@ -574,15 +574,16 @@ def open_product(
     x) if the product carries one, by majority where its grid is finer; and `product`, its kind,
     among the attrs. `bands`: common names, default all that reflect. `resolution` in metres:
     default that of the coarsest of them. `mask_codes`: a table of labels.CODES, to choose among
-    several masks. `elevation`: heights of the Copernicus DEM too, which are fetched (see
-    `copernicus_dem`: NaN where there are none). Surface reflectance is read with a warning.
-    InputError: a kind that is not known, an incomplete or damaged product, an archive that is not
-    safe, a wrong scale.
+    several masks. `dilation_m`: metres to grow the clouds of the mask by. `elevation`: heights of
+    the Copernicus DEM too, which are fetched (see `copernicus_dem`: NaN where there are none).
+    Surface reflectance is read with a warning. InputError: a kind that is not known, an incomplete
+    or damaged product, an archive that is not safe, a wrong scale.
     """
     product = find_product(path)
     dataset = product.open(bands, resolution)
     if (mask := product.mask(dataset, mask_codes)) is not None:
-        dataset["mask"] = mask
+        grown = dilate(mask.values, dilation_m, dataset.attrs["resolution"])
+        dataset["mask"] = mask.copy(data=grown)
     if elevation:
         from clouddl.dem import copernicus_dem  # late: few ask for it, and it wants the network
 
