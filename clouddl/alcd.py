@@ -33,9 +33,10 @@ from clouddl.catalogue import (
     write_whole,
 )
 from clouddl.dem import copernicus_dem, fetch_cells
-from clouddl.errors import InputError
+from clouddl.errors import InputError, WriteError
 from clouddl.labels import NODATA, UKIS_BANDS
 from clouddl.products import find_product, open_product
+from clouddl.scene import writing
 from clouddl.sensors import get_sensor
 
 ZENODO = "https://zenodo.org/api/records/1460960"
@@ -52,10 +53,9 @@ def gather(cache: Path | None = None) -> list[str]:
     """Fetch what is public, prepare scenes, write `data/catalogue/alcd.yaml`; what was found.
 
     Sentinel-2 is brought to 30 m, the six bands that models and ukis-csmask use, int16 reflectance
-    × 10000. Returns lines to print: what
-    was gathered, and by name what a person must fetch and where it goes. Called again it does what
-    is missing. InputError: a server that does not answer, a disk that is full, an archive that is
-    not safe; a scene that cannot be had or read is only told.
+    × 10000. Returns lines to print: what was gathered, and by name what a person must fetch and
+    where it goes. Called again it does what is missing. InputError: a server that does not answer,
+    a disk that is full, an archive that is not safe; a scene that cannot be had is only told.
     """
     store = Store(None, cache)
     home = store.cache / FOLDER
@@ -70,6 +70,8 @@ def gather(cache: Path | None = None) -> list[str]:
     for path in sorted(each for each in (home / BY_HAND).iterdir() if each.name[0] != "."):
         try:  # what a person brought may be anything: it is told, and the rest goes on
             scenes.append(_product(path, store))
+        except WriteError:
+            raise
         except InputError as error:
             told.append(f"not gathered: {error}")
     if not scenes:
@@ -118,11 +120,11 @@ def _sentinel2(name: str, mask: Path, store: Store) -> dict[str, Any]:
     if not target.exists():
         folder = f"tiles/{scene[2]}/{scene[3]}/{scene[4]}/{name}.SAFE/"
         native = "|".join(f"B{get_sensor('sentinel-2').band(b).native[1:]:0>2}" for b in UKIS_BANDS)
-        wanted = re.compile(rf"MTD_MSIL1C\.xml$|/IMG_DATA/[^/]*_({native})\.jp2$")
+        wanted = re.compile(rf"MTD_MSIL1C\.xml|GRANULE/\w+/IMG_DATA/\w+_({native})\.jp2")
         paths = []
         for each in _listing(folder):
-            if wanted.search(each["name"]):
-                path = f"{FOLDER}/l1c/{name}.SAFE/{each['name'].removeprefix(folder)}"
+            if wanted.fullmatch(inside := each["name"].removeprefix(folder)):
+                path = f"{FOLDER}/l1c/{name}.SAFE/{inside}"
                 md5 = base64.b64decode(each["md5Hash"]).hex()
                 store.rows[path] = {
                     "path": path, "bytes": each["size"], "sha256": f"md5:{md5}",
@@ -132,8 +134,12 @@ def _sentinel2(name: str, mask: Path, store: Store) -> dict[str, Any]:
         if not paths:
             raise Unavailable(f"{name}: is not in {BUCKET}/{SENTINEL2}/{folder}")
         store.fetch_all(paths)
-        safe = store.cache / FOLDER / "l1c" / f"{name}.SAFE"
-        _keep(open_product(safe, RESOLUTION, UKIS_BANDS), target)
+        try:
+            safe = store.cache / FOLDER / "l1c" / f"{name}.SAFE"
+            opened = open_product(safe, RESOLUTION, UKIS_BANDS)
+        except InputError as error:
+            raise Unavailable(str(error)) from error
+        _keep(opened, target)
     heights = _heights(target, store)
     return {
         "id": name, "collection": "alcd", "sensor": "sentinel-2", "image": [_path(target, store)],
@@ -216,10 +222,14 @@ def _raster(target: Path, values: np.ndarray, like: xr.Dataset, nodata: float, *
     place = {"crs": like.rio.crs, "transform": like.rio.transform()} if like.rio.crs else {}
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}")
-    with rasterio.open(
-        part, "w", driver="GTiff", count=len(values), height=values.shape[1], nodata=nodata,
-        width=values.shape[2], dtype=values.dtype, compress="deflate", tiled=True, **place, **how,
-    ) as file:  # fmt: skip
+    with (
+        writing(target.parent),
+        rasterio.open(
+            part, "w", driver="GTiff", count=len(values), height=values.shape[1], nodata=nodata,
+            width=values.shape[2], dtype=values.dtype, compress="deflate", tiled=True,
+            **place, **how,
+        ) as file,
+    ):  # fmt: skip
         file.update_tags(resolution=like.attrs.get("resolution", ""))
         file.write(values)
     part.replace(target)

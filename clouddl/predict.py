@@ -10,7 +10,6 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +21,6 @@ import rasterio.shutil
 import torch
 import xarray as xr
 from affine import Affine
-from rasterio._err import CPLE_BaseError  # which some writers raise as it is
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
@@ -33,7 +31,7 @@ from clouddl.errors import InputError, WriteError
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate
 from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
 from clouddl.products import find_product
-from clouddl.scene import _weights, check_reflectance, read_image
+from clouddl.scene import _weights, check_reflectance, read_image, writing
 from clouddl.sensors import STUDY_BANDS, Sensor, middle
 from clouddl.stac import is_address, is_item, read_item
 
@@ -163,7 +161,7 @@ def predict_file(
                "transform": image.transform, "tiled": True, "bigtiff": "IF_SAFER"}  # fmt: skip
     # In a folder beside the results: a move within one file system is at once, and whole.
     with (
-        _told(out), TemporaryDirectory(prefix=".clouddl-", dir=out) as work,
+        writing(out), TemporaryDirectory(prefix=".clouddl-", dir=out) as work,
         warnings.catch_warnings(),
     ):  # fmt: skip
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -231,18 +229,6 @@ def results_folder(out: Path | str, room: int = 0) -> None:
     if free < room:  # before GDAL notices, which says so in many lines, and late
         told = f"the disk is full: {free >> 20} MiB are free, and a scene wants {room >> 20}"
         raise WriteError(f"{out}: {told} while it is worked on; make room")
-
-
-@contextmanager
-def _told(out: Path | str) -> Iterator[None]:
-    """What GDAL or the system say when the results cannot be written, as WriteError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, RasterioError, CPLE_BaseError) as error:
-        told = f"a result could not be written ({error}); the disk or the quota is full, it seems"
-        raise WriteError(f"{out}: {told}: make room") from error
 
 
 def _sets(card: ModelCard) -> str:

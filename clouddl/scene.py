@@ -6,7 +6,8 @@
 
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ import rasterio
 import rioxarray
 import xarray as xr
 from affine import Affine
+from rasterio._err import CPLE_BaseError  # which some writers raise as it is
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -22,7 +24,7 @@ from rasterio.windows import Window
 from scipy import sparse
 
 from clouddl.catalogue import Scene, Store
-from clouddl.errors import InputError
+from clouddl.errors import InputError, WriteError
 from clouddl.labels import NODATA, read_mask
 from clouddl.sensors import Sensor, get_sensor
 
@@ -217,6 +219,18 @@ def read_dem(
         raise InputError(f"{path}: the DEM does not cover the image")
     grid = {axis: like[axis] for axis in ("y", "x")}
     return height.assign_coords(grid).rename("elevation").assign_attrs(units="m")
+
+
+@contextmanager
+def writing(out: Path | str) -> Iterator[None]:
+    """What GDAL or the system say when images cannot be written to a folder, as WriteError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RasterioError, CPLE_BaseError) as error:
+        told = f"a result could not be written ({error}); the disk or the quota is full, it seems"
+        raise WriteError(f"{out}: {told}: make room") from error
 
 
 def _weights(size: int, target: int) -> sparse.csr_array:

@@ -162,6 +162,19 @@ def test_no_space_left(servers: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert alcd.gather()[0].startswith("1 scenes")
 
 
+def test_a_scene_that_cannot_be_read_is_told(servers: Web) -> None:
+    for path in servers.folder.rglob("MTD_MSIL1C.xml"):
+        path.write_text("<a/>" + " " * (path.stat().st_size - 4))
+    listing = next(servers.folder.rglob("o"))
+    listed = json.loads(listing.read_text())
+    for each in listed["items"]:
+        data = (servers.folder / "bucket" / alcd.SENTINEL2 / each["name"]).read_bytes()
+        each["md5Hash"] = base64.b64encode(hashlib.md5(data).digest()).decode()
+    listing.write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"no scene could be had: .*has no QUANTIFICATION_VALUE"):
+        alcd.gather()
+
+
 @pytest.mark.parametrize("answer", ["{}", "[]", '{"files": [{"key": "a.zip"}]}', "no json"])
 def test_a_record_that_is_none(servers: Web, answer: str) -> None:
     (servers.folder / "zenodo" / "record").write_text(answer)
