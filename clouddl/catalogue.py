@@ -8,7 +8,9 @@ mirror folder, or downloads them once into a cache, and checks each against the 
 import csv
 import difflib
 import hashlib
+import io
 import os
+import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,9 @@ import pooch
 import requests
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
+from urllib3.util import Retry
 
 from clouddl.errors import InputError, invalid
 
@@ -133,7 +137,7 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
         raise InputError(
             f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: the catalogue is not YAML: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error
@@ -164,16 +168,56 @@ def register(name_or_path: str | Path) -> Path:
     for name in dict.fromkeys(file for scene in catalogue.scenes for file in scene.files()):
         if not (file := path.parent / name).is_file():
             raise InputError(f"{file}: no such file; {path} names it")
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        rows.append({"path": name, "bytes": file.stat().st_size, "sha256": digest, "url": ""})
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    with part.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["path", "bytes", "sha256", "url"])
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(target)
+        rows.append(row_of(name, file))
+    write_registry(target, rows)
     return target
+
+
+def row_of(name: str, file: Path) -> dict[str, str]:
+    """The row of a registry for a file that is here: its bytes and SHA-256, and no address."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"path": name, "bytes": str(file.stat().st_size), "sha256": digest, "url": ""}
+
+
+def write_registry(target: Path, rows: Iterable[dict[str, str]]) -> None:
+    """Write a registry: path, bytes, sha256 and address of each file."""
+    text = io.StringIO()
+    columns = ["path", "bytes", "sha256", "url"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(target, text.getvalue().encode())
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file so that it is there whole, or as it was before."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        part.write_bytes(data)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def ask(url: str, method: str = "GET", **options: Any) -> requests.Response:
+    """What a server answers, tried again, later each time, while it is busy or does not answer.
+
+    404 is an answer; InputError for any other refusal, and for no answer.
+    """
+    busy = Retry(Store.retries, backoff_factor=1, status_forcelist=[429, 500, 502, 503, 504],
+                 allowed_methods=None)  # fmt: skip
+    try:
+        with requests.Session() as session:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=busy))
+            answer = session.request(method, url, timeout=30, allow_redirects=True, **options)
+            if answer.status_code != 404:
+                answer.raise_for_status()
+            return answer
+    except requests.RequestException as error:
+        raise InputError(f"{url}: does not answer ({error}); try again later") from error
 
 
 def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> "Store":
@@ -233,6 +277,26 @@ class Store:
         with tqdm(total=total, desc=name, unit="B", unit_scale=True, disable=hide) as bar:
             return [self._fetch(path, bar) for path in wanted]
 
+    def learn(self, path: str, url: str) -> bool:
+        """Make a row for a file by what its server tells; False if the server has none.
+
+        MD5 where the server's ETag is one, else the size alone. A file that is there is not asked
+        for again: it was checked when it came.
+        """
+        if (local := self.cache / path).is_file():
+            self.rows[path] = row_of(path, local)
+            return True
+        answer = ask(url, "HEAD")
+        if answer.status_code == 404:
+            return False
+        told = answer.headers.get("ETag", "").strip('"').lower()
+        md5 = f"md5:{told}" if re.fullmatch("[0-9a-f]{32}", told) else ""
+        size = answer.headers.get("Content-Length", "")
+        if not size.isdigit():
+            raise InputError(f"{url}: its server tells no size; it cannot be checked")
+        self.rows[path] = {"path": path, "bytes": size, "sha256": md5, "url": url}
+        return True
+
     def available(self) -> bool:
         """Whether the first file is at hand, or its server answers within 3 seconds."""
         first = next(iter(self.rows), None)
@@ -253,7 +317,13 @@ class Store:
         if local and self.mirror and local == self.mirror / path:
             return _check(local, row)
         url, size, part = row["url"], int(row["bytes"]), self.cache / f"{path}.part"
-        shelf = pooch.create(self.cache, "", registry={path: f"sha256:{row['sha256']}"},
+        if not url and not local:
+            raise InputError(
+                f"{path}: was made here and is gone; make it again: clouddl fetch alcd"
+            )
+        # The column may name another algorithm; a file whose server tells none has only its size.
+        known = row["sha256"] if ":" in row["sha256"] else f"sha256:{row['sha256']}"
+        shelf = pooch.create(self.cache, "", registry={path: known if row["sha256"] else None},
                              urls={path: url}, retry_if_failed=self.retries)  # fmt: skip
         try:
             get = partial(_resume, part=part, size=size, bar=bar)
@@ -317,11 +387,13 @@ def _closest(name: str, known: Iterable[str]) -> str:
 
 
 def choose_corpus(requested: str, store: Store) -> str:
-    """The corpus to study: "real" or "drawn" as asked, or for "auto" real where it can be had."""
+    """The corpus to study: real, drawn or alcd as asked, or for "auto" real where it can be had."""
     if requested == "auto":
         return "real" if store.available() else "drawn"
-    if requested not in ("real", "drawn"):
-        raise InputError(f"corpus {requested!r} is unknown; choose auto, real or drawn")
+    if requested == "alcd" and not (DATA / "catalogue" / "alcd.yaml").exists():
+        raise InputError("corpus alcd: is not here; gather it with `clouddl fetch alcd`")
+    if requested not in ("real", "drawn", "alcd"):
+        raise InputError(f"corpus {requested!r} is unknown; choose auto, real or drawn (or alcd)")
     return requested
 
 
@@ -331,4 +403,4 @@ def open_corpus(
     """The catalogue to study and the store of its files: what every notebook begins with."""
     store = Store(DATA / "registry" / "real.csv", mirror=mirror)
     catalogue = load_catalogue(choose_corpus(requested, store))
-    return catalogue, store
+    return catalogue, store_of(catalogue, mirror) if catalogue.name == "alcd" else store

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -32,7 +33,7 @@ Mirror = Annotated[
                  envvar="CLOUDDL_MIRROR", show_envvar=True),
 ]  # fmt: skip
 Corpus = Annotated[
-    str, typer.Option(help="real, drawn (by the package, needs nothing), or auto: real if it can be had.")
+    str, typer.Option(help="real, drawn (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had.")
 ]  # fmt: skip
 
 
@@ -61,13 +62,26 @@ def study(
 
 @app.command()
 def fetch(
+    corpus: Annotated[str | None, typer.Argument(help="alcd: the reference masks of the study of 2020, their images and heights; default: the images of a catalogue.")] = None,
     mirror: Mirror = None,
     catalogue: Annotated[str, typer.Option(help="A name in data/catalogue, or a .yaml file.")] = "real",
     role: Annotated[str | None, typer.Option(help="Only scenes of this role: train, validation, reference, extra.")] = None,
 ) -> None:  # fmt: skip
-    """Download the study's images into the cache, verified; what is there is not fetched again."""
+    """Download the study's images into the cache, verified; what is there is not fetched again.
+
+    `clouddl fetch alcd` gathers what is public of the data of 2020 (some 20 GB) and writes
+    data/catalogue/alcd.yaml, for `clouddl study --corpus alcd`. It names what wants an account, and
+    where to put it. Run again, it does what is missing.
+    """
     from clouddl.catalogue import load_catalogue, store_of
 
+    if corpus == "alcd":
+        from clouddl.alcd import gather
+
+        print("\n".join(gather()))
+        return
+    if corpus:
+        raise InputError(f"fetch {corpus}: only alcd is gathered by name; for others --catalogue")
     found = load_catalogue(catalogue)
     if not found.select(role):
         known = ", ".join(sorted({scene.role for scene in found.scenes}))
@@ -85,7 +99,7 @@ def fetch(
 
 @app.command()
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Products (folder, .zip, .tar), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
+    images: Annotated[list[str], typer.Argument(help="Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     sensor: Annotated[str | None, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which say it themselves.")] = None,
     bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")] = None,
@@ -98,6 +112,9 @@ def predict(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
     dilation: Annotated[float, typer.Option(min=0, help="Grow the clouds by this many metres.")] = 0.0,
     tile: Annotated[int, typer.Option(min=64, help="Pixels predicted at a time; less needs less memory.")] = 1024,
+    stac: Annotated[bool, typer.Option("--stac", help="Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name. Done for STAC items always.")] = False,
+    scheduler: Annotated[str | None, typer.Option(help="Spread the scenes over processes: local, or the address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default: one after another.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --scheduler local: how many processes; default: one per core.")] = None,
 ) -> None:  # fmt: skip
     """Predict cloud masks of images: <stem>_cloud.tif and <stem>_probability.tif.
 
@@ -111,19 +128,44 @@ def predict(
     options; its mask is on its ground, at the model's resolution or its own if coarser:
 
       clouddl predict S2A_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233.SAFE.zip --out masks
-    """
-    from clouddl.model import load_model
-    from clouddl.predict import predict_files
-    from clouddl.sensors import get_sensor
 
-    written = predict_files(
-        images, get_sensor(sensor) if sensor else None, out,
-        model=load_model(model) if model else None,
-        bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
-        resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
-    )  # fmt: skip
-    for mask, _ in written:
-        print(mask)
+    A STAC item gives its bands by their common names, and its mask gets an item too:
+
+      clouddl predict https://HOST/collections/sentinel-2-l1c/items/ID --out masks
+
+    Of many, each good one is done and each bad one is named: in the folder, report.csv says what
+    became of each, and the exit code is 1 if any failed. The same command again does only what is
+    missing. On all cores of this machine:
+
+      clouddl predict monday.zip tuesday.zip --out masks --scheduler local
+    """
+    from clouddl.batch import REPORT, predict_batch
+    from clouddl.predict import results_of
+
+    try:
+        found = predict_batch(
+            images, sensor, out, model=model, scheduler=scheduler, workers=workers, stac=stac,
+            bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
+            resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print("clouddl: stopped; the same command does what is missing", file=sys.stderr)
+        raise typer.Exit(130) from None
+    failed = [each for each in found if each.status == "failed"]
+    if failed and len(found) == 1:
+        raise InputError(failed[0].error)
+    count = Counter(each.status for each in found)
+    for each in found:
+        if each.status in ("done", "left"):
+            print(results_of(each.scene, out)[0])
+    for each in failed:
+        print("clouddl:", each.error, file=sys.stderr)
+    if len(found) > 1 or count["left"]:
+        told = f"{count['done']} done, {count['left']} left as they were, {len(failed)} failed"
+        where = f"; see {out / REPORT}" if failed else ""
+        print(f"clouddl: {told}{where}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The one error a bad input raises."""
+"""The one error a bad input raises, and the one a full disk does."""
 
 from pathlib import Path
 
@@ -11,6 +11,10 @@ class InputError(ValueError):
     Its one message names the file or field and says what to do. The command line prints it as
     `clouddl: <message>` and exits with status 2.
     """
+
+
+class WriteError(InputError):
+    """Results cannot be written: a full disk, or no such folder. The next would fail too."""
 
 
 def invalid(source: Path | str, error: ValidationError) -> InputError:

@@ -46,7 +46,7 @@ def read_spec(path: Path | str) -> Spec:
         spec = Spec.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
     except ValidationError as error:
         raise invalid(path, error) from error
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable gate specification ({error})") from error
     if not spec.model_dump(exclude_none=True):
         raise InputError(f"{path}: demands nothing; give one of {', '.join(Spec.model_fields)}")

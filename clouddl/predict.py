@@ -6,13 +6,14 @@ where the network's pooling cells begin and overlap by what the network can see:
 
 import math
 import os
+import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -26,16 +27,18 @@ from rasterio.windows import Window
 from scipy.sparse import csr_array as Matrix
 from tqdm import tqdm
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, WriteError
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate
 from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
 from clouddl.products import find_product
-from clouddl.scene import _weights, check_reflectance, read_image
+from clouddl.scene import _weights, check_reflectance, read_image, writing
 from clouddl.sensors import STUDY_BANDS, Sensor, middle
+from clouddl.stac import is_address, is_item, read_item
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
+BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
@@ -79,26 +82,13 @@ def predict_array(
     return probability
 
 
-def predict_files(
-    paths: Sequence[Path | str], sensor: Sensor | None, out: Path | str, **options: Any
-) -> list[tuple[Path, Path]]:
-    """`predict_file` for each path. InputError if a result would fall on another or on an input."""
-    taken = {Path(str(path).partition("#")[0]).resolve() for path in paths}
-    for path in paths:
-        for result in _results(path, out):
-            if result.resolve() in taken:
-                told = "is an input, or the result of another input of the same name"
-                raise InputError(f"{path}: {result} {told}; rename one, or write to another folder")
-            taken.add(result.resolve())
-    return [predict_file(path, sensor, out, **options) for path in paths]
-
-
 def predict_file(
     path: Path | str, sensor: Sensor | None, out: Path | str, *, model: CloudModel | None = None,
     bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
     scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
     resolution: float | None = None, threshold: float | None = None, tile: int = 1024,
     overlap: int | None = None, progress: bool = True, dilation_m: float = 0.0,
+    tags: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write `<stem>_cloud.tif` and `<stem>_probability.tif` into the folder `out`; returns both.
 
@@ -109,15 +99,19 @@ def predict_file(
     model's best set. `scale`, `offset`, `nodata`, `resolution`: as `read_image`; without CRS the
     resolution is the sensor's, and from 10 to 60 m the image is taken as it is. `threshold`:
     default the model's. `tile`, `overlap`: in pixels of the model's resolution; less overlap than
-    the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by.
+    the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by. `tags`
+    go into both files, beside what they were made by.
     Without a `sensor`, `path` is a product (see `open_product`), which says all that itself: the
-    results are on its ground at `resolution`, by default the model's or its own if coarser.
-    InputError names the file and what to mend.
+    results are on its ground at `resolution`, by default the model's or its own if coarser. So is
+    a STAC item, whose sensor and scale may be given where it does not say them (see `read_item`).
+    InputError names the file and what to mend; WriteError, the folder that cannot be written to.
     """
     product = None
-    if sensor is None:
-        product = find_product(path)
-        if (scale, offset, nodata, bands) != (1.0, 0.0, None, None):
+    if sensor is None or is_item(path):
+        numbers = (scale, offset, nodata)
+        item = is_item(path)
+        product = read_item(path, sensor, *numbers) if item else find_product(path)
+        if bands is not None or (not item and numbers != (1.0, 0.0, None)):
             told = "a product says its own scale, offset, nodata and bands"
             raise InputError(f"{path}: {told}; leave them out, or say --sensor for a plain image")
         sensor, bands = product.sensor, list(product.layers)
@@ -158,18 +152,18 @@ def predict_file(
         image = _open(path, listed, used, nodata, scale=scale, offset=offset, resolution=resolution)
         seen = xr.DataArray(image.overview, {"band": used}, ("band", "y", "x"))
         check_reflectance(seen, str(path))
-    card, results = model.card, _results(path, out)
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be the folder of results ({error.strerror})") from error
-    tags = {"model": card.name, "model_version": card.version, "threshold": threshold,
-            "bands": ",".join(used), "weights_sha256": card.weights_sha256}  # fmt: skip
+    card, results = model.card, results_of(path, out)
+    made_by = {"model": card.name, "model_version": card.version, "threshold": threshold,
+               "bands": ",".join(used), "weights_sha256": card.weights_sha256}  # fmt: skip
     height, width = image.shape
+    results_folder(out, room=height * width * BYTES)
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "crs": image.crs,
                "transform": image.transform, "tiled": True, "bigtiff": "IF_SAFER"}  # fmt: skip
     # In a folder beside the results: a move within one file system is at once, and whole.
-    with TemporaryDirectory(prefix=".clouddl-", dir=out) as work, warnings.catch_warnings():
+    with (
+        writing(out), TemporaryDirectory(prefix=".clouddl-", dir=out) as work,
+        warnings.catch_warnings(),
+    ):  # fmt: skip
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raw, cogs = ([Path(work, f"{kind}{n}.tif") for n in (0, 1)] for kind in ("raw", "cog"))
         with (
@@ -179,7 +173,7 @@ def predict_file(
             mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
             for file, content in (mask, "0 clear, 1 cloud"), (probability, "probability of cloud"):
                 file.set_band_description(1, content)
-                file.update_tags(**tags)
+                file.update_tags(**made_by | dict(tags or {}))
             label = Path(path).name if progress else None
             for window, part in _predict(model, image, used, tile, overlap, label):
                 probability.write(part, 1, window=window)
@@ -218,9 +212,23 @@ def _georeferenced(path: Path | str) -> bool:
         return False
 
 
-def _results(path: Path | str, out: Path | str) -> tuple[Path, Path]:
-    stem = Path(str(path).partition("#")[0]).stem
+def results_of(path: Path | str, out: Path | str) -> tuple[Path, Path]:
+    """The files `predict_file` writes into `out`: mask and probability."""
+    name = str(path).partition("#")[0]
+    stem = Path(urlsplit(name).path if is_address(name) else name).stem
     return Path(out, f"{stem}_cloud.tif"), Path(out, f"{stem}_probability.tif")
+
+
+def results_folder(out: Path | str, room: int = 0) -> None:
+    """Make the folder of results; WriteError if it cannot be, or has less than `room` bytes."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out).free
+    except OSError as error:
+        raise WriteError(f"{out}: cannot be the folder of results ({error.strerror})") from error
+    if free < room:  # before GDAL notices, which says so in many lines, and late
+        told = f"the disk is full: {free >> 20} MiB are free, and a scene wants {room >> 20}"
+        raise WriteError(f"{out}: {told} while it is worked on; make room")
 
 
 def _sets(card: ModelCard) -> str:

@@ -26,7 +26,7 @@ from rasterio.windows import Window
 
 from clouddl.archive import Fields, Files, list_files
 from clouddl.errors import InputError
-from clouddl.labels import NODATA, read_mask
+from clouddl.labels import NODATA, dilate, read_mask
 from clouddl.scene import _weights, read_image
 from clouddl.sensors import Sensor, get_sensor, middle
 
@@ -83,7 +83,7 @@ class Product:
     files: Files
     sensor: Sensor
     level: Literal["toa", "surface"]
-    nodata: float
+    nodata: float | None  # None: the files' own
     kind: str = ""
     layers: dict[str, Layer] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Product:
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
         affine = transform * Affine.scale(width / size[1], height / size[0])
-        name = re.split(r"\.(SAFE|zip|tar|tgz|tif)", Path(self.files.name).resolve().name)[0]
+        name = re.split(r"\.(SAFE|zip|tar|tgz|tif|json)", Path(self.files.name).resolve().name)[0]
         dataset = xr.Dataset(
             {"reflectance": (("band", "y", "x"), image)},
             {"band": wanted, "y": affine.f + affine.e * (np.arange(size[0]) + 0.5),
@@ -566,26 +566,37 @@ KINDS = (
 
 def open_product(
     path: Path | str, resolution: float | None = None, bands: Sequence[str] | None = None,
-    mask_codes: str | None = None,
+    mask_codes: str | None = None, dilation_m: float = 0.0, elevation: bool = False,
 ) -> xr.Dataset:  # fmt: skip
-    """Open a product (folder, zip, tar, or the file of its metadata) as the scene Dataset.
+    """Open a product (folder, zip, tar, file of its metadata, STAC item) as the scene Dataset.
 
     Returns what `open_scene` does: `reflectance` (band, y, x) float32, NaN for nodata; `mask` (y,
     x) if the product carries one, by majority where its grid is finer; and `product`, its kind,
     among the attrs. `bands`: common names, default all that reflect. `resolution` in metres:
     default that of the coarsest of them. `mask_codes`: a table of labels.CODES, to choose among
-    several masks. Surface reflectance is read with a warning. InputError: a kind that is not known,
-    an incomplete or damaged product, an archive that is not safe, a wrong scale.
+    several masks. `dilation_m`: metres to grow the clouds of the mask by. `elevation`: heights of
+    the Copernicus DEM too, which are fetched (see `copernicus_dem`: NaN where there are none).
+    Surface reflectance is read with a warning. InputError: a kind that is not known, an incomplete
+    or damaged product, an archive that is not safe, a wrong scale.
     """
     product = find_product(path)
     dataset = product.open(bands, resolution)
     if (mask := product.mask(dataset, mask_codes)) is not None:
-        dataset["mask"] = mask
+        grown = dilate(mask.values, dilation_m, dataset.attrs["resolution"])
+        dataset["mask"] = mask.copy(data=grown)
+    if elevation:
+        from clouddl.dem import copernicus_dem  # late: few ask for it, and it wants the network
+
+        dataset["elevation"] = copernicus_dem(dataset)
     return dataset
 
 
 def find_product(path: Path | str) -> Product:
     """Recognise a product and read its metadata. InputError lists the kinds that are known."""
+    from clouddl.stac import is_item, read_item  # late: it builds on this module
+
+    if is_item(path):
+        return read_item(path)
     files = list_files(Path(path))
     file = Path(path).name if Path(path).is_file() else ""
     *kinds, geotiff = KINDS

@@ -6,7 +6,8 @@
 
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ import rasterio
 import rioxarray
 import xarray as xr
 from affine import Affine
+from rasterio._err import CPLE_BaseError  # which some writers raise as it is
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -22,7 +24,7 @@ from rasterio.windows import Window
 from scipy import sparse
 
 from clouddl.catalogue import Scene, Store
-from clouddl.errors import InputError
+from clouddl.errors import InputError, WriteError
 from clouddl.labels import NODATA, read_mask
 from clouddl.sensors import Sensor, get_sensor
 
@@ -113,10 +115,12 @@ def read_image(
                     values = source.read([index + 1 for index in wanted], window=window)
     except InputError:
         raise
-    except (OSError, RasterioError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
         ) from error
+    if np.iscomplexobj(values):
+        raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
     array = values.astype(np.float32)
     hole = np.isnan(array) if nodata is None else np.isnan(array) | (values == nodata)
     array = np.where(hole, np.nan, array * np.float32(scale) + np.float32(offset))
@@ -187,9 +191,12 @@ def check_reflectance(array: xr.DataArray, name: str) -> None:
         )
 
 
-def read_dem(path: Path | str, like: xr.Dataset | xr.DataArray) -> xr.DataArray:
+def read_dem(
+    path: Path | str, like: xr.Dataset | xr.DataArray, covers: bool = True
+) -> xr.DataArray:
     """Heights (y, x) float32 in metres on the grid of `like`, bilinear; NaN outside the DEM.
 
+    InputError if it does not cover the image at all, unless it is one of several (`covers` False).
     A declared nodata of 0 is read as sea level: 0 m is a height, and SRTM files use it for the sea.
     """
     if like.rio.crs is None:
@@ -208,10 +215,22 @@ def read_dem(path: Path | str, like: xr.Dataset | xr.DataArray) -> xr.DataArray:
     height = height.rio.write_nodata(np.nan).rio.reproject_match(
         like, resampling=Resampling.bilinear
     )
-    if not np.isfinite(height).any():
+    if covers and not np.isfinite(height).any():
         raise InputError(f"{path}: the DEM does not cover the image")
     grid = {axis: like[axis] for axis in ("y", "x")}
     return height.assign_coords(grid).rename("elevation").assign_attrs(units="m")
+
+
+@contextmanager
+def writing(out: Path | str) -> Iterator[None]:
+    """What GDAL or the system say when images cannot be written to a folder, as WriteError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RasterioError, CPLE_BaseError) as error:
+        told = f"a result could not be written ({error}); the disk or the quota is full, it seems"
+        raise WriteError(f"{out}: {told}: make room") from error
 
 
 def _weights(size: int, target: int) -> sparse.csr_array:

@@ -168,7 +168,7 @@ def _read(path: Path) -> Sensor:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: the sensor card cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: the sensor card is not YAML: {error}") from error
     try:
         return Sensor.model_validate(fields)

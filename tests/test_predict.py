@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from clouddl import predict
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, ModelCard, build
-from clouddl.predict import predict_array, predict_file, predict_files, receptive_field
+from clouddl.predict import predict_array, predict_file, receptive_field
 from clouddl.scene import resample
 from clouddl.sensors import get_sensor
 
@@ -310,23 +310,6 @@ def test_a_file_cut_short(tmp_path, image, model):
     image.write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"spot\.tif.*copy it again"):
         run(image, tmp_path / "out", model)
-
-
-def test_many_files(tmp_path, image, model):
-    (tmp_path / "b").mkdir()
-    other = write(tmp_path / "b" / "other.tif", scene(30, 40))
-    options = {"model": model, "scale": 1e-4, **QUIET}
-    found = predict_files([image, other], SPOT, tmp_path / "out", **options)
-    assert [path.name for pair in found for path in pair] == [
-        "spot_cloud.tif", "spot_probability.tif", "other_cloud.tif", "other_probability.tif",
-    ]  # fmt: skip
-    twin = write(tmp_path / "b" / "spot.tif", scene(30, 40))
-    with pytest.raises(InputError, match=r"spot\.tif.*spot_cloud\.tif"):
-        predict_files([other, image, twin], SPOT, tmp_path / "new", **options)
-    over = write(tmp_path / "spot_cloud.tif", scene(30, 40))
-    with pytest.raises(InputError, match="another folder"):
-        predict_files([image, over], SPOT, tmp_path, **options)
-    assert not (tmp_path / "new").exists()
 
 
 def test_memory_is_that_of_a_tile(tmp_path, monkeypatch, model):

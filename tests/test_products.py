@@ -510,6 +510,8 @@ def test_masks_come_with_their_products(tmp_path: Path) -> None:
     cloud[:12, :12] = 1
     cloud[-1] = 255  # where nothing was seen
     assert np.array_equal(dataset.mask, cloud)
+    grown = open_product(path, bands=["red"], dilation_m=20).mask.values
+    assert grown[13, 0] == 1 and grown[14, 0] == 0 and (grown[-1] == 255).all()
     half = open_product(path, resolution=20, bands=["red"])
     assert half.mask.shape == (12, 12) and np.array_equal(half.mask[:-1], cloud[:-2:2, ::2])
     other = open_product(path, bands=["red"], mask_codes="maja-mg2")

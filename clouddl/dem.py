@@ -1,0 +1,76 @@
+"""Heights of any georeferenced scene: the Copernicus DEM, fetched once and laid on its grid.
+
+GLO-30 is a surface model (trees and roofs are in it) of 1 arc second, in files of one degree on the
+open data of AWS: https://copernicus-dem-30m.s3.amazonaws.com/readme.html. There is none at sea, nor
+where it is not released; heights there stay unknown, and it is said which.
+"""
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from rasterio.warp import transform_bounds
+
+from clouddl.catalogue import Store
+from clouddl.errors import InputError
+from clouddl.scene import read_dem
+
+COPERNICUS = "https://copernicus-dem-30m.s3.amazonaws.com"
+MARGIN = 0.001  # degrees around a scene: bilinear looks past its edge
+
+
+def cells(like: xr.Dataset | xr.DataArray) -> list[str]:
+    """Names of the one-degree cells of the Copernicus DEM that a scene lies in, from south-west.
+
+    InputError if the scene has no CRS.
+    """
+    if like.rio.crs is None:
+        raise InputError("the image has no CRS, so no DEM can be laid on it")
+    west, south, east, north = transform_bounds(like.rio.crs, "EPSG:4326", *like.rio.bounds())
+    east += 360 * (east < west)  # across the antimeridian
+    rows = range(max(-90, math.floor(south - MARGIN)), min(89, math.floor(north + MARGIN)) + 1)
+    columns = range(math.floor(west - MARGIN), math.floor(east + MARGIN) + 1)
+    return [_name(row, (column + 180) % 360 - 180) for row in rows for column in columns]
+
+
+def _name(south: int, west: int) -> str:
+    ns, ew = "S" if south < 0 else "N", "W" if west < 0 else "E"
+    return f"Copernicus_DSM_COG_10_{ns}{abs(south):02}_00_{ew}{abs(west):03}_00_DEM"
+
+
+def fetch_cells(like: xr.Dataset | xr.DataArray, store: Store) -> tuple[list[Path], list[str]]:
+    """Fetch the cells of a scene into the cache: their files, and the names of the absent."""
+    found, absent = [], []
+    for name in cells(like):
+        path = f"copernicus-dem/{name}.tif"
+        if store.learn(path, f"{COPERNICUS}/{name}/{name}.tif"):
+            found.append(path)
+        else:
+            absent.append(name)
+    return store.fetch_all(found), absent
+
+
+def copernicus_dem(like: xr.Dataset | xr.DataArray, store: Store | None = None) -> xr.DataArray:
+    """Heights (y, x) float32 in metres above EGM2008 on the grid of `like`, NaN where unknown.
+
+    Bilinear from each cell; at the seam of two cells from the nearer one. Files go to the cache of
+    `store` (default: the user's) and are fetched once, against the size and, where its server tells
+    one, the MD5. attrs: `absent`, the cells there are none of, which a warning names too. They are
+    not made 0: at sea that would be right, and where a DEM is not released it would not.
+    InputError: no CRS, a download that fails, no cell at all.
+    """
+    files, absent = fetch_cells(like, store or Store(None))
+    told = f"no Copernicus DEM of {', '.join(absent)} (sea, or not released)"
+    if not files:
+        raise InputError(f"{told}: there are no heights of this scene; leave elevation out")
+    height = np.full((like.sizes["y"], like.sizes["x"]), np.nan, np.float32)
+    for file in files:
+        part = read_dem(file, like, covers=False).values
+        height = np.where(np.isnan(height), part, height)
+    if absent:
+        warnings.warn(f"{told}: heights there stay unknown", stacklevel=2)
+    grid = {axis: like[axis] for axis in ("y", "x", "spatial_ref") if axis in like.coords}
+    attrs = {"units": "m", "source": "Copernicus DEM GLO-30", "absent": ", ".join(absent)}
+    return xr.DataArray(height, grid, ("y", "x"), "elevation", attrs)
