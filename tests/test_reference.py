@@ -31,7 +31,7 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def scene() -> xr.Dataset:
-    return draw_scene("spot-5", seed=5, size=SIZE, cloud_fraction=0.35, clouds="cumulus")
+    return draw_scene("spot-5", seed=6, size=SIZE, cloud_fraction=0.35, clouds="cumulus")
 
 
 @pytest.fixture
