@@ -1,5 +1,6 @@
 """Chips of drawn scenes and cards of tiny networks, shared by the tests."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, make_chips
 from clouddl.model import ModelCard
 
+# Tests compare to the last digit; what other backends may differ by, test_fast.py says.
+os.environ["CLOUDDL_BACKEND"] = "float32"
 torch.set_num_threads(1)  # networks this small only wait for threads
 BANDS = ["green", "red", "nir", "swir16"]
 
