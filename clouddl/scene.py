@@ -117,9 +117,11 @@ def read_image(
         raise InputError(
             f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
         ) from error
-    array = values.astype(np.float32)
-    hole = np.isnan(array) if nodata is None else np.isnan(array) | (values == nodata)
-    array = np.where(hole, np.nan, array * np.float32(scale) + np.float32(offset))
+    array = values.astype(np.float32)  # and then in place: NaN stays what it is
+    array *= np.float32(scale)
+    array += np.float32(offset)
+    if nodata is not None:
+        array[values == nodata] = np.nan
     step = _resolution(name, crs, transform, resolution)
     if crs is None:
         transform = Affine(step, 0, -step / 2, 0, step, -step / 2)  # coordinates: index * step
@@ -127,7 +129,7 @@ def read_image(
         transform = rasterio.windows.transform(window, transform)
     rows, columns = np.arange(array.shape[1]) + 0.5, np.arange(array.shape[2]) + 0.5
     image = xr.DataArray(
-        array.astype(np.float32), dims=("band", "y", "x"), name="reflectance",
+        array, dims=("band", "y", "x"), name="reflectance",
         coords={"band": [bands[i] for i in wanted], "y": transform.f + transform.e * rows,
                 "x": transform.c + transform.a * columns},
         attrs={"resolution": step},
