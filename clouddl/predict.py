@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from scipy.sparse import csr_array as Matrix
 from tqdm import tqdm
@@ -39,6 +41,7 @@ SAME = 0.15  # a resolution this near the model's is left alone: resampling woul
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
 TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
+CACHE = 256  # MiB of decoded blocks; GDAL's own default is a share of the machine's memory
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
@@ -172,7 +175,11 @@ def predict_file(
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "crs": image.crs,
                "transform": image.transform, "tiled": True, "bigtiff": "IF_SAFER"}  # fmt: skip
     # In a folder beside the results: a move within one file system is at once, and whole.
-    with TemporaryDirectory(prefix=".clouddl-", dir=out) as work, warnings.catch_warnings():
+    with (
+        TemporaryDirectory(prefix=".clouddl-", dir=out) as work,
+        warnings.catch_warnings(),
+        rasterio.Env(GDAL_CACHEMAX=CACHE),
+    ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raw, cogs = ([Path(work, f"{kind}{n}.tif") for n in (0, 1)] for kind in ("raw", "cog"))
         with (
@@ -246,8 +253,8 @@ def _open(
     name, _, member = str(path).partition("#")
     keep = [band if band in used else None for band in listed]
 
-    def read(window: Window | None) -> xr.DataArray:
-        return read_image(str(path), keep, scale=scale, offset=offset, nodata=nodata,
+    def read(window: Window | None, file: DatasetReader | None = None) -> xr.DataArray:
+        return read_image(file or str(path), keep, scale=scale, offset=offset, nodata=nodata,
                           resolution=resolution, window=window)  # fmt: skip
 
     if name.endswith((".npy", ".npz")):
@@ -260,17 +267,22 @@ def _open(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(name)
-    with file:
-        sizes = [min(size, OVERVIEW) for size in file.shape]
-        layers = [index for index, band in enumerate(keep, 1) if band]
-        try:
-            raw = file.read(layers, out_shape=(len(layers), *sizes))
-        except RasterioError as error:
-            raise InputError(f"{name}: is cut short ({error}); copy it again") from error
-        nodata = file.nodata if nodata is None else nodata
-        seen = raw.astype(np.float32) * np.float32(scale) + np.float32(offset)
-        seen[raw == nodata] = np.nan
-        return _Image(file.shape, own, lambda w: read(w).values, seen, file.crs, file.transform)
+    sizes = [min(size, OVERVIEW) for size in file.shape]
+    layers = [index for index, band in enumerate(keep, 1) if band]
+    try:
+        raw = file.read(layers, out_shape=(len(layers), *sizes))
+    except RasterioError as error:
+        raise InputError(f"{name}: is cut short ({error}); copy it again") from error
+    nodata = file.nodata if nodata is None else nodata
+    seen = raw.astype(np.float32) * np.float32(scale) + np.float32(offset)
+    seen[raw == nodata] = np.nan
+    alone = Lock()  # GDAL lets one thread at a time into a file
+
+    def part(window: Window) -> np.ndarray:
+        with alone:  # and it stays open: what tiles share is decoded once
+            return read(window, file).values
+
+    return _Image(file.shape, own, part, seen, file.crs, file.transform)
 
 
 def _member(name: str, count: int) -> str:
