@@ -1,8 +1,10 @@
 """The one error a bad input raises."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:  # the command line starts sooner without it
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -13,7 +15,7 @@ class InputError(ValueError):
     """
 
 
-def invalid(source: Path | str, error: ValidationError) -> InputError:
+def invalid(source: Path | str, error: "ValidationError") -> InputError:
     """Turn the first problem pydantic found in `source` into an InputError naming the field."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "the whole record"

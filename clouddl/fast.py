@@ -104,7 +104,9 @@ class Network:
     def _prepare(self, half: bool) -> Run:
         if self.backend == "openvino":
             try:
-                return _OpenVino(self.net, self.card, half, self.workers)
+                # What is rare goes one by one, for the sake of memory.
+                workers = self.workers if half == self.half else 1
+                return _OpenVino(self.net, self.card, half, workers)
             except Exception as error:  # its own classes; a layer that it does not know, as a rule
                 warnings.warn(f"OpenVINO: {error}; PyTorch is used instead", stacklevel=2)
         return _Torch(self.net, self.card, self.device, half)
