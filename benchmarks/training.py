@@ -38,7 +38,8 @@ def _chips(count: int) -> Chips:
 def rows(quick: bool) -> list[dict[str, Any]]:
     """Patches a second of whole chips (256 × 256 × 6), and as the study shows them (crops)."""
     chips = _chips(BATCH * (4 if quick else 20))
-    card = ModelCard(name="speed", bands=BANDS, resolution=30.0, base_filters=16)
+    shape = {"name": "speed", "bands": BANDS, "resolution": 30.0, "base_filters": 16}
+    card = ModelCard.model_validate(shape)
     plain = train.Augmentation(resolution=(30.0, 30.0))
     table, crop = [], train.CROP
     for name, side, augmentation in (

@@ -41,7 +41,7 @@ SAME = 0.15  # a resolution this near the model's is left alone: resampling woul
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
 TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
-CACHE = 256  # MiB of decoded blocks; GDAL's own default is a share of the machine's memory
+CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
@@ -270,7 +270,8 @@ def _open(
     sizes = [min(size, OVERVIEW) for size in file.shape]
     layers = [index for index, band in enumerate(keep, 1) if band]
     try:
-        raw = file.read(layers, out_shape=(len(layers), *sizes))
+        with rasterio.Env(GDAL_CACHEMAX=CACHE):  # it passes through the whole image
+            raw = file.read(layers, out_shape=(len(layers), *sizes))
     except RasterioError as error:
         raise InputError(f"{name}: is cut short ({error}); copy it again") from error
     nodata = file.nodata if nodata is None else nodata
