@@ -24,7 +24,8 @@ app = typer.Typer(
       clouddl score masks/image_cloud.tif --reference truth.tif
 
     Settings: CLOUDDL_MIRROR (a folder that already holds the study's images), CLOUDDL_CACHE
-    (where downloads go).""",
+    (where downloads go), CLOUDDL_BACKEND (how the network is run: float32, mixed, openvino; else
+    the fastest that is there).""",
 )  # fmt: skip
 
 Mirror = Annotated[

@@ -1,8 +1,10 @@
 """The one error a bad input raises, and the one a full disk does."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:  # the command line starts sooner without it
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -17,7 +19,7 @@ class WriteError(InputError):
     """Results cannot be written: a full disk, or no such folder. The next would fail too."""
 
 
-def invalid(source: Path | str, error: ValidationError) -> InputError:
+def invalid(source: Path | str, error: "ValidationError") -> InputError:
     """Turn the first problem pydantic found in `source` into an InputError naming the field."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "the whole record"

@@ -187,6 +187,15 @@ def dilate(mask: np.ndarray, metres: float, resolution: float) -> np.ndarray:
     return np.where(near & (mask == CLEAR), CLOUD, mask).astype(np.uint8)
 
 
+def to_mask(
+    probability: np.ndarray, threshold: float, dilation_m: float = 0, resolution: float = 1
+) -> np.ndarray:
+    """uint8 mask (y, x): 0 clear, 1 cloud, 255 where the probability is NaN."""
+    mask = (probability >= np.float32(threshold)).astype(np.uint8)
+    mask[np.isnan(probability)] = NODATA
+    return dilate(mask, dilation_m, resolution) if dilation_m else mask
+
+
 # What label_scene can label with, and the parameters it does it with. ukis-csmask with four bands,
 # since at 10 m it agrees more with s2cloudless, which knows nothing of it, than with six; and the
 # four-band network is the one that sensors without SWIR share.

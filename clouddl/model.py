@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from clouddl.errors import InputError, invalid
+from clouddl.fast import Network
 
 WEIGHTS = Path(__file__).parent / "weights"
 ELEVATION = "elevation"  # the DEM enters the network as one more band, in metres
@@ -139,7 +140,8 @@ def normalise(
                 torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
                 for v in (card.mean, card.std)
             )
-    return torch.nan_to_num((x - mean) / std)
+    x = (x - mean) / std
+    return x.masked_fill(x.isnan(), 0)
 
 
 def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
@@ -149,7 +151,7 @@ def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
     first convolution can form; 0.05 keeps the noise of dark water small.
     """
     height = torch.tensor([band == ELEVATION for band in bands], device=x.device)[:, None, None]
-    return torch.where(height, x, torch.log(x.clamp_min(0) + 0.05))
+    return torch.where(height, x, torch.log(torch.where(x < 0, 0, x) + 0.05))
 
 
 def chip_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,14 +165,19 @@ def chip_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class CloudModel:
-    """A network with its card, ready to give cloud probabilities."""
+    """A network with its card, ready to give cloud probabilities.
+
+    `net` is PyTorch's, in float32; `fast` runs it the way `backend` says (see `clouddl.fast`).
+    """
 
     def __init__(
-        self, card: ModelCard, net: UNet, device: str | torch.device | None = None
-    ) -> None:
+        self, card: ModelCard, net: UNet, device: str | torch.device | None = None,
+        backend: str | None = None,
+    ) -> None:  # fmt: skip
         self.card = card
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = net.to(self.device).eval()
+        self.fast = Network(self.net, card, self.device, backend)
 
     @torch.inference_mode()
     def probability(
@@ -185,14 +192,13 @@ class CloudModel:
             told = ", ".join(self.card.bands)
             raise InputError(f"model {self.card.name} wants {len(self.card.bands)} bands: {told}")
         x = torch.from_numpy(np.ascontiguousarray(reflectance, dtype=np.float32))[None]
-        x = normalise(x.to(self.device), self.card, *(statistics or ()))
+        if self.card.normalisation == "chip":
+            statistics = statistics or chip_statistics(x)
         height, width = x.shape[-2:]
         spare = [-size % self.net.multiple for size in (height, width)]
-        x = nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            logits = self.net(x.contiguous(memory_format=torch.channels_last))
-        probability = logits[0, :height, :width].float().sigmoid().cpu().numpy()
-        return np.where(np.isnan(reflectance).all(0), np.float32(np.nan), probability)
+        if any(spare):
+            x = nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
+        return self.fast(x, *(statistics or ()))[:height, :width]
 
 
 def _file(path: str | Path, suffix: str) -> Path:
@@ -243,10 +249,13 @@ def read_card(path: str | Path) -> ModelCard:
         raise InputError(f"{path}: not a readable model card ({error})") from error
 
 
-def load_model(path: str | Path, device: str | torch.device | None = None) -> CloudModel:
+def load_model(
+    path: str | Path, device: str | torch.device | None = None, backend: str | None = None
+) -> CloudModel:
     """Load a model by path (card or weights), or a shipped one by name.
 
-    The weights must have the SHA-256 that the card gives. Raises InputError otherwise.
+    The weights must have the SHA-256 that the card gives. `backend`: how to run it, one of
+    `clouddl.fast.BACKENDS`, by default the fastest. Raises InputError otherwise.
     """
     if str(path) in {card.name for card in shipped_models()}:
         path = WEIGHTS / str(path)
@@ -266,7 +275,7 @@ def load_model(path: str | Path, device: str | torch.device | None = None) -> Cl
         )
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: the weights cannot be loaded ({error}); {mend}") from error
-    return CloudModel(card, net, device)
+    return CloudModel(card, net, device, backend)
 
 
 def shipped_models() -> list[ModelCard]:

@@ -9,10 +9,14 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,12 +27,13 @@ import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from scipy.sparse import csr_array as Matrix
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
-from clouddl.labels import CLEAR, CLOUD, NODATA, dilate
+from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
 from clouddl.products import find_product
 from clouddl.scene import _weights, check_reflectance, read_image, writing
@@ -37,8 +42,10 @@ from clouddl.stac import is_address, is_item, read_item
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
+TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
 BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
+CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
@@ -77,7 +84,7 @@ def predict_array(
     values = values[[list(bands).index(band) for band in used]]
     whole = _Image(values.shape[1:], resolution, lambda w: values[:, *w.toslices()], values)
     probability = np.empty(whole.shape, np.float32)
-    for window, part in _predict(model, whole, used, max(_working(whole, model.card))):
+    for window, part in _predict(model, whole, used, TILE):
         probability[window.toslices()] = part
     return probability
 
@@ -86,7 +93,7 @@ def predict_file(
     path: Path | str, sensor: Sensor | None, out: Path | str, *, model: CloudModel | None = None,
     bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
     scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
-    resolution: float | None = None, threshold: float | None = None, tile: int = 1024,
+    resolution: float | None = None, threshold: float | None = None, tile: int = TILE,
     overlap: int | None = None, progress: bool = True, dilation_m: float = 0.0,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:  # fmt: skip
@@ -162,7 +169,7 @@ def predict_file(
     # In a folder beside the results: a move within one file system is at once, and whole.
     with (
         writing(out), TemporaryDirectory(prefix=".clouddl-", dir=out) as work,
-        warnings.catch_warnings(),
+        warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE),
     ):  # fmt: skip
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raw, cogs = ([Path(work, f"{kind}{n}.tif") for n in (0, 1)] for kind in ("raw", "cog"))
@@ -177,17 +184,19 @@ def predict_file(
             label = Path(path).name if progress else None
             for window, part in _predict(model, image, used, tile, overlap, label):
                 probability.write(part, 1, window=window)
+                if not dilation_m:
+                    mask.write(to_mask(part, threshold), 1, window=window)
             rows, margin = max(1, STRIP // width), int(dilation_m / image.resolution) + 1
-            for y in range(0, height, rows):
+            for y in range(0, height if dilation_m else 0, rows):  # clouds grow from tile to tile
                 top, bottom = max(0, y - margin), min(height, y + rows + margin)
                 part = probability.read(1, window=Window(0, top, width, bottom - top))
-                cloud = np.where(np.isnan(part), NODATA, part >= threshold).astype(np.uint8)
-                cloud = dilate(cloud, dilation_m, image.resolution) if dilation_m else cloud
+                cloud = dilate(to_mask(part, threshold), dilation_m, image.resolution)
                 cloud = cloud[y - top : y - top + rows]
                 mask.write(cloud, 1, window=Window(0, y, width, len(cloud)))
         for source, cog, overviews in zip(raw, cogs, ("NEAREST", "AVERAGE"), strict=True):
             rasterio.shutil.copy(source, cog, driver="COG", compress="DEFLATE", predictor="YES",
-                                 overview_resampling=overviews, bigtiff="IF_SAFER")  # fmt: skip
+                                 overview_resampling=overviews, bigtiff="IF_SAFER",
+                                 num_threads="ALL_CPUS")  # fmt: skip
         for cog, result in zip(cogs, results, strict=True):
             os.replace(cog, result)
     return results
@@ -249,8 +258,8 @@ def _open(
     name, _, member = str(path).partition("#")
     keep = [band if band in used else None for band in listed]
 
-    def read(window: Window | None) -> xr.DataArray:
-        return read_image(str(path), keep, scale=scale, offset=offset, nodata=nodata,
+    def read(window: Window | None, file: DatasetReader | None = None) -> xr.DataArray:
+        return read_image(file or str(path), keep, scale=scale, offset=offset, nodata=nodata,
                           resolution=resolution, window=window)  # fmt: skip
 
     if name.endswith((".npy", ".npz")):
@@ -263,17 +272,23 @@ def _open(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(name)
-    with file:
-        sizes = [min(size, OVERVIEW) for size in file.shape]
-        layers = [index for index, band in enumerate(keep, 1) if band]
-        try:
+    sizes = [min(size, OVERVIEW) for size in file.shape]
+    layers = [index for index, band in enumerate(keep, 1) if band]
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE):  # it passes through the whole image
             raw = file.read(layers, out_shape=(len(layers), *sizes))
-        except RasterioError as error:
-            raise InputError(f"{name}: is cut short ({error}); copy it again") from error
-        nodata = file.nodata if nodata is None else nodata
-        seen = raw.astype(np.float32) * np.float32(scale) + np.float32(offset)
-        seen[raw == nodata] = np.nan
-        return _Image(file.shape, own, lambda w: read(w).values, seen, file.crs, file.transform)
+    except RasterioError as error:
+        raise InputError(f"{name}: is cut short ({error}); copy it again") from error
+    nodata = file.nodata if nodata is None else nodata
+    seen = raw.astype(np.float32) * np.float32(scale) + np.float32(offset)
+    seen[raw == nodata] = np.nan
+    alone = Lock()  # GDAL lets one thread at a time into a file
+
+    def part(window: Window) -> np.ndarray:
+        with alone:  # and it stays open: what tiles share is decoded once
+            return read(window, file).values
+
+    return _Image(file.shape, own, part, seen, file.crs, file.transform)
 
 
 def _member(name: str, count: int) -> str:
@@ -324,41 +339,107 @@ def _predict(
     of them and no pixel depends on where the tiles lie. A progress bar with `label`.
     """
     card, size = model.card, _working(image, model.card)
-    cell = card.stem * 2**card.depth
-    margin = -(-(receptive_field(card) if overlap is None else overlap) // cell) * cell
-    tile = -(-tile // cell) * cell
+    margin = receptive_field(card) if overlap is None else overlap
+    rows, columns = (_spans(extent, tile, margin, model.net.multiple) for extent in size)
     axes = list(zip(image.shape, size, strict=True))
     there, back = [_weights(n, m) for n, m in axes], [_weights(m, n) for n, m in axes]
 
     def planes(values: np.ndarray) -> np.ndarray:
+        if list(used) == card.bands:
+            return values
         full = np.full((len(card.bands), *values.shape[1:]), np.nan, np.float32)
         full[[card.bands.index(band) for band in used]] = values
         return full
+
+    def read(span: tuple[_Span, _Span]) -> np.ndarray:
+        (top, bottom), (left, right) = (one.seen for one in span)
+        if size == image.shape:
+            return planes(image.read(Window(left, top, right - left, bottom - top)))
+        return planes(_gather(image, len(used), there[0][top:bottom], there[1][left:right]))
 
     statistics = None
     if card.normalisation == "chip":  # of the whole scene at once, or each tile would have its own
         few = image.overview
         fit = [_weights(n, min(m, OVERVIEW)) for n, m in zip(few.shape[1:], size, strict=True)]
         seen = planes(np.stack([_ratio(*_sums(band, *fit)) for band in few]))
-        mean, std = chip_statistics(torch.from_numpy(seen)[None])
-        statistics = mean.to(model.device), std.to(model.device)
-    starts = [(y, x) for y in range(0, size[0], tile) for x in range(0, size[1], tile)]
-    for y, x in tqdm(starts, label, unit="tile", disable=label is None):
-        outer = tuple(slice(max(0, at - margin), at + tile + margin) for at in (y, x))
-        work = _gather(image, len(used), there[0][outer[0]], there[1][outer[1]])
-        probability = model.probability(planes(work), statistics)
+        statistics = chip_statistics(torch.from_numpy(seen)[None])
+
+    def compute(work: tuple[tuple[_Span, _Span], np.ndarray]) -> list[tuple[Window, np.ndarray]]:
+        span, values = work
+        probability = model.probability(values, statistics)
+        if size == image.shape:
+            (top, bottom), (left, right) = (one.core for one in span)
+            (y, _), (x, _) = (one.seen for one in span)
+            window = Window(left, top, right - left, bottom - top)
+            return [(window, probability[top - y : bottom - y, left - x : right - x])]
         # The pixels of the image whose centres lie in the tile, margin left out.
         (top, bottom), (left, right) = (
-            [math.ceil(min(edge, m) * n / m - 0.5) for edge in (at, at + tile)]
-            for at, (n, m) in zip((y, x), axes, strict=True)
+            [math.ceil(edge * n / m - 0.5) for edge in one.core]
+            for one, (n, m) in zip(span, axes, strict=True)
         )
-        across = back[1][left:right, outer[1]]
+        (y0, y1), (x0, x1) = (one.seen for one in span)
+        across, parts = back[1][left:right, x0:x1], []
         for window in _strips(top, bottom, left, right):
-            down = back[0][window.row_off : window.row_off + window.height, outer[0]]
+            down = back[0][window.row_off : window.row_off + window.height, y0:y1]
             found = _ratio(*_sums(probability, down, across))
-            if size != image.shape:  # there, the edge of nodata is finer, or coarser
-                found[np.isnan(image.read(window)).all(0)] = np.nan
-            yield window, found
+            # The edge of nodata is finer in the image, or coarser.
+            found[np.isnan(image.read(window)).all(0)] = np.nan
+            parts.append((window, found))
+        return parts
+
+    spans = [(row, column) for row in rows for column in columns]
+    bar = tqdm(spans, label, unit="tile", disable=label is None)
+    tiles = zip(spans, _ahead(read, spans, 1), strict=True)
+    for parts in _ahead(compute, tiles, model.fast.workers):
+        bar.update()
+        yield from parts
+    bar.close()
+
+
+@dataclass(frozen=True)
+class _Span:
+    """One axis of a tile, as (start, end): the pixels it answers for, and those it looks at."""
+
+    core: tuple[int, int]
+    seen: tuple[int, int]
+
+
+def _spans(extent: int, tile: int, margin: int, cell: int) -> list[_Span]:
+    """An axis of `extent` pixels cut evenly into tiles, which begin where pooling cells begin.
+
+    All look at equally many pixels, up to the last cell: a network compiled for one shape of tile
+    serves them all.
+    """
+
+    def up(pixels: float) -> int:
+        return math.ceil(pixels / cell) * cell
+
+    step = up(extent / math.ceil(extent / up(tile)))
+    inner = min(2, math.ceil(extent / step) - 1)  # sides on which a tile has neighbours
+    size = min(up(extent), step + inner * up(margin))
+    spans = []
+    for start in range(0, extent, step):
+        low = min(max(0, start - up(margin)), up(extent) - size)
+        spans.append(_Span((start, min(start + step, extent)), (low, min(low + size, extent))))
+    return spans
+
+
+def _ahead(work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iterator[Any]:
+    """What `work` gives for each item, in order, worked on in `count` threads of its own.
+
+    Of what was begun nothing goes on when the caller stops or an item fails.
+    """
+    pool, waiting = ThreadPoolExecutor(count), deque[Future[Any]]()
+    try:
+        for item in items:
+            done = waiting.popleft().result() if len(waiting) == count else None
+            waiting.append(pool.submit(work, item))
+            if done is not None:
+                yield done
+        for last in waiting:
+            yield last.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _gather(image: _Image, bands: int, down: Matrix, across: Matrix) -> np.ndarray:

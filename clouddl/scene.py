@@ -7,9 +7,9 @@
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import rasterio
@@ -20,6 +20,7 @@ from rasterio._err import CPLE_BaseError  # which some writers raise as it is
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from scipy import sparse
 
@@ -86,17 +87,20 @@ def _place(name: str, store: Store) -> str:
 
 
 def read_image(
-    path: Path | str, bands: Sequence[str | None], *, scale: float = 1.0, offset: float = 0.0,
-    nodata: float | None = None, resolution: float | None = None, window: Window | None = None,
+    path: Path | str | DatasetReader, bands: Sequence[str | None], *, scale: float = 1.0,
+    offset: float = 0.0, nodata: float | None = None, resolution: float | None = None,
+    window: Window | None = None,
 ) -> xr.DataArray:  # fmt: skip
     """Read one file as reflectance (band, y, x) float32 = DN * scale + offset, nodata as NaN.
 
-    `path` is anything GDAL opens, a .npy, or "file.npz#member"; arrays may have bands first or
-    last. `bands` names the layers in file order, None for one to skip. `nodata` defaults to the
-    file's own. `resolution` in metres is needed where the file has no CRS. `window` reads a part.
+    `path` is anything GDAL opens, or what it has opened and keeps open, a .npy, or
+    "file.npz#member"; arrays may have bands first or last. `bands` names the layers in file
+    order, None for one to skip. `nodata` defaults to the file's own. `resolution` in metres is
+    needed where the file has no CRS. `window` reads a part.
     Raises InputError: unreadable or truncated file, wrong number of bands, wrong resolution.
     """
-    name = str(path).partition("#")[0]
+    opened: Any = path if isinstance(path, DatasetReader) else None
+    name = str(opened.name if opened else path).partition("#")[0]
     wanted = [index for index, band in enumerate(bands) if band is not None]
     crs: CRS | None = None
     transform = Affine.identity()
@@ -108,7 +112,7 @@ def read_image(
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with rasterio.open(name) as source:
+                with nullcontext(opened) if opened else rasterio.open(name) as source:
                     _count(name, source.count, bands)
                     crs, transform = source.crs, source.transform
                     nodata = source.nodata if nodata is None else nodata
@@ -121,9 +125,11 @@ def read_image(
         ) from error
     if np.iscomplexobj(values):
         raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
-    array = values.astype(np.float32)
-    hole = np.isnan(array) if nodata is None else np.isnan(array) | (values == nodata)
-    array = np.where(hole, np.nan, array * np.float32(scale) + np.float32(offset))
+    array = values.astype(np.float32)  # and then in place: NaN stays what it is
+    array *= np.float32(scale)
+    array += np.float32(offset)
+    if nodata is not None:
+        array[values == nodata] = np.nan
     step = _resolution(name, crs, transform, resolution)
     if crs is None:
         transform = Affine(step, 0, -step / 2, 0, step, -step / 2)  # coordinates: index * step
@@ -131,12 +137,14 @@ def read_image(
         transform = rasterio.windows.transform(window, transform)
     rows, columns = np.arange(array.shape[1]) + 0.5, np.arange(array.shape[2]) + 0.5
     image = xr.DataArray(
-        array.astype(np.float32), dims=("band", "y", "x"), name="reflectance",
+        array, dims=("band", "y", "x"), name="reflectance",
         coords={"band": [bands[i] for i in wanted], "y": transform.f + transform.e * rows,
                 "x": transform.c + transform.a * columns},
         attrs={"resolution": step},
     )  # fmt: skip
-    return image.rio.write_crs(crs).rio.write_transform(transform) if crs else image
+    if crs:  # in place: each of these would copy every pixel
+        image.rio.write_crs(crs, inplace=True).rio.write_transform(transform, inplace=True)
+    return image
 
 
 def _count(name: str, count: int, bands: Sequence[str | None]) -> None:

@@ -12,7 +12,6 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import yaml
 from pydantic import (
     BaseModel,
@@ -146,6 +145,8 @@ class Sensor(BaseModel):
 
         The same card where nothing is open.
         """
+        import numpy as np  # late: to list sensors nothing is drawn
+
         rng = np.random.default_rng(seed)
         return self._closed(lambda ends: float(rng.uniform(*ends)))
 

@@ -9,7 +9,8 @@ import xarray as xr
 
 from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, cut_chips
-from clouddl.labels import NODATA, dilate, ukis_csmask
+from clouddl.labels import NODATA, ukis_csmask
+from clouddl.labels import to_mask as to_mask  # the pages look for it here
 from clouddl.model import ELEVATION, CloudModel
 from clouddl.scene import open_scene, resample
 from clouddl.score import counts
@@ -49,14 +50,6 @@ def predictions(
 ) -> dict[str, np.ndarray]:
     """Probability of cloud of each scene."""
     return {name: probability(model, scene, use) for name, scene in scenes.items()}
-
-
-def to_mask(
-    probability: np.ndarray, threshold: float, dilation_m: float = 0, resolution: float = 1
-) -> np.ndarray:
-    """uint8 mask (y, x): 0 clear, 1 cloud, 255 where the probability is NaN."""
-    mask = np.where(np.isnan(probability), NODATA, probability >= threshold).astype(np.uint8)
-    return dilate(mask, dilation_m, resolution) if dilation_m else mask
 
 
 def processor_masks(scenes: Mapping[str, xr.Dataset], n_bands: int = 4) -> dict[str, np.ndarray]:

@@ -224,3 +224,15 @@ def test_a_wrong_option_is_named(run: Run, place: Path, line: str, said: str) ->
     assert (code, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("line", ["--help", "predict --help", "sensors"])
+def test_what_only_tells_loads_nothing_heavy(line: str) -> None:
+    heavy = {"torch", "lightning", "hyperopt", "matplotlib", "xarray", "rasterio", "scipy"}
+    code = (
+        "import sys\nfrom clouddl.cli import main\n"
+        f"sys.argv = ['clouddl', *{line.split()}]\n"
+        f"try: main()\nexcept SystemExit: print('heavy:', {heavy} & sys.modules.keys())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines()[-1] == "heavy: set()"

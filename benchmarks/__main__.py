@@ -1,0 +1,314 @@
+"""Run the benchmarks and write the tables and the plot of book/speed.md.
+
+python -m benchmarks            everything, on a quiet machine
+python -m benchmarks --quick    small and few: to see that it works
+python -m benchmarks --only prediction --only limit
+"""
+
+import argparse
+import csv
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import rasterio
+import torch
+from rasterio.transform import from_origin
+
+from benchmarks import contenders as c
+from benchmarks.measure import best, race
+from benchmarks.plot import bars
+from clouddl.fast import has_half
+from clouddl.figures import save, style
+from clouddl.model import load_model
+
+OUT = Path(__file__).parents[1] / "book" / "speed"
+SCRATCH = Path(__file__).parents[1] / "build" / "benchmarks"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    quick: bool
+    size: int  # pixels a side of the scene in the races
+    sizes: tuple[int, ...]
+    rounds: int
+
+
+FULL = Plan(False, 1830, (512, 1024, 1830, 3660, 5490, 10980), 7)
+QUICK = Plan(True, 512, (512, 1024), 3)
+
+
+def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """A table of the page, written whole or not at all; columns are the heads that are shown."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    path = OUT / f"{name}.csv"
+    temporary = path.with_suffix(".part")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+    print(pd.DataFrame(rows).to_string(index=False), flush=True)
+
+
+def speeds(found: dict[str, float], pixels: float) -> dict[str, str]:
+    """Median and spread of a race in Mpixel/s, and the peak of memory."""
+    fast, slow = (pixels / found[key] / 1e6 for key in ("fastest", "slowest"))
+    return {
+        "Mpixel/s": f"{pixels / found['seconds'] / 1e6:.3g}",
+        "slowest–fastest": f"{slow:.3g}–{fast:.3g}",
+        "peak MiB": f"{found['peak_mib']:.0f}",
+    }
+
+
+def absent(left_out: dict[str, str], like: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the contenders that were left out, by name and with the reason."""
+    first, second = list(like)[:2]
+    return [
+        {**dict.fromkeys(like, "–"), first: name, second: reason}
+        for name, reason in left_out.items()
+    ]
+
+
+def machine(plan: Plan) -> None:
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    about = dict(line.split("\t: ", 1) for line in text.split("\n\n")[0].replace("\t\t", "\t")
+                 .splitlines() if "\t: " in line)  # fmt: skip
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    has = [flag for flag in wanted if flag in about.get("flags", "").split()]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    rows: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit.stdout.strip() or "unknown",
+        "run": "quick" if plan.quick else "full",
+        "processor": about.get("model name", platform.processor() or platform.machine()),
+        "cores": os.cpu_count(),
+        "instructions": ", ".join(has) or "unknown",
+        "graphics card": gpu,
+        "memory": f"{memory:.1f} GiB",
+        "load when it began": f"{os.getloadavg()[0]:.2f}",
+        "system": f"{platform.system()}, Python {platform.python_version()}",
+    }
+    for package in ("torch", "openvino", "onnxruntime", "s2cloudless", "ukis-csmask", "rasterio"):
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            rows[package] = "not installed"
+    write("machine", [{"What": key, "Which": value} for key, value in rows.items()])
+
+
+def work_per_pixel(net: torch.nn.Module, bands: int, size: int = 64) -> float:
+    """FLOP per pixel of the convolutions of a network: two for each product that is added."""
+    total = 0.0
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal total
+        side = inputs[0] if isinstance(module, torch.nn.ConvTranspose2d) else output
+        total += 2 * module.weight.numel() * side.shape[-1] * side.shape[-2]
+
+    kinds = torch.nn.Conv2d | torch.nn.ConvTranspose2d
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, kinds)]
+    with torch.inference_mode():
+        net(torch.zeros(1, bands, size, size))
+    for hook in hooks:
+        hook.remove()
+    return total / size**2
+
+
+def limit(plan: Plan) -> None:
+    """The most this machine computes, and how much of it prediction uses."""
+    rows: list[dict[str, Any]] = []
+    most: dict[str, float] = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        n = 1024 if plan.quick else 4096
+        a = torch.randn(n, n).to(dtype)
+        found = {"matrix product": 2 * n**3 / best(partial(torch.matmul, a, a), plan.rounds) / 1e9}
+        for channels, side in ((16, 512), (32, 512), (64, 256), (128, 128), (256, 64)):
+            layer = torch.nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype)
+            x = torch.randn(4, channels, side, side).to(dtype)
+            x = x.contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                took = best(partial(layer, x), plan.rounds)
+            flop = 2 * 9 * channels**2 * side**2 * 4
+            found[f"convolution {channels} to {channels}, {side} × {side}"] = flop / took / 1e9
+        most[name] = max(found.values())
+        rows += [{"Operation": key, "Type": name, "GFLOP/s": f"{value:.0f}"}
+                 for key, value in found.items()]  # fmt: skip
+    write("limit", rows)
+    model = load_model("any")
+    kind = "bfloat16" if has_half(CPU) else "float32"
+    work = work_per_pixel(model.net, len(model.card.bands))
+    raced, _ = race({"ours": (c.clouddl_array, {"size": plan.size})}, plan.rounds)
+    speed = plan.size**2 / raced["ours"]["seconds"]
+    ceiling = most[kind] * 1e9 / work
+    write("share", [
+        {"What": "work of the network", "Value": f"{work / 1e3:.1f} kFLOP per pixel"},
+        {"What": f"limit of the machine, {kind}", "Value": f"{most[kind]:.0f} GFLOP/s"},
+        {"What": "limit of the network", "Value": f"{ceiling / 1e6:.1f} Mpixel/s"},
+        {"What": f"array to mask, {plan.size} pixels a side",
+         "Value": f"{speed / 1e6:.1f} Mpixel/s"},
+        {"What": "share of the limit", "Value": f"{100 * speed / ceiling:.0f} %"},
+    ])  # fmt: skip
+
+
+def prediction(plan: Plan) -> None:
+    """Array to mask, ours by each backend and the others', in turn."""
+    run: dict[str, Any] = {name: (make, {"size": plan.size}) for name, make in c.ARRAYS.items()}
+    for backend in ("openvino", "mixed", "float32"):
+        run[f"CloudDL, {backend}"] = (c.clouddl_array, {"size": plan.size, "backend": backend})
+    found, left_out = race(run, plan.rounds)
+    ours = found["CloudDL"]["seconds"]
+    rows = [
+        {"System": name, **speeds(one, plan.size**2), "CloudDL is × faster":
+         f"{one['seconds'] / ours:.1f}"} for name, one in sorted(
+             found.items(), key=lambda item: item[1]["seconds"])
+    ]  # fmt: skip
+    write("prediction", rows + absent(left_out, rows[0]))
+    style()
+    save(bars(found, plan.size**2), OUT / "prediction.png")
+
+
+def stack(size: int) -> str:
+    """A GeoTIFF as a user has it: 16-bit numbers of the five bands, tiled and compressed."""
+    path = SCRATCH / f"scene{size}.tif"
+    if not path.exists():
+        SCRATCH.mkdir(parents=True, exist_ok=True)
+        bands = load_model("any").card.bands
+        values = c.scene(512, tuple(bands))
+        digital = (np.nan_to_num(values).clip(0, 6) * 1e4 + 1).astype(np.uint16)
+        with rasterio.open(
+            path, "w", driver="GTiff", count=len(bands), height=size, width=size, dtype="uint16",
+            crs="EPSG:32631", transform=from_origin(5e5, 4.6e6, c.RESOLUTION, c.RESOLUTION),
+            nodata=0, tiled=True, compress="deflate", num_threads="ALL_CPUS",
+        ) as file:  # fmt: skip
+            both = np.concatenate([digital, digital[:, ::-1]], 1)
+            for top in range(0, size, 512):
+                flip = both[:, 512:] if top // 512 % 2 else both[:, :512]
+                wide = np.concatenate([flip, flip[:, :, ::-1]], 2)
+                wide = np.tile(wide, (1, 1, -(-size // 1024)))[:, : size - top, :size]
+                window = rasterio.windows.Window(0, top, size, wide.shape[1])
+                file.write(wide, window=window)
+    return str(path)
+
+
+def files(plan: Plan) -> None:
+    """File to COG by each backend, and then the best one from small scenes to whole tiles."""
+    path, run = stack(plan.size), {}
+    for backend in ("auto", "openvino", "mixed", "float32"):
+        arguments = {"size": plan.size, "path": path, "backend": backend}
+        run[f"CloudDL, {backend}"] = (c.clouddl_file, arguments)
+    found, left_out = race(run, plan.rounds)
+    rows = [{"System": name, **speeds(one, plan.size**2)} for name, one in found.items()]
+    write("files", rows + absent(left_out, rows[0]))
+
+
+def sizes(plan: Plan) -> None:
+    """Each size in a process of its own; the largest fewer times, for it takes minutes."""
+    rows = []
+    for size in plan.sizes:
+        rounds = plan.rounds if size <= 3660 else 2
+        one = race({str(size): (c.clouddl_file, {"size": size, "path": stack(size)})}, rounds)[0]
+        found = one[str(size)]
+        rows.append({"Pixels a side": size, "Seconds": f"{found['seconds']:.2f}",
+                     **speeds(found, size**2),
+                     "µs per pixel": f"{found['seconds'] / size**2 * 1e6:.3f}"})  # fmt: skip
+    write("sizes", rows)
+
+
+def shapes(plan: Plan) -> None:
+    """Cost against bands, filters and depth, with fresh weights."""
+    run: dict[str, Any] = {}
+    for bands in (3, 4, 5, 8, 10):
+        run[f"{bands} bands"] = (c.clouddl_shape, {"size": plan.size, "bands": bands})
+    for filters in (8, 12, 16, 24, 32):
+        run[f"{filters} filters"] = (c.clouddl_shape, {"size": plan.size, "base_filters": filters})
+    for depth in (2, 3, 4):
+        run[f"depth {depth}"] = (c.clouddl_shape, {"size": plan.size, "depth": depth})
+    rows = []
+    for group in ("bands", "filters", "depth"):
+        some = {name: one for name, one in run.items() if group in name}
+        found, _ = race(some, plan.rounds)
+        rows += [{"Network": name, **speeds(one, plan.size**2)} for name, one in found.items()]
+    write("shapes", rows)
+
+
+def training(plan: Plan) -> None:
+    from benchmarks.training import rows
+
+    write("training", rows(plan.quick))
+
+
+def preparation(plan: Plan) -> None:
+    from benchmarks.training import preparation_rows
+
+    write("preparation", preparation_rows(plan.quick))
+
+
+def startup(plan: Plan) -> None:
+    """Seconds from pressing return to the last line, in a process of its own each time."""
+    lines = ("--help", "sensors", "predict --help", "sensors spot-5")
+    times: dict[str, list[float]] = {line: [] for line in lines}
+    for _ in range(plan.rounds):
+        for line in lines:
+            start = time.perf_counter()
+            command = [sys.executable, "-m", "clouddl.cli", *line.split()]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            times[line].append(time.perf_counter() - start)
+    write("startup", [
+        {"Command": f"clouddl {line}", "Seconds": f"{np.median(each):.2f}",
+         "fastest–slowest": f"{min(each):.2f}–{max(each):.2f}"} for line, each in times.items()
+    ])  # fmt: skip
+
+
+def overhead(plan: Plan) -> None:
+    """What the search costs beside the training: trials whose objective takes no time."""
+    from clouddl.search import search
+
+    trials = 10 if plan.quick else 40
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        search(lambda point: point["dropout"], Path(folder, "trials.csv"), trials=trials,
+               progress=False)  # fmt: skip
+        took = (time.perf_counter() - start) / trials
+    write("overhead", [{"Trials": trials, "Seconds per trial": f"{took:.3f}"}])
+
+
+SECTIONS: dict[str, Callable[[Plan], None]] = {
+    one.__name__: one
+    for one in (machine, limit, prediction, files, sizes, shapes, training, preparation, overhead,
+                startup)
+}  # fmt: skip
+
+
+def main() -> None:
+    verbatim = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", None, __doc__, formatter_class=verbatim
+    )
+    parser.add_argument("--quick", action="store_true", help="small and few")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="a section; repeat it")
+    asked = parser.parse_args()
+    for name in asked.only or SECTIONS:
+        print(f"== {name}", flush=True)
+        SECTIONS[name](QUICK if asked.quick else FULL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Fair timing: each contender in a process of its own, all of them in turn, medians of several."""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Build = Callable[..., Callable[[], Any]]  # prepares, and returns what is timed
+
+
+def peak_mib() -> float:
+    """Most memory this process ever held, in MiB.
+
+    Linux gives a child the peak of its parent in `getrusage`; /proc has its own.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _serve(pipe: Any, build: Build, arguments: dict[str, Any]) -> None:
+    """A contender's process: prepares once, then runs at each request and says how long it took."""
+    try:
+        run = build(**arguments)
+        run()  # the first run compiles, loads and fills caches
+        pipe.send(None)
+        while pipe.recv():
+            start = time.perf_counter()
+            run()
+            pipe.send((time.perf_counter() - start, peak_mib()))
+    except ImportError as error:
+        pipe.send(f"not installed ({error.name})")
+    except Exception as error:  # one that fails must not end the others' race
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def race(
+    contenders: Mapping[str, tuple[Build, dict[str, Any]]], rounds: int
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Time each contender once a round, one after the other, so that all meet the same machine.
+
+    Returns for each `seconds` (median), `fastest`, `slowest` and `peak_mib` (of its process, with
+    Python and all libraries), and for those left out the reason.
+    """
+    context = multiprocessing.get_context("spawn")
+    running, left_out = {}, {}
+    for name, (build, arguments) in contenders.items():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, build, arguments), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            reason = ours.recv()
+        except EOFError:
+            reason = f"its process ended ({process.exitcode})"
+        if reason:
+            left_out[name] = reason
+            process.join()
+        else:
+            running[name] = (process, ours)
+        print(f"  {name}: {reason or 'ready'}", flush=True)
+    seconds: dict[str, list[float]] = {name: [] for name in running}
+    peaks: dict[str, float] = {}
+    for _ in range(rounds):
+        for name, (_, pipe) in running.items():
+            pipe.send(True)
+            took, peaks[name] = pipe.recv()
+            seconds[name].append(took)
+    for process, pipe in running.values():
+        pipe.send(False)
+        process.join()
+    return {
+        name: {"seconds": statistics.median(each), "fastest": min(each), "slowest": max(each),
+               "peak_mib": peaks[name]}
+        for name, each in seconds.items()
+    }, left_out  # fmt: skip
+
+
+def best(run: Callable[[], Any], rounds: int) -> float:
+    """Seconds of the fastest of some runs, after one that is not counted: for limits."""
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,127 @@
+"""Training and data preparation through the project's own code, timed."""
+
+import os
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch.utils.data import DataLoader, TensorDataset
+
+from clouddl import train
+from clouddl.catalogue import Scene, Store, load_catalogue, store_of
+from clouddl.chips import Chips, cut_chips
+from clouddl.model import ModelCard
+from clouddl.scene import open_scene
+
+BANDS = ["blue", "green", "red", "nir", "swir16", "swir22"]
+SIZE, BATCH = 256, 8
+
+
+def _chips(count: int) -> Chips:
+    """Chips of noise with clouds of 32 pixels; what they show does not change what they cost."""
+    dice = np.random.default_rng(0)
+    shape = count, len(BANDS), SIZE, SIZE
+    about = {"scene": [f"s{n}" for n in range(count)], "group": [f"g{n}" for n in range(count)]}
+    mask = dice.integers(0, 2, (count, SIZE // 32, SIZE // 32)).repeat(32, 1).repeat(32, 2)
+    return Chips(xr.Dataset(
+        {"image": (("chip", "band", "y", "x"), dice.uniform(0, 0.6, shape).astype(np.float32)),
+         "mask": (("chip", "y", "x"), mask.astype(np.uint8))},
+        {"band": BANDS, **{key: ("chip", values) for key, values in about.items()},
+         "sha256": ("chip", ["0"] * count), "role": ("chip", ["train"] * count)},
+        {"resolution": 30.0},
+    ))  # fmt: skip
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    """Patches a second of whole chips (256 × 256 × 6), and as the study shows them (crops)."""
+    chips = _chips(BATCH * (4 if quick else 20))
+    shape = {"name": "speed", "bands": BANDS, "resolution": 30.0, "base_filters": 16}
+    card = ModelCard.model_validate(shape)
+    plain = train.Augmentation(resolution=(30.0, 30.0))
+    table, crop = [], train.CROP
+    for name, side, augmentation in (
+        ("whole patches", SIZE, plain), ("as the study trains", crop, train.Augmentation()),
+    ):  # fmt: skip
+        train.CROP = side
+        try:
+            seconds, waiting = _fit(card, chips, augmentation), _waiting(card, chips, augmentation)
+        finally:
+            train.CROP = crop
+        table.append({
+            "Training": f"{name}, {side} × {side} × {len(BANDS)}, batch {BATCH}",
+            "Patches/s": f"{len(chips.dataset.chip) / seconds:.1f}",
+            "Waiting for data %": f"{100 * waiting:.2f}",
+        })  # fmt: skip
+    return table
+
+
+def _fit(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> float:
+    """Seconds of an epoch of `train.fit` once it is warm: what two epochs more take."""
+    took = []
+    for epochs in (1, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            train.fit(card, chips, None, folder, epochs=epochs, batch_size=BATCH,
+                      augmentation=augmentation, progress=False)  # fmt: skip
+            took.append(time.perf_counter() - start)
+    return (took[1] - took[0]) / 2
+
+
+def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> float:
+    """Share of an epoch spent on getting batches, with the same steps but without Lightning."""
+    card = card.model_copy(deep=True)
+    card.mean, card.std = chips.statistics()
+    task = train.CloudTask(card, chips.resolution, augmentation, 1e-3)
+    optimiser = torch.optim.Adam(task.parameters())
+    dice = torch.Generator().manual_seed(0)
+    waited, start = 0.0, time.perf_counter()
+    shown = iter(DataLoader(TensorDataset(*chips.tensors()), BATCH, shuffle=True))
+    while True:
+        asked = time.perf_counter()
+        batch = next(shown, None)
+        waited += time.perf_counter() - asked
+        if batch is None:
+            return waited / (time.perf_counter() - start)
+        x, y = augmentation(*train.labelled(batch), chips.resolution, dice, BANDS)
+        loss = train.cloud_loss(task.net(train.normalise(x, card)), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def preparation_rows(quick: bool) -> list[dict[str, Any]]:
+    """Seconds a scene, from its file (or from nothing, if it is drawn) to labelled chips."""
+    drawn = [
+        Scene.model_validate({
+            "id": f"drawn-{seed}", "collection": "drawn", "sensor": "sentinel-2", "role": "train",
+            "resolution": 30.0, "group": "g", "bands": BANDS,
+            "drawn": {"seed": seed, "size": 512, "surface": "mixed"},
+        }) for seed in range(2)
+    ]  # fmt: skip
+    some = {"drawn, 512 × 512": (drawn, Store(None))}
+    if "CLOUDDL_MIRROR" in os.environ:
+        real = load_catalogue("real")
+        some["real, of the archive"] = (
+            real.select("train")[: 3 if quick else 12],
+            store_of(real, None),
+        )
+    table = []
+    for name, (scenes, store) in some.items():
+        start = time.perf_counter()
+        opened = [open_scene(scene, store) for scene in scenes]
+        opening = time.perf_counter()
+        for scene in opened:
+            bands = [band for band in BANDS if band in scene.band.values]
+            cut_chips(
+                [scene], bands=bands, sources=["s2cloudless" if "mask" not in scene else "truth"]
+            )
+        cut = time.perf_counter()
+        table.append({
+            "Scenes": f"{name} ({len(scenes)})",
+            "Opening, s a scene": f"{(opening - start) / len(scenes):.2f}",
+            "Labels and chips, s a scene": f"{(cut - opening) / len(scenes):.2f}",
+        })  # fmt: skip
+    return table

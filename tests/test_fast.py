@@ -1,0 +1,171 @@
+"""Backends: each gives the mask of plain PyTorch in float32, or nearly, and says when it cannot."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from clouddl import fast
+from clouddl.catalogue import Scene, Store, load_catalogue, store_of
+from clouddl.errors import InputError
+from clouddl.fast import Network, choose, folded
+from clouddl.labels import NODATA
+from clouddl.model import CloudModel, ModelCard, build, load_model
+from clouddl.scene import open_scene
+from clouddl.score import counts, f_beta
+from clouddl.transfer import open_at, probability, to_mask
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="needs the extra fast (openvino)"
+)
+BACKENDS = ["mixed", pytest.param("openvino", marks=needs_openvino)]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision, whether or not this processor gains by it."""
+    monkeypatch.setattr(fast, "has_half", lambda device: True)
+
+
+def trained(card: ModelCard) -> CloudModel:
+    """A network of random weights, whose running statistics are not 0 and 1."""
+    torch.manual_seed(0)
+    net = build(card).train()
+    with torch.no_grad():
+        for _ in range(5):
+            net(torch.randn(4, len(card.bands), 32, 32))
+    return CloudModel(card, net, "cpu")
+
+
+def image(height: int, width: int) -> np.ndarray:
+    """Reflectance (4, y, x) with nodata in all bands, nodata in one, and noise below zero."""
+    values = np.random.default_rng(0).uniform(-0.01, 0.6, (4, height, width)).astype(np.float32)
+    values[:, 3:7, 5:9] = np.nan
+    values[2, 20, 20:] = np.nan
+    return values
+
+
+def check_masks(name: str, backend: str, scenes: Mapping[str, xr.Dataset]) -> None:
+    """The promise: at most 0.1 % of the pixels of each scene differ, and F2 by at most 0.002."""
+    plain, quick = (load_model(name, "cpu", way) for way in ("float32", backend))
+    for scene_id, scene in scenes.items():
+        expected, found = (
+            to_mask(probability(model, scene), model.card.threshold) for model in (plain, quick)
+        )
+        np.testing.assert_array_equal(found == NODATA, expected == NODATA)
+        assert (found != expected).mean() <= 0.001, scene_id
+        scores = []
+        for mask in (expected, found):
+            of = counts(mask, scene.mask.values)
+            scores.append(f_beta(*(np.array(of[key]) for key in ("tp", "fp", "fn")), beta=2))
+        np.testing.assert_allclose(scores[1], scores[0], atol=0.002, err_msg=scene_id)
+
+
+@pytest.mark.usefixtures("half")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masks_of_drawn_scenes_stay_the_same(backend: str, drawn: Callable[..., Scene]) -> None:
+    scenes = {f"drawn-{seed}": open_scene(drawn(seed, size=128), Store(None)) for seed in range(3)}
+    check_masks("any", backend, scenes)
+
+
+@pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOUDDL_MIRROR")
+@pytest.mark.usefixtures("half")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_masks_of_all_real_references_stay_the_same(backend: str) -> None:
+    real = load_catalogue("real")
+    scenes = open_at(real.select("reference"), store_of(real, None), 30.0)
+    check_masks("any", backend, scenes)
+
+
+@pytest.mark.parametrize("normalisation", ["fixed", "chip", "log"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_probability_is_that_of_float32(
+    tiny: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch, backend: str,
+    normalisation: str,
+) -> None:  # fmt: skip
+    plain = trained(tiny(normalisation=normalisation))
+    quick = CloudModel(plain.card, plain.net, "cpu", backend)
+    for native, tolerance in ((False, 1e-5), (True, 0.02)):
+        monkeypatch.setattr(fast, "has_half", lambda device, native=native: native)
+        quick.fast = Network(plain.net, plain.card, CPU, backend)
+        for size in ((48, 64), (30, 41), (48, 64)):
+            found, expected = (model.probability(image(*size)) for model in (quick, plain))
+            assert found.dtype == np.float32 and found.shape == size
+            np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.usefixtures("half")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_image_near_the_threshold_is_computed_exactly(
+    tiny: Callable[..., ModelCard], backend: str
+) -> None:
+    plain = trained(tiny())
+    expected = plain.probability(image(32, 32))
+    plain.card.threshold = float(np.nanmedian(expected))
+    quick = CloudModel(plain.card, plain.net, "cpu", backend)
+    np.testing.assert_allclose(quick.probability(image(32, 32)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_new_weights_are_noticed(tiny: Callable[..., ModelCard], backend: str) -> None:
+    plain = trained(tiny())
+    quick = CloudModel(plain.card, plain.net, "cpu", backend)
+    before = quick.probability(image(32, 32))
+    with torch.no_grad():
+        plain.net.last.bias += 1
+    after = quick.probability(image(32, 32))
+    assert np.nanmin(after - before) > 0.01
+    np.testing.assert_allclose(after, plain.probability(image(32, 32)), atol=0.02)
+
+
+def test_folding_changes_nothing_but_the_layers(tiny: Callable[..., ModelCard]) -> None:
+    model = trained(tiny())
+    net = folded(model.net)
+    kinds = {type(module) for module in net.modules()}
+    assert not kinds & {torch.nn.BatchNorm2d, torch.nn.Dropout2d}
+    x = torch.randn(1, 4, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), model.net(x), atol=1e-5, rtol=1e-5)
+
+
+def test_the_backend_is_chosen_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("mixed", CPU) == "mixed"
+    assert choose(None, CPU) == "float32"  # as conftest.py asks in the environment
+    monkeypatch.delenv("CLOUDDL_BACKEND")
+    for installed, native, expected in (
+        (True, True, "openvino"), (True, False, "openvino"),
+        (False, True, "mixed"), (False, False, "float32"),
+    ):  # fmt: skip
+        monkeypatch.setattr(fast, "has_half", lambda device, native=native: native)
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, installed=installed: installed or None
+        )
+        assert choose(None, CPU) == expected
+    monkeypatch.setattr(fast, "has_half", lambda device: True)
+    assert choose(None, torch.device("cuda")) == "mixed"
+    with pytest.raises(InputError, match=r"openvino: is not installed.*clouddl\[fast\]"):
+        choose("openvino", CPU)
+    monkeypatch.setenv("CLOUDDL_BACKEND", "abacus")
+    with pytest.raises(InputError, match="abacus: there is none; choose one of auto, float32"):
+        choose(None, CPU)
+
+
+@needs_openvino
+def test_what_openvino_cannot_do_pytorch_does(
+    tiny: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = trained(tiny())
+    quick = CloudModel(plain.card, plain.net, "cpu", "openvino")
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(fast, "_OpenVino", fail)
+    with pytest.warns(UserWarning, match="OpenVINO: no such layer; PyTorch is used"):
+        found = quick.probability(image(32, 32))
+    np.testing.assert_allclose(found, plain.probability(image(32, 32)), atol=0.02)
