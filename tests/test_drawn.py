@@ -100,6 +100,17 @@ def test_every_kind_of_cloud(kind: str) -> None:
         assert float(scene.elevation.where(cloud).mean()) < float(scene.elevation.mean())
 
 
+def test_snow_under_trees_is_grey_and_dark_in_the_short_wave_infrared() -> None:
+    """Not the white of a snow field: what was taken for thin cloud, on a sensor never seen."""
+    for seed in range(4):
+        scene = draw_scene(toy(), seed=seed, surface="taiga", cloud_fraction=0)
+        visible, infrared = (scene.reflectance.sel(band=b) for b in ("red", "swir16"))
+        assert 0.05 < float(visible.median()) < 0.45
+        assert float(infrared.median()) < float(visible.median()) + 0.05
+    bare = draw_scene(toy(), seed=0, surface="forest", cloud_fraction=0).reflectance
+    assert float(bare.sel(band="swir16").median()) > float(bare.sel(band="red").median()) + 0.05
+
+
 def test_ice_is_darker_than_water_in_the_short_wave_infrared() -> None:
     """Pilewskie and Twomey (1987): crystals absorb at 1.6 µm, drops hardly do."""
     ratio = {}

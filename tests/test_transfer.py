@@ -15,11 +15,13 @@ from clouddl.model import CloudModel, ModelCard, build, save_model
 from clouddl.score import COUNTS
 from clouddl.transfer import (
     adapt,
+    left_out,
     open_at,
     pixels,
     predictions,
     probability,
     score_masks,
+    teaching_order,
     to_mask,
 )
 
@@ -50,6 +52,26 @@ def test_scenes_come_at_the_working_resolution(drawn: MakeScene) -> None:
         assert (scene.attrs["group"], scene.attrs["collection"]) == (record.group, "drawn")
         assert scene.mask.shape == scene.reflectance.shape[1:]
         assert set(np.unique(scene.mask)) == {0, 1}
+
+
+def labelled(biome: str, cloud: float, group: str) -> xr.Dataset:
+    """A scene of which only its mask matters, a share `cloud` of it cloudy."""
+    mask = (np.arange(100) < 100 * cloud).astype(np.uint8).reshape(10, 10)
+    return xr.Dataset({"mask": (("y", "x"), mask)}, attrs={"biome": biome, "group": group})
+
+
+def test_one_scene_of_each_biome_is_labelled_first() -> None:
+    shelf = {
+        "a": labelled("Forest", 0.0, "north"),
+        "b": labelled("Forest", 0.4, "north"),
+        "c": labelled("Forest", 0.5, "south"),
+        "d": labelled("Barren", 1.0, "east"),
+        "e": labelled("Water", 0.3, "west"),
+    }
+    order = teaching_order(dict(reversed(shelf.items())))
+    assert order == ["b", "e", "d"]  # those with cloud and clear ground, then the one without
+    # What shares a group with them would tell the model the answer.
+    assert list(left_out(shelf, order)) == ["c"]
 
 
 def test_bands_out_of_the_set_stay_empty(
