@@ -33,7 +33,7 @@ labels: str = "auto"  # s2cloudless, ukis-csmask, consensus, truth; auto: those 
 trials: int = 10  # in all, those of an earlier call counted
 minutes: float = 15.0  # of fitting, after which no trial is begun
 trial_epochs: int = 20  # passes over the training chips in each trial
-epochs: int = 100  # of the long fits: the one that finds the threshold, and the final models
+epochs: int = 100  # of the long fits, which make the final models
 batch_size: int = 8  # chips per step
 depth: int = 3  # poolings of the network
 largest: float = 0.6  # million parameters that a model may have, to stay small and fast
@@ -148,50 +148,29 @@ figures.parameter_slices(table)
 worth(table).round(3)
 
 # %% [markdown]
-# ## The threshold, once
+# ## The final models, and their thresholds
 #
-# The best trial is trained at length, still without the validation scenes, and to the end, as the
-# final models will be: an early stop would hand them the threshold of another stage of training. It is
-# chosen here, once, for the highest F2 on the validation scenes, and used everywhere from now on. Those
-# scenes are real and drawn: on the real ones alone, where only pixels on which two processors agree are
-# counted, there are few false alarms to be had, and the threshold would come out too low.
+# The best trial is trained at length and to the end: once for each set of bands, and once for any of
+# them, by leaving out bands at random. The threshold of each is chosen here, once, for the highest F2 on
+# the validation scenes, and used everywhere from now on. Those scenes are real and drawn: on the real
+# ones alone, where only pixels on which two processors agree are counted, there are few false alarms
+# to be had, and the threshold would come out too low. No model is trained on the validation scenes
+# afterwards: its probabilities would be others, and the threshold would not be its own.
 
 # %%
 shape = {k: v for k, v in best.items() if k != "learning_rate"}
-runs = work_folder(work) / "runs"
 length = {"epochs": epochs, "batch_size": batch_size, "learning_rate": best["learning_rate"]}
-training, validation = spot
-judge = fit(card("judge", [BAND_SETS["spot"]], **shape), training, None, runs / "judge", **length)
-found = on_validation(judge, validation)
-threshold, f2 = best_threshold(*found)
-print(f"threshold {threshold:.2f}; validation F2 {f2:.3f}")
-
-# %% [markdown]
-# ## The final models
-#
-# With everything chosen, nothing is left to validate, and scenes are few: the final models are trained
-# on all training scenes, those of validation too, with the best trial and that threshold. There is
-# one for each set of bands, and one that takes any of them, trained by leaving out bands at random.
-
-# %%
-rows = []
 finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
+rows = []
 for name, band_sets in finals.items():
     blank = card(name, band_sets, **shape)
-    everything = Chips.open(path, blank.bands, chosen)
-    everything = everything if choices["grounds"] else everything.without_drawn()
-    model = fit(blank, everything, None, runs / name, **length)
-    model.card.threshold = threshold
+    training, validation = chips(blank.bands)
+    model = fit(blank, training, None, work_folder(work) / "runs" / name, **length)
+    model.card.threshold, f2 = best_threshold(*on_validation(model, validation))
+    model.card.scores["validation_f2"] = f2
     file = save_model(model, work_folder(work) / "models" / name).with_suffix(".safetensors")
-    rows.append(
-        {
-            "model": name,
-            "bands": ", ".join(blank.bands),
-            "chips": len(everything.dataset.chip),
-            "threshold": threshold,
-            "MB": round(file.stat().st_size / 1e6, 2),
-        }
-    )
+    told = {"model": name, "bands": ", ".join(blank.bands), "threshold": model.card.threshold}
+    rows.append({**told, "validation F2": round(f2, 4), "MB": round(file.stat().st_size / 1e6, 2)})
 
 # %%
 pd.DataFrame(rows)
