@@ -328,8 +328,7 @@ def fit(
 ) -> CloudModel:
     """Train a model; with `validation`, stop early on its F2 and choose the threshold on it.
 
-    Without, the run goes to its last epoch and the card's threshold stays: for a refit on all
-    scenes once everything has been chosen.
+    Without, the run goes to its last epoch, and the threshold is the caller's to choose.
     `card` says what to build; its mean, std, trained_on, threshold and scores are filled in here.
     `folder` keeps `checkpoints/last.ckpt` (a run that was killed goes on from it when called
     again), `checkpoints/best.ckpt` and the learning curves, `curves/metrics.csv`. `start`
