@@ -106,7 +106,8 @@ def test_an_image_near_the_threshold_is_computed_exactly(
 ) -> None:
     plain = trained(tiny())
     expected = plain.probability(image(32, 32))
-    plain.card.threshold = float(np.nanmedian(expected))
+    crowd, edges = np.histogram(expected[np.isfinite(expected)], 100)
+    plain.card.threshold = float(edges[crowd.argmax()])  # where most pixels are
     quick = CloudModel(plain.card, plain.net, "cpu", backend)
     np.testing.assert_allclose(quick.probability(image(32, 32)), expected, atol=1e-5)
 
