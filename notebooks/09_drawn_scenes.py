@@ -155,8 +155,8 @@ figure
 # %% [markdown]
 # ## A model that never saw a real image
 #
-# Trained on the drawn chips alone, its threshold from validation scenes of the corpus (labels by
-# processors), scored on the references drawn by people.
+# Trained on the drawn chips alone, its threshold from the validation scenes (real ones with labels by
+# processors, and drawn ones), scored on the references drawn by people.
 
 
 # %%
