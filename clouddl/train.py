@@ -72,16 +72,18 @@ class Augmentation:
     turns: bool = True
 
     def __call__(
-        self, x: Tensor, y: Tensor, own: float, dice: torch.Generator, names: Sequence[str] = ()
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, y: Tensor, own: float, dice: torch.Generator, names: Sequence[str] = (),
+        multiple: int = 16,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Change a batch x (n, bands, y, x) of reflectance and y (n, y, x) of labels in 0..1.
 
-        `own` is its resolution in metres; `names` the common names of its bands.
+        `own` is its resolution in metres; `names` the common names of its bands; the sides of what
+        comes back are multiples of `multiple`, for the network's sake.
         """
         n, bands = x.shape[:2]
         low, high = (np.log(max(r, own)) for r in self.resolution)
         factor = float(np.exp(low + (high - low) * torch.rand(1, generator=dice).item())) / own
-        x, y = crop(x, y, factor, dice)
+        x, y = crop(x, y, factor, dice, multiple)
         if self.turns:
             turn, flip = (int(v) for v in torch.randint(0, 4, (2,), generator=dice))
             x, y = torch.rot90(x, turn, (-2, -1)), torch.rot90(y, turn, (-2, -1))
@@ -134,14 +136,16 @@ def paste(x: Tensor, y: Tensor, donor_x: Tensor, donor_y: Tensor) -> tuple[Tenso
     return x, torch.where(x.isnan().all(1), torch.nan, y)
 
 
-def crop(x: Tensor, y: Tensor, factor: float, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+def crop(
+    x: Tensor, y: Tensor, factor: float, dice: torch.Generator, multiple: int = 16
+) -> tuple[Tensor, Tensor]:
     """A random window of the batch, averaged to pixels `factor` times as large, at most CROP wide.
 
     Area averaging for images and masks alike: a mask becomes the fraction of cloud. Sizes are
-    rounded to multiples of 16, for the network's sake.
+    multiples of `multiple`.
     """
     height = x.shape[-1]
-    size = max(16, min(CROP, int(height / factor + 1e-6)) // 16 * 16)
+    size = max(multiple, min(CROP, int(height / factor + 1e-6)) // multiple * multiple)
     window = min(height, round(size * factor))
     top, left = (
         int(torch.randint(0, extent - window + 1, (1,), generator=dice)) for extent in x.shape[-2:]
@@ -194,7 +198,8 @@ class CloudTask(L.LightningModule):
         # Seeded by the step, not by a running state: a resumed run sees what it would have seen.
         dice = torch.Generator().manual_seed(self.card.seed * 1_000_003 + self.global_step)
         torch.manual_seed(dice.initial_seed())  # dropout draws from the global state
-        x, y = self.augmentation(*labelled(batch), self.own, dice, self.card.bands)
+        names, multiple = self.card.bands, self.net.multiple
+        x, y = self.augmentation(*labelled(batch), self.own, dice, names, multiple)
         choice = torch.randint(0, len(self.keep), (len(x),), generator=dice)
         x = torch.where(self.keep[choice][:, :, None, None], x, torch.nan)
         loss = cloud_loss(self.net(normalise(x, self.card)), y)
