@@ -175,10 +175,8 @@ class Chips:
     dataset: xr.Dataset
 
     @classmethod
-    def open(
-        cls, path: Path | str, bands: Sequence[str], source: str, role: str | None = None
-    ) -> "Chips":
-        """Open a Zarr of `make_chips`, of one role or of all; InputError names what it lacks."""
+    def open(cls, path: Path | str, bands: Sequence[str], source: str, role: str) -> "Chips":
+        """Open the chips of one role in a Zarr of `make_chips`; InputError names what it lacks."""
         try:
             dataset = xr.open_zarr(path, chunks=None)
         except (OSError, ValueError, KeyError) as error:
@@ -194,8 +192,7 @@ class Chips:
                     f"{path}: no {axis} {lacking[0]!r} in these chips; they have {have}"
                 )
         dataset = dataset.sel(band=list(bands), source=source)
-        keep = [role in (None, own) for own in dataset.role.values]
-        chosen = dataset.isel(chip=np.flatnonzero(keep))
+        chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
         if not chosen.sizes["chip"]:
             raise InputError(f"{path}: no chips of role {role!r}")
         return cls(chosen.load())
