@@ -18,10 +18,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clouddl.errors import InputError, invalid
-from clouddl.labels import NODATA
+from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel, ModelCard, logarithm
 from clouddl.score import pooled, reliability
-from clouddl.transfer import pixels, predictions, score_masks, to_mask
+from clouddl.transfer import pixels, predictions, score_masks
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ALL = "all"  # the surface of the scores of all scenes

@@ -13,11 +13,12 @@ import pandas as pd
 from clouddl.chips import Chips
 from clouddl.drawn import draw_set
 from clouddl.errors import InputError
+from clouddl.labels import to_mask
 from clouddl.model import CloudModel, ModelCard
 from clouddl.score import pooled
 from clouddl.sensors import STUDY_BANDS, Sensor, get_sensor, middle, shared_bands
 from clouddl.train import fit
-from clouddl.transfer import predictions, score_masks, to_mask
+from clouddl.transfer import predictions, score_masks
 
 FINEST_M, COARSEST_M = 30.0, 120.0  # working resolutions that the archive's 2.5 km chips allow
 

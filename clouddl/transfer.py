@@ -10,7 +10,6 @@ import xarray as xr
 from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, cut_chips
 from clouddl.labels import NODATA, ukis_csmask
-from clouddl.labels import to_mask as to_mask  # the pages look for it here
 from clouddl.model import ELEVATION, CloudModel
 from clouddl.scene import open_scene, resample
 from clouddl.score import counts
