@@ -14,8 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -26,18 +25,22 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from clouddl.catalogue import DATA, Store, choose_corpus
 from clouddl.errors import InputError, invalid
 from clouddl.sensors import BAND_SETS, CARDS
 
 ROOT = Path(__file__).resolve().parents[1]
-TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}
+TYPES: dict[str, Any] = {
+    "int": int, "float": float, "bool": bool, "str": str, "list[int]": list[int],
+    "list[float]": list[float], "list[bool]": list[bool], "list[str]": list[str],
+}  # fmt: skip
 PACKAGES = ("clouddl", "torch", "numpy", "xarray", "lightning", "hyperopt")
 PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
 BAR = re.compile(r"\d+%\||\b(?:it|s|[kMG]?B)/(?:s|it)\b|TqdmWarning|import tqdm")  # of tqdm
@@ -109,14 +112,14 @@ def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]
         if name not in known:
             raise _unknown("parameter", name, known, notebook)
         kind = known[name]["inferred_type_name"].replace(" ", "")
-        if kind.removeprefix("list[").removesuffix("]") not in TYPES:
+        if kind not in TYPES:
             raise InputError(f"{notebook}: parameter {name} has no type, or one unknown: {kind!r}")
-        if not _fits(value, kind):
+        try:
+            checked[name] = TypeAdapter(TYPES[kind]).validate_python(value, strict=True)
+        except ValidationError as error:
             hint = " (in YAML write 1.0e-3, for 1e-3 is text)" if "float" in kind else ""
-            raise InputError(f"{notebook}: parameter {name} wants {kind}, not {value!r}{hint}")
-        if kind == "list[float]":
-            value = [float(item) for item in value]
-        checked[name] = float(value) if kind == "float" else value
+            told = f"parameter {name} wants {kind}, not {value!r}{hint}"
+            raise InputError(f"{notebook}: {told}") from error
     return checked
 
 
@@ -255,13 +258,6 @@ def _read(source: Path) -> nbformat.NotebookNode:
     named = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook.metadata = nbformat.from_dict({"kernelspec": named})
     return notebook
-
-
-def _fits(value: Any, kind: str) -> bool:
-    if kind.startswith("list["):
-        return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
-    # True is an int to Python, but not to whoever wrote `epochs: true`.
-    return isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind == "bool")
 
 
 def _unknown(what: str, name: str, known: Iterable[str], where: Path | str) -> InputError:
@@ -436,30 +432,10 @@ def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
     readme.write_text(SCORES.sub(lambda _: table, readme.read_text("utf-8"), count=1), "utf-8")
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One run at a time in a folder; the lock of a process that is gone is taken over."""
-    lock = folder / ".lock"
+def _locked(folder: Path) -> AcquireReturnProxy:
+    """One run at a time in a folder; the lock goes with its process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    if lock.exists() and _alive(pid := lock.read_text().strip()):
-        raise InputError(f"{folder}: process {pid} is running here; wait, or give another folder")
-    lock.unlink(missing_ok=True)
     try:
-        with lock.open("x") as stream:  # fails when another run came between
-            stream.write(str(os.getpid()))
-    except FileExistsError as error:
-        raise InputError(f"{folder}: another run has just begun here; wait for it") from error
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:  # another user's
-        return True
-    except (ValueError, ProcessLookupError):
-        return False
-    return True
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder}: another run works here; wait, or give another one") from error
