@@ -18,13 +18,12 @@ from typing import Any, Literal, Self
 
 import pooch
 import requests
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.util import Retry
 
-from clouddl.errors import InputError, invalid
+from clouddl.errors import InputError, read_yaml, validated
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
 pooch.get_logger().setLevel("ERROR")  # the progress bar says what is going on
@@ -124,21 +123,17 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = DATA / "catalogue" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (DATA / "catalogue").glob("*.yaml"))) or "none"
+        raise InputError(f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}")
+    fields = read_yaml(path, "catalogue")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         collections = fields.pop("collections")
         fields["scenes"] = [
             {"collection": name, **{k: v for k, v in shared.items() if k != "scenes"}, **scene}
             for name, shared in collections.items()
             for scene in shared["scenes"]
         ]
-    except OSError as error:
-        known = ", ".join(sorted(p.stem for p in (DATA / "catalogue").glob("*.yaml"))) or "none"
-        raise InputError(
-            f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: the catalogue is not YAML: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error
     for scene in fields["scenes"]:  # a card of one's own lies beside the catalogue that names it
@@ -147,10 +142,7 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
     if registry := fields.get("registry"):
         beside = path.parent / registry
         fields["registry"] = beside if beside.exists() else DATA / "registry" / registry
-    try:
-        return Catalogue.model_validate(fields)
-    except ValidationError as error:
-        raise invalid(path, error) from error
+    return validated(Catalogue, fields, path)
 
 
 def register(name_or_path: str | Path) -> Path:

@@ -24,7 +24,6 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import yaml
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
@@ -33,7 +32,7 @@ from nbclient.exceptions import DeadKernelError
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from clouddl.catalogue import DATA, Store, choose_corpus
-from clouddl.errors import InputError, invalid
+from clouddl.errors import InputError, read_yaml, validated
 from clouddl.sensors import BAND_SETS, CARDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,12 +89,7 @@ def load_profile(name: str) -> Profile:
     path = ROOT / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.is_file():
         raise _unknown("profile", name, [p.stem for p in path.parent.glob("*.yaml")], path.parent)
-    try:
-        return Profile.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the profile is not YAML: {error}") from error
-    except ValidationError as error:
-        raise invalid(path, error) from error
+    return validated(Profile, read_yaml(path, "profile") or {}, path)
 
 
 def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
