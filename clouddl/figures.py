@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from IPython.display import HTML
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -296,13 +295,7 @@ def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
     figure.supylabel("response, peak at 1", fontsize=11)
     names = {band.common for sensor in sensors for band in sensor.bands}
     common = [name for name in BAND_COLOURS if name in names]
-    handles: list[Artist] = [
-        Patch(color=BAND_COLOURS[name], alpha=0.6, label=name) for name in common
-    ]
-    handles += [
-        Line2D([], [], color=GROUND, ls=line, label=kind)
-        for kind, line in _LINES.items()
-        if kind in drawn
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9)
+    bands = [Patch(color=BAND_COLOURS[name], alpha=0.6, label=name) for name in common]
+    kinds = [Line2D([], [], color=GROUND, ls=_LINES[k], label=k) for k in _LINES if k in drawn]
+    figure.legend(handles=[*bands, *kinds], loc="outside lower center", ncols=6, fontsize=9)
     return _once(figure)

@@ -126,9 +126,8 @@ def read_image(
     except InputError:
         raise
     except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
-        ) from error
+        told = f"cannot be read as an image ({error}); it may be truncated: copy it again"
+        raise InputError(f"{name}: {told}") from error
     if np.iscomplexobj(values):
         raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
     array = values.astype(np.float32)  # and then in place: NaN stays what it is

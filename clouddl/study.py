@@ -175,7 +175,7 @@ def run_study(
     `publish`: replace the committed pages, results and the table in the README when all went well.
     Returns the book's index.html, or its folder when it was not built. Raises InputError.
     """
-    load_profile(profile)  # before anything asks the network
+    asked = load_profile(profile)  # before anything asks the network
     if publish and not SCORES.search((ROOT / "README.md").read_text("utf-8")):
         raise InputError(f"{ROOT / 'README.md'}: put back <!-- scores --> and <!-- /scores -->")
     folder = (folder or ROOT / "build" / profile).resolve()
@@ -184,7 +184,7 @@ def run_study(
     if store.mirror:  # by the environment, so that no page shows a path of this machine
         os.environ["CLOUDDL_MIRROR"] = str(store.mirror.resolve())
     place = work.relative_to(ROOT) if work.is_relative_to(ROOT) else work
-    plan = _plan(profile, corpus=choose_corpus(corpus, store), work=place.as_posix())
+    plan = _plan(profile, asked, corpus=choose_corpus(corpus, store), work=place.as_posix())
     for name in set(only or []) - {source.stem for source in plan}:
         raise _unknown("notebook", name, [source.stem for source in plan], "--only")
     with _locked(folder):
@@ -260,19 +260,17 @@ def _unknown(what: str, name: str, known: Iterable[str], where: Path | str) -> I
     return InputError(f"{where}: unknown {what} {name!r}; {mean}there is: {', '.join(known)}")
 
 
-def _plan(profile: str, **shared: str) -> dict[Path, dict[str, Any]]:
+def _plan(profile: str, asked: Profile, **shared: str) -> dict[Path, dict[str, Any]]:
     """Each notebook with its parameters, all of them checked before the first one runs."""
-    asked = load_profile(profile)
     sources = sorted((ROOT / "notebooks").glob("*.py"))
     if not sources:
         raise InputError(f"{ROOT / 'notebooks'}: no notebooks; run from a checkout of the project")
     for name in asked.notebooks.keys() - {source.stem for source in sources}:
         raise _unknown("notebook", name, [source.stem for source in sources], f"{profile}.yaml")
+    own = asked.notebooks
     return {
-        source: check_parameters(
-            source, {**asked.common, **asked.notebooks.get(source.stem, {}), **shared}
-        )
-        for source in sources
+        each: check_parameters(each, {**asked.common, **own.get(each.stem, {}), **shared})
+        for each in sources
     }
 
 
