@@ -1,12 +1,10 @@
 """The one error a bad input raises, the one a full disk does, and how records raise the first."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the command line starts sooner without it
     from pydantic import BaseModel, ValidationError
-
-Record = TypeVar("Record", bound="BaseModel")
 
 
 class InputError(ValueError):
@@ -42,7 +40,7 @@ def read_yaml(path: Path, what: str) -> Any:
         raise InputError(f"{path}: the {what} is not YAML: {error}") from error
 
 
-def validated(kind: type[Record], fields: Any, source: Path | str) -> Record:
+def validated(kind: "type[BaseModel]", fields: Any, source: Path | str) -> Any:
     """`fields` as a record of that kind; InputError names the source and the field."""
     from pydantic import ValidationError
 

@@ -46,7 +46,7 @@ def read_spec(path: Path | str) -> Spec:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable gate specification ({error})") from error
-    spec = validated(Spec, fields or {}, path)
+    spec: Spec = validated(Spec, fields or {}, path)
     if not spec.model_dump(exclude_none=True):
         raise InputError(f"{path}: demands nothing; give one of {', '.join(Spec.model_fields)}")
     return spec
