@@ -82,21 +82,20 @@ def pooled(
 
 
 def paired(
-    one: pd.DataFrame, other: pd.DataFrame, measure: str = "f2", unit: str = "group",
-    draws: int = 2000, seed: int = 0,
-) -> dict[str, float]:  # fmt: skip
-    """`measure` of `one` minus that of `other` on the same scenes, with its 95 % interval.
+    one: pd.DataFrame, other: pd.DataFrame, draws: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """F2 of `one` minus that of `other` on the same scenes, with its 95 % interval.
 
     Both tables (rows as in `pooled`) are drawn from alike: what is hard for both cancels.
     """
-    a, b = (table.groupby(unit)[COUNTS].sum() for table in (one, other))
+    a, b = (table.groupby("group")[COUNTS].sum() for table in (one, other))
     if not a.index.equals(b.index):
         raise InputError("paired: the two tables hold other scenes; score the same ones with both")
     units = np.stack([a.to_numpy(), b.to_numpy()])
     drawn = np.random.default_rng(seed).integers(0, len(a), (draws, len(a)))
-    spread = np.subtract(*measures(units[:, drawn].sum(2))[measure])
+    spread = np.subtract(*measures(units[:, drawn].sum(2))["f2"])
     low, high = _interval(spread)
-    found = float(np.subtract(*measures(units.sum(1))[measure]))
+    found = float(np.subtract(*measures(units.sum(1))["f2"]))
     return {"difference": found, "low": low, "high": high, "units": len(a)}
 
 

@@ -166,10 +166,9 @@ def run_notebook(
 
 def run_study(
     profile: str, *, corpus: str = "auto", mirror: str | Path | None = None,
-    folder: Path | None = None, only: list[str] | None = None, force: bool = False,
-    publish: bool = False, build: bool = True,
+    only: list[str] | None = None, force: bool = False, publish: bool = False, build: bool = True,
 ) -> Path:  # fmt: skip
-    """Run the notebooks of a profile in `folder` (default build/<profile>) and build its book.
+    """Run the notebooks of a profile in build/<profile> and build its book.
 
     `only`: names of the notebooks to run; `force`: run them although their pages are up to date;
     `publish`: replace the committed pages, results and the table in the README when all went well.
@@ -178,13 +177,13 @@ def run_study(
     asked = load_profile(profile)  # before anything asks the network
     if publish and not SCORES.search((ROOT / "README.md").read_text("utf-8")):
         raise InputError(f"{ROOT / 'README.md'}: put back <!-- scores --> and <!-- /scores -->")
-    folder = (folder or ROOT / "build" / profile).resolve()
+    folder = ROOT / "build" / profile
     work, book = folder / "work", folder / "book"
     store = Store(DATA / "registry" / "real.csv", mirror=mirror)
     if store.mirror:  # by the environment, so that no page shows a path of this machine
         os.environ["CLOUDDL_MIRROR"] = str(store.mirror.resolve())
-    place = work.relative_to(ROOT) if work.is_relative_to(ROOT) else work
-    plan = _plan(profile, asked, corpus=choose_corpus(corpus, store), work=place.as_posix())
+    place = work.relative_to(ROOT).as_posix()
+    plan = _plan(profile, asked, corpus=choose_corpus(corpus, store), work=place)
     for name in set(only or []) - {source.stem for source in plan}:
         raise _unknown("notebook", name, [source.stem for source in plan], "--only")
     with _locked(folder):
@@ -225,12 +224,11 @@ def run_study(
     return index
 
 
-def build_book(source: Path, output: Path | None = None) -> Path:
-    """Build a Jupyter Book with warnings as errors; its index.html (in `output` or `source`)."""
+def build_book(source: Path) -> Path:
+    """Build a Jupyter Book in its own folder, with warnings as errors; its index.html."""
     # jupyter_book has no __main__, and its script need not be on the PATH.
     start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-    target = output or source
-    command = [sys.executable, "-c", start, "build", str(source), "--path-output", str(target)]
+    command = [sys.executable, "-c", start, "build", str(source)]
     options = ["--all", "-W", "-n", "--keep-going"]
     plain = {**os.environ, "NO_COLOR": "1"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=plain)
@@ -238,7 +236,7 @@ def build_book(source: Path, output: Path | None = None) -> Path:
         said = (done.stdout + done.stderr).splitlines()
         lines = [line for line in said if re.search("WARNING|ERROR|Error:", line)] or said[-1:]
         raise InputError(f"{source}: the book does not build:\n" + "\n".join(lines[:20]))
-    return target / "_build" / "html" / "index.html"
+    return source / "_build" / "html" / "index.html"
 
 
 def _read(source: Path) -> nbformat.NotebookNode:
