@@ -7,29 +7,25 @@ mirror folder, or downloads them once into a cache, and checks each against the 
 
 import csv
 import difflib
-import hashlib
 import io
 import os
 import re
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import pooch
 import requests
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.util import Retry
 
-from clouddl.errors import InputError, invalid
+from clouddl.errors import InputError, read_yaml, validated
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
 pooch.get_logger().setLevel("ERROR")  # the progress bar says what is going on
-# Mirror files whose SHA-256 was checked in this process: path, time, size, SHA-256.
-_verified: set[tuple[Path, int, int, str]] = set()
 NO_NETWORK = (
     "no network: name a folder that holds the files with --mirror or CLOUDDL_MIRROR, "
     "or use `--corpus drawn`"
@@ -124,21 +120,17 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = DATA / "catalogue" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (DATA / "catalogue").glob("*.yaml"))) or "none"
+        raise InputError(f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}")
+    fields = read_yaml(path, "catalogue")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         collections = fields.pop("collections")
         fields["scenes"] = [
             {"collection": name, **{k: v for k, v in shared.items() if k != "scenes"}, **scene}
             for name, shared in collections.items()
             for scene in shared["scenes"]
         ]
-    except OSError as error:
-        known = ", ".join(sorted(p.stem for p in (DATA / "catalogue").glob("*.yaml"))) or "none"
-        raise InputError(
-            f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: the catalogue is not YAML: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error
     for scene in fields["scenes"]:  # a card of one's own lies beside the catalogue that names it
@@ -147,10 +139,7 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
     if registry := fields.get("registry"):
         beside = path.parent / registry
         fields["registry"] = beside if beside.exists() else DATA / "registry" / registry
-    try:
-        return Catalogue.model_validate(fields)
-    except ValidationError as error:
-        raise invalid(path, error) from error
+    return validated(Catalogue, fields, path)
 
 
 def register(name_or_path: str | Path) -> Path:
@@ -175,9 +164,8 @@ def register(name_or_path: str | Path) -> Path:
 
 def row_of(name: str, file: Path) -> dict[str, str]:
     """The row of a registry for a file that is here: its bytes and SHA-256, and no address."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"path": name, "bytes": str(file.stat().st_size), "sha256": digest, "url": ""}
+    size = str(file.stat().st_size)
+    return {"path": name, "bytes": size, "sha256": pooch.file_hash(file), "url": ""}
 
 
 def write_registry(target: Path, rows: Iterable[dict[str, str]]) -> None:
@@ -318,9 +306,8 @@ class Store:
             return _check(local, row)
         url, size, part = row["url"], int(row["bytes"]), self.cache / f"{path}.part"
         if not url and not local:
-            raise InputError(
-                f"{path}: was made here and is gone; make it again: clouddl fetch alcd"
-            )
+            told = "was made here and is gone; make it again: clouddl fetch alcd"
+            raise InputError(f"{path}: {told}")
         # The column may name another algorithm; a file whose server tells none has only its size.
         known = row["sha256"] if ":" in row["sha256"] else f"sha256:{row['sha256']}"
         shelf = pooch.create(self.cache, "", registry={path: known if row["sha256"] else None},
@@ -347,8 +334,8 @@ def _resume(url: str, output: str, _: object, *, part: Path, size: int, bar: tqd
     part.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.exists() else 0
     if have < size:
-        ask = {"Range": f"bytes={have}-"} if have else {}
-        with requests.get(url, headers=ask, stream=True, timeout=30) as answer:
+        rest = {"Range": f"bytes={have}-"} if have else {}
+        with requests.get(url, headers=rest, stream=True, timeout=30) as answer:
             answer.raise_for_status()
             # Without a 206 the server sends the whole file, whatever was asked.
             with part.open("ab" if answer.status_code == 206 else "wb") as stream:
@@ -363,22 +350,21 @@ def _resume(url: str, output: str, _: object, *, part: Path, size: int, bar: tqd
 
 
 def _check(path: Path, row: dict[str, str]) -> Path:
-    """Compare a mirror's file with its registry row, once per process while it stays as it is."""
+    """A mirror's file, if it is as its row in the registry says."""
     state = path.stat()
-    seen = (path.resolve(), state.st_mtime_ns, state.st_size, row["sha256"])
-    if seen in _verified:
-        return path
     mend = f"copy it again from {row['url']}" if row["url"] else "put it back, or register it anew"
-    size = state.st_size
-    if size != int(row["bytes"]):
-        told = f"{row['bytes']} bytes expected, {size} found"
+    if state.st_size != int(row["bytes"]):
+        told = f"{row['bytes']} bytes expected, {state.st_size} found"
         raise InputError(f"{path}: truncated or changed: {told}; {mend}")
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != row["sha256"]:
+    if (found := _sha256(path.resolve(), state.st_size, state.st_mtime_ns)) != row["sha256"]:
         raise InputError(f"{path}: sha256 {row['sha256']} expected, {found} found; {mend}")
-    _verified.add(seen)
     return path
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, computed once in a process while the file's size and time stay."""
+    return pooch.file_hash(path)
 
 
 def _closest(name: str, known: Iterable[str]) -> str:

@@ -55,27 +55,17 @@ def cut_chips(
             "mask": (("source", "chip", "y", "x"), np.stack(masks, axis=1).astype(np.uint8)),
         },
         coords={
-            "band": list(bands),
-            "source": list(sources),
-            "scene": ("chip", ids),
-            "group": ("chip", groups),
-            "role": ("chip", roles),
-            "sha256": ("chip", shas),
+            "band": list(bands), "source": list(sources), "scene": ("chip", ids),
+            "group": ("chip", groups), "role": ("chip", roles), "sha256": ("chip", shas),
         },
         attrs={"resolution": resolutions.pop()},
-    )
+    )  # fmt: skip
 
 
 def make_chips(
-    scenes: Sequence[Scene],
-    store: Store,
-    path: Path | str,
-    *,
-    bands: Sequence[str],
-    sources: Sequence[str],
-    size: int = 256,
-    progress: bool = True,
-) -> xr.Dataset:
+    scenes: Sequence[Scene], store: Store, path: Path | str, *, bands: Sequence[str],
+    sources: Sequence[str], size: int = 256, progress: bool = True,
+) -> xr.Dataset:  # fmt: skip
     """Open scenes, cut and label them (`cut_chips`), and write the chips to Zarr at `path`."""
 
     def opened() -> Iterator[xr.Dataset]:
@@ -88,13 +78,8 @@ def make_chips(
     temporary = path.with_name(f".{path.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     whole = {"image": (1, len(bands), size, size), "mask": (1, 1, size, size)}
-    chips.to_zarr(
-        temporary,
-        mode="w",
-        zarr_format=2,
-        consolidated=True,
-        encoding={name: {"chunks": chunks} for name, chunks in whole.items()},
-    )
+    chunks = {name: {"chunks": each} for name, each in whole.items()}
+    chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=chunks)
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
     return chips
@@ -120,18 +105,16 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
 
     Drawn scenes are trained on their own truth: a processor made for real images has no say there.
     """
-    drawn = all(scene.drawn for scene in catalogue.select("train"))
-    if requested == "auto":
-        return "truth" if drawn else "consensus"
-    return requested
+    if requested != "auto":
+        return requested
+    return "truth" if all(scene.drawn for scene in catalogue.select("train")) else "consensus"
 
 
 def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
     if band == "elevation":
         if "elevation" not in dataset:
-            raise InputError(
-                f"{dataset.attrs['scene']}: has no DEM; leave 'elevation' out of the bands"
-            )
+            told = "has no DEM; leave 'elevation' out of the bands"
+            raise InputError(f"{dataset.attrs['scene']}: {told}")
         return dataset.elevation.values
     if band not in dataset.band.values:
         have = ", ".join(dataset.band.values)
@@ -175,27 +158,22 @@ class Chips:
     dataset: xr.Dataset
 
     @classmethod
-    def open(
-        cls, path: Path | str, bands: Sequence[str], source: str, role: str | None = None
-    ) -> "Chips":
-        """Open a Zarr of `make_chips`, of one role or of all; InputError names what it lacks."""
+    def open(cls, path: Path | str, bands: Sequence[str], source: str, role: str) -> "Chips":
+        """Open the chips of one role in a Zarr of `make_chips`; InputError names what it lacks."""
         try:
             dataset = xr.open_zarr(path, chunks=None)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path}: no chips there ({error}); run 01_data_preparation"
-            ) from error
+            told = f"no chips there ({error}); run 01_data_preparation"
+            raise InputError(f"{path}: {told}") from error
         if lost := {"image", "mask", "band", "source", "role"} - set(dataset.variables):
             raise InputError(f"{path}: no chips there (no {min(lost)!r}); run 01_data_preparation")
         for axis, wanted in (("band", list(bands)), ("source", [source])):
             if lacking := [name for name in wanted if name not in dataset[axis].values]:
                 have = ", ".join(dataset[axis].values)
-                raise InputError(
-                    f"{path}: no {axis} {lacking[0]!r} in these chips; they have {have}"
-                )
+                told = f"no {axis} {lacking[0]!r} in these chips"
+                raise InputError(f"{path}: {told}; they have {have}")
         dataset = dataset.sel(band=list(bands), source=source)
-        keep = [role in (None, own) for own in dataset.role.values]
-        chosen = dataset.isel(chip=np.flatnonzero(keep))
+        chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
         if not chosen.sizes["chip"]:
             raise InputError(f"{path}: no chips of role {role!r}")
         return cls(chosen.load())
@@ -208,11 +186,8 @@ class Chips:
     @property
     def sources(self) -> dict[str, str]:
         """Scene id: SHA-256 of its image."""
-        return dict(
-            zip(
-                self.dataset.scene.values.tolist(), self.dataset.sha256.values.tolist(), strict=True
-            )
-        )
+        ids, shas = self.dataset.scene.values.tolist(), self.dataset.sha256.values.tolist()
+        return dict(zip(ids, shas, strict=True))
 
     def statistics(
         self, of: Callable[[Tensor], Tensor] = lambda x: x
@@ -226,18 +201,16 @@ class Chips:
         std = np.asarray(np.nanstd(x, axis=(0, 2, 3), dtype=np.float64))
         if not np.isfinite(mean).all():
             bands = self.dataset.band.values[~np.isfinite(mean)]
-            raise InputError(
-                f"chips: band {bands[0]} is nodata everywhere; leave it out of the bands"
-            )
+            told = "is nodata everywhere; leave it out of the bands"
+            raise InputError(f"chips: band {bands[0]} {told}")
         # A band that does not vary carries nothing, and must not be divided by zero.
         std = np.maximum(std, 1e-3)
         return [round(float(v), 5) for v in mean], [round(float(v), 5) for v in std]
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """image (chip, band, y, x) float32 and mask (chip, y, x) uint8."""
-        return torch.from_numpy(self.dataset.image.values), torch.from_numpy(
-            self.dataset.mask.values
-        )
+        image, mask = self.dataset.image.values, self.dataset.mask.values
+        return torch.from_numpy(image), torch.from_numpy(mask)
 
     def without_drawn(self) -> "Chips":
         """The chips of real images alone."""

@@ -36,6 +36,13 @@ Mirror = Annotated[
 Corpus = Annotated[
     str, typer.Option(help="real, drawn (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had.")
 ]  # fmt: skip
+Bands = Annotated[
+    str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")
+]  # fmt: skip
+Scale = Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")]  # fmt: skip
+Offset = Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")]
+Nodata = Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")]  # fmt: skip
+Model = Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")]
 
 
 def _names(text: str | None) -> list | None:
@@ -103,11 +110,11 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     sensor: Annotated[str | None, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which say it themselves.")] = None,
-    bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")] = None,
+    bands: Bands = None,
     use: Annotated[str | None, typer.Option(help="Bands to predict from; default: all that a shipped model takes.")] = None,
-    scale: Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")] = 1.0,
-    offset: Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")] = 0.0,
-    nodata: Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")] = None,
+    scale: Scale = 1.0,
+    offset: Offset = 0.0,
+    nodata: Nodata = None,
     resolution: Annotated[float | None, typer.Option(help="Metres per pixel, where the file does not say; default: the card's, and taken as it is from 10 to 60 m.")] = None,
     model: Annotated[str | None, typer.Option(help="A model card (.json) of your own; default: the shipped model that fits the bands.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
@@ -186,18 +193,13 @@ def score(
     from clouddl.score import counts, pooled
 
     if len(masks) != len(reference):
-        raise InputError(
-            f"{len(masks)} masks but {len(reference)} references: give one --reference each"
-        )
+        told = f"{len(masks)} masks but {len(reference)} references"
+        raise InputError(f"{told}: give one --reference each")
     rows = []
     for mask, truth in zip(masks, reference, strict=True):
         found = read_mask(mask, "binary")
-        rows.append(
-            {
-                "scene": mask,
-                **counts(found.values, read_mask(truth, codes, like=found).values),
-            }
-        )
+        right = read_mask(truth, codes, like=found)
+        rows.append({"scene": mask, **counts(found.values, right.values)})
     table = pd.DataFrame(rows)
     each = pooled(table, by=["scene"], unit="scene")
     total = pooled(table, unit="scene")
@@ -208,9 +210,8 @@ def score(
     shown = whole[["scene", "f2", "f1", "precision", "recall", "iou", "accuracy", "cloud"]]
     print(shown.to_string(index=False, float_format="%.3f", na_rep="–"))
     if len(rows) > 1:
-        print(
-            f"F2 {total.f2[0]:.3f}, 95 % interval {total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}"
-        )
+        interval = f"{total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}"
+        print(f"F2 {total.f2[0]:.3f}, 95 % interval {interval}")
 
 
 @app.command()
@@ -220,10 +221,10 @@ def label(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     labels: Annotated[list[str] | None, typer.Option(help="Points and polygons with an attribute `class`: GeoJSON or GeoPackage; repeat the option for the files of several rounds.")] = None,
     points: Annotated[int, typer.Option(min=2, help="How many places to put to you next.")] = 10,
-    bands: Annotated[str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")] = None,
-    scale: Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")] = 1.0,
-    offset: Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")] = 0.0,
-    nodata: Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")] = None,
+    bands: Bands = None,
+    scale: Scale = 1.0,
+    offset: Offset = 0.0,
+    nodata: Nodata = None,
 ) -> None:  # fmt: skip
     """Make a reference mask by labelling a few places, the least certain ones first, as ALCD does.
 
@@ -248,7 +249,7 @@ def label(
 
 @app.command()
 def gate(
-    model: Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")],
+    model: Model,
     catalogue: Annotated[str, typer.Argument(help="A name in data/catalogue, or a .yaml file; its scenes of role reference are scored.")],
     spec: Annotated[Path, typer.Option(help="What is demanded, e.g. data/gate.yml.")],
     report: Annotated[Path | None, typer.Option(help="Folder for gate.csv and gate.md.")] = None,
@@ -311,9 +312,8 @@ def preflight(
     print(save_model(model, out / sensor.id))
     table.to_csv(out / "expected.csv", index=False)
     spread = f", from {table.f2.min():.3f} to {table.f2.max():.3f} over {len(table)} draws"
-    print(
-        f"trained on {', '.join(model.card.bands)} at {model.card.resolution:g} m ({catalogue.name})"
-    )
+    bands = ", ".join(model.card.bands)
+    print(f"trained on {bands} at {model.card.resolution:g} m ({catalogue.name})")
     print(f"F2 expected on drawn scenes: {table.f2.mean():.3f}{spread if len(table) > 1 else ''}")
 
 
@@ -332,7 +332,7 @@ def register(
 
 @app.command()
 def refine(
-    model: Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")],
+    model: Model,
     catalogue: Annotated[str, typer.Argument(help="Catalogue (.yaml) whose train scenes have reference masks.")],
     out: Annotated[Path, typer.Option(help="Stem of the refined model: OUT.safetensors and OUT.json.")],
     mirror: Mirror = None,

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from clouddl.errors import InputError
-from clouddl.labels import CLOUD, NODATA, _on_grid, dilate
+from clouddl.labels import CLOUD, NODATA, dilate, on_grid
 
 # Zhu & Woodcock 2012, eq. 1 to 4; reflectances as shares.
 NDSI_BELOW, NDVI_BELOW, SWIR22_ABOVE = 0.8, 0.8, 0.03
@@ -126,7 +126,7 @@ def multi_temporal_test(
         if 0 < without < 1:
             test += ", spectral tests where no predecessor is clear"
         mask = dilate(mask, dilation_m, image.attrs["resolution"]) if dilation_m else mask
-        masks[index] = _on_grid(mask, image, test=test).assign_attrs(
+        masks[index] = on_grid(mask, image, test=test).assign_attrs(
             date=str(np.datetime64(int(day), "D")), without_predecessor=without
         )
     return [masks[index] for index in range(len(series))]

@@ -15,6 +15,7 @@ from rasterio.warp import transform_bounds
 
 from clouddl.catalogue import Store
 from clouddl.errors import InputError
+from clouddl.labels import on_grid
 from clouddl.scene import read_dem
 
 COPERNICUS = "https://copernicus-dem-30m.s3.amazonaws.com"
@@ -71,6 +72,5 @@ def copernicus_dem(like: xr.Dataset | xr.DataArray, store: Store | None = None) 
         height = np.where(np.isnan(height), part, height)
     if absent:
         warnings.warn(f"{told}: heights there stay unknown", stacklevel=2)
-    grid = {axis: like[axis] for axis in ("y", "x", "spatial_ref") if axis in like.coords}
     attrs = {"units": "m", "source": "Copernicus DEM GLO-30", "absent": ", ".join(absent)}
-    return xr.DataArray(height, grid, ("y", "x"), "elevation", attrs)
+    return on_grid(height, like, "elevation", **attrs)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from IPython.display import HTML
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -45,6 +44,7 @@ NAMES = {
     r"^sentinel-": "Sentinel-", r"^spot-": "SPOT-", r"\bnir\b": "NIR", r"\bswir16\b": "SWIR",
     r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
 }  # fmt: skip
+WIDTH = 2.3  # inches of a picture in a row of them
 _MASK = ListedColormap([GROUND, FOUND, MISSED, FALSE, EMPTY])
 
 
@@ -135,9 +135,7 @@ def errors(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where((mask == NODATA) | (reference == NODATA), 4, told)
 
 
-def panel(
-    rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]], width: float = 2.3
-) -> Figure:
+def panel(rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]]) -> Figure:
     """One row a scene: image, reference, then each mask with its errors in two colours.
 
     `rows`: (title, scene with `mask`, {name: mask (y, x)}); all rows name the same masks.
@@ -145,7 +143,7 @@ def panel(
     names = list(rows[0][2])
     figure, axes = plt.subplots(
         len(rows), 2 + len(names), squeeze=False, layout="compressed",
-        figsize=(width * (2 + len(names)), (width + 0.5) * len(rows) + 0.5),
+        figsize=(WIDTH * (2 + len(names)), (WIDTH + 0.5) * len(rows) + 0.5),
     )  # fmt: skip
     for row, (title, scene, masks) in zip(axes, rows, strict=True):
         rgb, shown = picture(scene)
@@ -167,13 +165,11 @@ def panel(
     return _once(figure)
 
 
-def gallery(
-    scenes: Sequence[tuple[str, xr.Dataset]], columns: int = 4, width: float = 2.3
-) -> Figure:
-    """Pictures of scenes, with the outline of their mask where they have one."""
-    rows = -(-len(scenes) // columns)
-    size = (width * columns, (width + 0.3) * rows)
-    figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
+def gallery(scenes: Sequence[tuple[str, xr.Dataset]]) -> Figure:
+    """Pictures of scenes, four in a row, with the outline of their mask where they have one."""
+    rows = -(-len(scenes) // 4)
+    size = (WIDTH * 4, (WIDTH + 0.3) * rows)
+    figure, axes = plt.subplots(rows, 4, squeeze=False, figsize=size)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, scene) in zip(axes.flat, scenes, strict=False):
@@ -248,18 +244,17 @@ def reliability_diagram(tables: Mapping[str, pd.DataFrame]) -> Figure:
     return _once(figure)
 
 
-def intervals(axis: Axes, table: pd.DataFrame, labels: Sequence[str], measure: str = "f2") -> None:
-    """A point and its 95 % interval for each row of a table of `score.pooled`.
+def intervals(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
+    """F2 and its 95 % interval for each row of a table of `score.pooled`.
 
     A row without any cloud to find (recall undefined) stays empty.
     """
     table = table.where(table.recall.notna())
     y = np.arange(len(table))[::-1]
-    low, high = table[f"{measure}_low"].to_numpy(), table[f"{measure}_high"].to_numpy()
-    axis.hlines(y, low, high, color=COLOURS[0], lw=3, alpha=0.4)
-    axis.plot(table[measure], y, "o", color=COLOURS[0])
+    axis.hlines(y, table.f2_low, table.f2_high, color=COLOURS[0], lw=3, alpha=0.4)
+    axis.plot(table.f2, y, "o", color=COLOURS[0])
     axis.set_yticks(y, labels)
-    axis.set_xlabel(f"{measure.upper()} (95 % interval)")
+    axis.set_xlabel("F2 (95 % interval)")
 
 
 def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
@@ -296,13 +291,7 @@ def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
     figure.supylabel("response, peak at 1", fontsize=11)
     names = {band.common for sensor in sensors for band in sensor.bands}
     common = [name for name in BAND_COLOURS if name in names]
-    handles: list[Artist] = [
-        Patch(color=BAND_COLOURS[name], alpha=0.6, label=name) for name in common
-    ]
-    handles += [
-        Line2D([], [], color=GROUND, ls=line, label=kind)
-        for kind, line in _LINES.items()
-        if kind in drawn
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9)
+    bands = [Patch(color=BAND_COLOURS[name], alpha=0.6, label=name) for name in common]
+    kinds = [Line2D([], [], color=GROUND, ls=_LINES[k], label=k) for k in _LINES if k in drawn]
+    figure.legend(handles=[*bands, *kinds], loc="outside lower center", ncols=6, fontsize=9)
     return _once(figure)

@@ -3,7 +3,6 @@
 A demand that cannot be measured (a surface without scenes, an interval of one group) is not met.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +14,14 @@ import pandas as pd
 import torch
 import xarray as xr
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from clouddl.errors import InputError, invalid
-from clouddl.labels import NODATA
+from clouddl.catalogue import write_whole
+from clouddl.errors import InputError, validated
+from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel, ModelCard, logarithm
 from clouddl.score import pooled, reliability
-from clouddl.transfer import pixels, predictions, score_masks, to_mask
+from clouddl.transfer import pixels, predictions, score_masks
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ALL = "all"  # the surface of the scores of all scenes
@@ -43,11 +43,10 @@ class Spec(BaseModel):
 def read_spec(path: Path | str) -> Spec:
     """Read a YAML file of demands; InputError names the file and the field."""
     try:
-        spec = Spec.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
-    except ValidationError as error:
-        raise invalid(path, error) from error
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable gate specification ({error})") from error
+    spec: Spec = validated(Spec, fields or {}, path)
     if not spec.model_dump(exclude_none=True):
         raise InputError(f"{path}: demands nothing; give one of {', '.join(Spec.model_fields)}")
     return spec
@@ -85,12 +84,9 @@ scenes (units). A dash stands for what is undefined.
 
     def write(self, folder: Path | str, title: str = "scenes as given") -> Path:
         """Write gate.csv and gate.md into `folder`, each whole or not at all; returns gate.md."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
         texts = {"gate.csv": self.rows.to_csv(index=False), "gate.md": self.markdown(title)}
         for name, text in texts.items():
-            part = Path(folder, f".{name}.{os.getpid()}")
-            part.write_text(text, encoding="utf-8")
-            part.replace(Path(folder, name))
+            write_whole(Path(folder, name), text.encode())
         return Path(folder, "gate.md")
 
 

@@ -229,12 +229,15 @@ def label_scene(dataset: xr.Dataset, source: str, dilation_m: float = 0.0) -> xr
             mask = ukis_csmask(image, bands, level, **parameters)
         mask, package = dilate(mask, dilation_m, resolution), f"{source} {version(source)}"
     written = json.dumps({**parameters, "label_dilation_m": dilation_m}, sort_keys=True)
-    return _on_grid(mask, dataset, source=source, parameters=written, version=package)
+    return on_grid(mask, dataset, source=source, parameters=written, version=package)
 
 
-def _on_grid(mask: np.ndarray, like: xr.Dataset | xr.DataArray, **attrs: str) -> xr.DataArray:
-    coords = {name: like[name] for name in ("y", "x", "spatial_ref") if name in like.coords}
-    return xr.DataArray(mask, coords, ("y", "x"), name="mask", attrs=attrs)
+def on_grid(
+    values: np.ndarray, like: xr.Dataset | xr.DataArray, name: str = "mask", **attrs: str
+) -> xr.DataArray:
+    """Values (y, x) with the coordinates and the CRS of an image."""
+    coords = {axis: like[axis] for axis in ("y", "x", "spatial_ref") if axis in like.coords}
+    return xr.DataArray(values, coords, ("y", "x"), name, attrs)
 
 
 def _grid(data: xr.Dataset | xr.DataArray) -> str:
@@ -288,4 +291,4 @@ def read_mask(
         fits = same_ground
     if not fits:
         raise InputError(f"{path}: its grid ({_grid(mask)}) is not the image's ({_grid(like)})")
-    return _on_grid(mask.values, like, **attrs)
+    return on_grid(mask.values, like, **attrs)

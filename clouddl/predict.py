@@ -36,7 +36,8 @@ from clouddl.errors import InputError, WriteError
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
 from clouddl.products import find_product
-from clouddl.scene import _weights, check_reflectance, read_image, writing
+from clouddl.scene import check_reflectance, read_image, writing
+from clouddl.scene import weights as _weights
 from clouddl.sensors import STUDY_BANDS, Sensor, middle
 from clouddl.stac import is_address, is_item, read_item
 

@@ -5,7 +5,6 @@ archive to train on. What the model will be worth is predicted on scenes drawn a
 see them; while its specification is open, each is drawn through another sample of it.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +12,12 @@ import pandas as pd
 from clouddl.chips import Chips
 from clouddl.drawn import draw_set
 from clouddl.errors import InputError
+from clouddl.labels import to_mask
 from clouddl.model import CloudModel, ModelCard
 from clouddl.score import pooled
 from clouddl.sensors import STUDY_BANDS, Sensor, get_sensor, middle, shared_bands
 from clouddl.train import fit
-from clouddl.transfer import predictions, score_masks, to_mask
+from clouddl.transfer import predictions, score_masks
 
 FINEST_M, COARSEST_M = 30.0, 120.0  # working resolutions that the archive's 2.5 km chips allow
 
@@ -32,11 +32,9 @@ def working_bands(card: Sensor) -> list[str]:
     metres = {name: middle(card.band(name).gsd_m) for name in names if name in STUDY_BANDS}
     fine = [n for n in STUDY_BANDS if n in metres and metres[n] <= 4 * min(metres.values())]
     if not fine:
-        have = ", ".join(str(band.common) for band in card.bands)
-        raise InputError(
-            f"sensor {card.id}: shares none of {', '.join(STUDY_BANDS)} with Sentinel-2, it has "
-            f"{have}; name the nearest of them as `common` in its card"
-        )
+        have = ", ".join(band.common for band in card.bands)
+        told = f"shares none of {', '.join(STUDY_BANDS)} with Sentinel-2, it has {have}"
+        raise InputError(f"sensor {card.id}: {told}; name the nearest as `common` in its card")
     return fine
 
 
@@ -71,19 +69,15 @@ def expected(
     Columns of `score.pooled`, and the figures drawn. Landscapes are the same in each draw, so that
     rows differ by the specification alone. Drawn, not real: the spread tells more than the level.
     """
-
-    def rows() -> Iterator[pd.DataFrame]:
-        for draw in range(draws if card.open else 1):
-            sample = card.sample(seed + draw)
-            figures = {
-                f"{band.common} {field}": getattr(sample.band(band.common), field)
-                for band in card.bands
-                if band.common in model.card.bands
-                for field in band.ranges
-            }
-            scenes = draw_set(sample, places, seed=seed, resolution=model.card.resolution)
-            found = predictions(model, scenes, model.card.bands)
-            masks = {name: to_mask(p, model.card.threshold) for name, p in found.items()}
-            yield pooled(score_masks(masks, scenes)).assign(draw=draw, **figures)
-
-    return pd.concat(list(rows()), ignore_index=True)
+    tables = []
+    for draw in range(draws if card.open else 1):
+        sample = card.sample(seed + draw)
+        figures = {
+            f"{band.common} {field}": getattr(sample.band(band.common), field)
+            for band in card.bands if band.common in model.card.bands for field in band.ranges
+        }  # fmt: skip
+        scenes = draw_set(sample, places, seed=seed, resolution=model.card.resolution)
+        found = predictions(model, scenes, model.card.bands)
+        masks = {name: to_mask(p, model.card.threshold) for name, p in found.items()}
+        tables.append(pooled(score_masks(masks, scenes)).assign(draw=draw, **figures))
+    return pd.concat(tables, ignore_index=True)

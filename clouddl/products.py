@@ -17,17 +17,16 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
-import rasterio
 import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from clouddl.archive import Fields, Files, list_files
 from clouddl.errors import InputError
 from clouddl.labels import NODATA, dilate, read_mask
-from clouddl.scene import _weights, read_image
+from clouddl.scene import open_raster, read_image, weighted_mean, weights
 from clouddl.sensors import Sensor, get_sensor, middle
 
 STRIP = 1 << 24  # pixels of a band in memory at once
@@ -156,10 +155,8 @@ class Product:
                 path = self.files.image(found)
                 with self._named(path, found):
                     mask = read_mask(path, table, like=like)
-                # Some masks call clear what was not seen.
-                seen = np.isfinite(like.reflectance.values).any(axis=0)
-                values = np.where(seen, mask.values, NODATA).astype(np.uint8)
-                return mask.copy(data=values).assign_attrs(source=PurePosixPath(found).name)
+                seen = np.isfinite(like.reflectance.values).any(axis=0)  # some call the rest clear
+                return mask.where(seen, NODATA).assign_attrs(source=PurePosixPath(found).name)
         if codes:
             raise InputError(f"{self.files.name}: carries no mask with the codes {codes!r}")
         return None
@@ -176,10 +173,8 @@ class Product:
     def _grid(self, layer: Layer) -> Grid:
         with self._named(layer.path, layer.member):
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                    with rasterio.open(layer.path) as file:
-                        shape, transform, crs = file.shape, file.transform, file.crs
+                with open_raster(layer.path) as file:
+                    shape, transform, crs = file.shape, file.transform, file.crs
             except RasterioError as error:
                 told = f"cannot be read ({error}); it may be truncated: download it again"
                 raise InputError(f"{layer.path}: {told}") from error
@@ -199,19 +194,15 @@ class Product:
 
         As `resample`, but strip by strip: a band of any size needs little memory.
         """
-        (height, width), out = grid.shape, np.full(size, np.nan, np.float32)
-        down, across = _weights(height, size[0]), _weights(width, size[1])
+        (height, width), out = grid.shape, np.empty(size, np.float32)
+        down, across = weights(height, size[0]), weights(width, size[1])
         step = max(1, int(STRIP / width * size[0] / height))
         for top in range(0, size[0], step):
             rows = down[top : top + step]
             first, last = int(rows.indices.min()), int(rows.indices.max()) + 1
             part = self._part(layer, Window(0, first, width, last - first), grid.crs).values[0]
-            valid = np.isfinite(part)
-            share, total = (
-                (across @ (rows[:, first:last] @ values).T).T
-                for values in (valid.astype(np.float32), np.where(valid, part, 0))
-            )
-            np.divide(total, share, out=out[top : top + step], where=share > 1e-6, casting="unsafe")
+            means = weighted_mean(part, np.isfinite(part), rows[:, first:last], across)
+            out[top : top + step] = means[0]
         return out
 
     def _check(self, values: np.ndarray) -> None:
@@ -520,11 +511,9 @@ def _geotiff(files: Files, member: str) -> Product:
     """
     card = get_sensor(Path(files.name).with_suffix(".yaml"))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(files.image(member)) as file:
-                count, told, nodata = file.count, file.descriptions, file.nodata
-                scaling = list(zip(file.scales, file.offsets, strict=True))
+        with open_raster(files.image(member)) as file:
+            count, told, nodata = file.count, file.descriptions, file.nodata
+            scaling = list(zip(file.scales, file.offsets, strict=True))
     except RasterioError as error:
         raise InputError(f"{files.name}: cannot be read ({error}); copy it again") from error
     names = {band.native: band.common for band in card.bands}

@@ -73,8 +73,7 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
     }  # fmt: skip
     if scene.label:
         mask = read_mask(_place(scene.label, store), str(scene.label_codes), like=dataset)
-        seen = np.isfinite(image.values).any(axis=0)
-        dataset["mask"] = mask.copy(data=np.where(seen, mask.values, NODATA).astype(np.uint8))
+        dataset["mask"] = mask.where(np.isfinite(image.values).any(axis=0), NODATA)
     if scene.dem:
         dataset["elevation"] = read_dem(store.fetch(scene.dem), dataset)
     return dataset
@@ -84,6 +83,15 @@ def _place(name: str, store: Store) -> str:
     """Where "folder/file.npz#member" lies on this machine, the member kept."""
     path, mark, member = name.partition("#")
     return f"{store.fetch(path)}{mark}{member}"
+
+
+@contextmanager
+def open_raster(path: Path | str) -> Iterator[DatasetReader]:
+    """A file that GDAL reads. Its CRS is asked for, so GDAL need not warn that there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            yield file
 
 
 def read_image(
@@ -110,19 +118,16 @@ def read_image(
             _count(name, len(values), bands)
             values = values[(wanted, *window.toslices())] if window else values[wanted]
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                with nullcontext(opened) if opened else rasterio.open(name) as source:
-                    _count(name, source.count, bands)
-                    crs, transform = source.crs, source.transform
-                    nodata = source.nodata if nodata is None else nodata
-                    values = source.read([index + 1 for index in wanted], window=window)
+            with nullcontext(opened) if opened else open_raster(name) as source:
+                _count(name, source.count, bands)
+                crs, transform = source.crs, source.transform
+                nodata = source.nodata if nodata is None else nodata
+                values = source.read([index + 1 for index in wanted], window=window)
     except InputError:
         raise
     except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
-        ) from error
+        told = f"cannot be read as an image ({error}); it may be truncated: copy it again"
+        raise InputError(f"{name}: {told}") from error
     if np.iscomplexobj(values):
         raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
     array = values.astype(np.float32)  # and then in place: NaN stays what it is
@@ -241,7 +246,7 @@ def writing(out: Path | str) -> Iterator[None]:
         raise WriteError(f"{out}: {told}: make room") from error
 
 
-def _weights(size: int, target: int) -> sparse.csr_array:
+def weights(size: int, target: int) -> sparse.csr_array:
     """Matrix (target, size) that brings one axis to a new size, rows adding up to 1.
 
     Coarser: the share of each source pixel inside the target pixel, exact for any factor.
@@ -260,6 +265,18 @@ def _weights(size: int, target: int) -> sparse.csr_array:
     return sparse.csr_array((shares, (rows, columns)), shape=(target, size))
 
 
+def weighted_mean(
+    values: np.ndarray, valid: np.ndarray, down: sparse.csr_array, across: sparse.csr_array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the `valid` values (y, x) by `weights` of both axes, and how much of each is valid.
+
+    NaN where there is nothing to take a mean of.
+    """
+    share = (across @ (down @ valid.astype(np.float32)).T).T
+    total = (across @ (down @ np.where(valid, values, 0).astype(np.float32)).T).T
+    return np.divide(total, share, out=np.full_like(total, np.nan), where=share > 1e-6), share
+
+
 def resample(dataset: xr.Dataset, resolution: float) -> xr.Dataset:
     """Bring a scene to `resolution` metres: area means when coarser, bilinear when finer.
 
@@ -271,26 +288,22 @@ def resample(dataset: xr.Dataset, resolution: float) -> xr.Dataset:
     if resolution <= 0:
         raise InputError(f"resolution {resolution}: must be above 0 metres")
     sizes = {axis: max(1, round(dataset.sizes[axis] * own / resolution)) for axis in ("y", "x")}
-    down, across = (_weights(dataset.sizes[axis], sizes[axis]) for axis in ("y", "x"))
-
-    def mean(values: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        share = (across @ (down @ valid.astype(np.float32)).T).T
-        total = (across @ (down @ np.where(valid, values, 0).astype(np.float32)).T).T
-        return np.divide(total, share, out=np.full_like(total, np.nan), where=share > 1e-6), share
-
+    grids = [weights(dataset.sizes[axis], sizes[axis]) for axis in ("y", "x")]
     coords = {"band": dataset.band.values}
     for axis, size in sizes.items():
         old = dataset[axis].values.astype(float)
         step = (old[-1] - old[0]) / (len(old) - 1) if len(old) > 1 else own
         coords[axis] = old[0] - step / 2 + (np.arange(size) + 0.5) * step * len(old) / size
     out = xr.Dataset(coords=coords, attrs={**dataset.attrs, "resolution": float(resolution)})
-    image = [mean(band, np.isfinite(band))[0] for band in dataset.reflectance.values]
+    image = [weighted_mean(b, np.isfinite(b), *grids)[0] for b in dataset.reflectance.values]
     out["reflectance"] = ("band", "y", "x"), np.stack(image).astype(np.float32)
     if "mask" in dataset:
-        cloud, labelled = mean(dataset.mask.values == 1, dataset.mask.values != NODATA)
+        mask = dataset.mask.values
+        cloud, labelled = weighted_mean(mask == 1, mask != NODATA, *grids)
         found = np.where(labelled < 0.5 - 1e-6, NODATA, cloud >= 0.5 - 1e-6)
         out["mask"] = ("y", "x"), found.astype(np.uint8), dataset.mask.attrs
     if "elevation" in dataset:
         height = dataset.elevation.values
-        out["elevation"] = ("y", "x"), mean(height, np.isfinite(height))[0].astype(np.float32)
+        height, _ = weighted_mean(height, np.isfinite(height), *grids)
+        out["elevation"] = ("y", "x"), height.astype(np.float32)
     return out.rio.write_crs(dataset.rio.crs) if dataset.rio.crs else out

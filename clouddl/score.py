@@ -16,10 +16,8 @@ PLATEAU = 0.01  # of an F-score: what a dozen validation scenes cannot tell apar
 def counts(mask: np.ndarray, reference: np.ndarray) -> dict[str, int]:
     """Pixels of one scene: tp, fp, fn, tn, where both masks (0, 1, 255 = nodata) say something."""
     if mask.shape != reference.shape:
-        raise InputError(
-            f"the mask is {mask.shape} and the reference {reference.shape} pixels: "
-            "bring them to one grid first"
-        )
+        told = f"the mask is {mask.shape} and the reference {reference.shape} pixels"
+        raise InputError(f"{told}: bring them to one grid first")
     valid = (mask != NODATA) & (reference != NODATA)
     found, truth = mask[valid] == CLOUD, reference[valid] == CLOUD
     tp, fp, fn = (found & truth).sum(), (found & ~truth).sum(), (~found & truth).sum()
@@ -50,13 +48,16 @@ def measures(table: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def _interval(spread: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of what a bootstrap gave, NaN left out."""
+    low, high = np.nanpercentile(spread, [2.5, 97.5]) if np.isfinite(spread).any() else [np.nan] * 2
+    return float(low), float(high)
+
+
 def pooled(
-    table: pd.DataFrame,
-    by: Sequence[str] = (),
-    unit: str = "group",
-    draws: int = 2000,
+    table: pd.DataFrame, by: Sequence[str] = (), unit: str = "group", draws: int = 2000,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Measures of pooled counts, one row per `by`, with 95 % bootstrap intervals.
 
     `table`: one row per scene with COUNTS, `unit` (what is drawn with replacement: patches of one
@@ -73,40 +74,29 @@ def pooled(
         drawn = np.random.default_rng(seed).integers(0, len(units), (draws, len(units)))
         spread = measures(units[drawn].sum(1))
         for name in MEASURES:
-            if len(units) > 1 and np.isfinite(spread[name]).any():
-                row[f"{name}_low"], row[f"{name}_high"] = np.nanpercentile(
-                    spread[name], [2.5, 97.5]
-                )
-            else:
-                row[f"{name}_low"] = row[f"{name}_high"] = np.nan
+            ends = _interval(spread[name]) if len(units) > 1 else (np.nan, np.nan)
+            row[f"{name}_low"], row[f"{name}_high"] = ends
         row["cloud"] = float(_share(units.sum(0)[[0, 2]].sum(), units.sum()))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def paired(
-    one: pd.DataFrame,
-    other: pd.DataFrame,
-    measure: str = "f2",
-    unit: str = "group",
-    draws: int = 2000,
-    seed: int = 0,
+    one: pd.DataFrame, other: pd.DataFrame, draws: int = 2000, seed: int = 0
 ) -> dict[str, float]:
-    """`measure` of `one` minus that of `other` on the same scenes, with its 95 % interval.
+    """F2 of `one` minus that of `other` on the same scenes, with its 95 % interval.
 
     Both tables (rows as in `pooled`) are drawn from alike: what is hard for both cancels.
     """
-    a, b = (table.groupby(unit)[COUNTS].sum() for table in (one, other))
+    a, b = (table.groupby("group")[COUNTS].sum() for table in (one, other))
     if not a.index.equals(b.index):
         raise InputError("paired: the two tables hold other scenes; score the same ones with both")
     units = np.stack([a.to_numpy(), b.to_numpy()])
     drawn = np.random.default_rng(seed).integers(0, len(a), (draws, len(a)))
-    spread = np.subtract(*measures(units[:, drawn].sum(2))[measure])
-    low, high = (
-        np.nanpercentile(spread, [2.5, 97.5]) if np.isfinite(spread).any() else (np.nan,) * 2
-    )
-    found = float(np.subtract(*measures(units.sum(1))[measure]))
-    return {"difference": found, "low": float(low), "high": float(high), "units": len(a)}
+    spread = np.subtract(*measures(units[:, drawn].sum(2))["f2"])
+    low, high = _interval(spread)
+    found = float(np.subtract(*measures(units.sum(1))["f2"]))
+    return {"difference": found, "low": low, "high": high, "units": len(a)}
 
 
 def _sweep(

@@ -12,17 +12,9 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from clouddl.errors import InputError, invalid
+from clouddl.errors import InputError, read_yaml, validated
 
 CARDS = Path(__file__).parent / "cards"
 # The bands of the study of 2020: what a card must own up to lacking.
@@ -165,16 +157,7 @@ class Sensor(BaseModel):
 
 
 def _read(path: Path) -> Sensor:
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: the sensor card cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: the sensor card is not YAML: {error}") from error
-    try:
-        return Sensor.model_validate(fields)
-    except ValidationError as error:
-        raise invalid(path, error) from error
+    return validated(Sensor, read_yaml(path, "sensor card"), path)
 
 
 @cache
@@ -188,13 +171,10 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     """A sensor by its id, or from a user's own card (a path ending in .yaml)."""
     if str(id_or_path).endswith((".yaml", ".yml")):
         return _read(Path(id_or_path))
-    try:
-        return sensors()[str(id_or_path)]
-    except KeyError:
-        known = ", ".join(sensors())
-        raise InputError(
-            f"sensor {str(id_or_path)!r} is unknown; choose {known}, or give a card as a .yaml file"
-        ) from None
+    if (card := sensors().get(str(id_or_path))) is None:
+        told = f"choose {', '.join(sensors())}, or give a card as a .yaml file"
+        raise InputError(f"sensor {str(id_or_path)!r} is unknown; {told}")
+    return card
 
 
 def shared_bands(*cards: Sensor) -> list[str]:

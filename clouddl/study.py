@@ -14,8 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -25,19 +24,22 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import yaml
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from clouddl.catalogue import DATA, Store, choose_corpus
-from clouddl.errors import InputError, invalid
+from clouddl.errors import InputError, read_yaml, validated
 from clouddl.sensors import BAND_SETS, CARDS
 
 ROOT = Path(__file__).resolve().parents[1]
-TYPES = {"int": int, "float": int | float, "bool": bool, "str": str}
+TYPES: dict[str, Any] = {
+    "int": int, "float": float, "bool": bool, "str": str, "list[int]": list[int],
+    "list[float]": list[float], "list[bool]": list[bool], "list[str]": list[str],
+}  # fmt: skip
 PACKAGES = ("clouddl", "torch", "numpy", "xarray", "lightning", "hyperopt")
 PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
 BAR = re.compile(r"\d+%\||\b(?:it|s|[kMG]?B)/(?:s|it)\b|TqdmWarning|import tqdm")  # of tqdm
@@ -87,12 +89,7 @@ def load_profile(name: str) -> Profile:
     path = ROOT / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.is_file():
         raise _unknown("profile", name, [p.stem for p in path.parent.glob("*.yaml")], path.parent)
-    try:
-        return Profile.model_validate(yaml.safe_load(path.read_text("utf-8")) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the profile is not YAML: {error}") from error
-    except ValidationError as error:
-        raise invalid(path, error) from error
+    return validated(Profile, read_yaml(path, "profile") or {}, path)
 
 
 def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,14 +106,14 @@ def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]
         if name not in known:
             raise _unknown("parameter", name, known, notebook)
         kind = known[name]["inferred_type_name"].replace(" ", "")
-        if kind.removeprefix("list[").removesuffix("]") not in TYPES:
+        if kind not in TYPES:
             raise InputError(f"{notebook}: parameter {name} has no type, or one unknown: {kind!r}")
-        if not _fits(value, kind):
+        try:
+            checked[name] = TypeAdapter(TYPES[kind]).validate_python(value, strict=True)
+        except ValidationError as error:
             hint = " (in YAML write 1.0e-3, for 1e-3 is text)" if "float" in kind else ""
-            raise InputError(f"{notebook}: parameter {name} wants {kind}, not {value!r}{hint}")
-        if kind == "list[float]":
-            value = [float(item) for item in value]
-        checked[name] = float(value) if kind == "float" else value
+            told = f"parameter {name} wants {kind}, not {value!r}{hint}"
+            raise InputError(f"{notebook}: {told}") from error
     return checked
 
 
@@ -169,25 +166,24 @@ def run_notebook(
 
 def run_study(
     profile: str, *, corpus: str = "auto", mirror: str | Path | None = None,
-    folder: Path | None = None, only: list[str] | None = None, force: bool = False,
-    publish: bool = False, build: bool = True,
+    only: list[str] | None = None, force: bool = False, publish: bool = False, build: bool = True,
 ) -> Path:  # fmt: skip
-    """Run the notebooks of a profile in `folder` (default build/<profile>) and build its book.
+    """Run the notebooks of a profile in build/<profile> and build its book.
 
     `only`: names of the notebooks to run; `force`: run them although their pages are up to date;
     `publish`: replace the committed pages, results and the table in the README when all went well.
     Returns the book's index.html, or its folder when it was not built. Raises InputError.
     """
-    load_profile(profile)  # before anything asks the network
+    asked = load_profile(profile)  # before anything asks the network
     if publish and not SCORES.search((ROOT / "README.md").read_text("utf-8")):
         raise InputError(f"{ROOT / 'README.md'}: put back <!-- scores --> and <!-- /scores -->")
-    folder = (folder or ROOT / "build" / profile).resolve()
+    folder = ROOT / "build" / profile
     work, book = folder / "work", folder / "book"
     store = Store(DATA / "registry" / "real.csv", mirror=mirror)
     if store.mirror:  # by the environment, so that no page shows a path of this machine
         os.environ["CLOUDDL_MIRROR"] = str(store.mirror.resolve())
-    place = work.relative_to(ROOT) if work.is_relative_to(ROOT) else work
-    plan = _plan(profile, corpus=choose_corpus(corpus, store), work=place.as_posix())
+    place = work.relative_to(ROOT).as_posix()
+    plan = _plan(profile, asked, corpus=choose_corpus(corpus, store), work=place)
     for name in set(only or []) - {source.stem for source in plan}:
         raise _unknown("notebook", name, [source.stem for source in plan], "--only")
     with _locked(folder):
@@ -228,12 +224,11 @@ def run_study(
     return index
 
 
-def build_book(source: Path, output: Path | None = None) -> Path:
-    """Build a Jupyter Book with warnings as errors; its index.html (in `output` or `source`)."""
+def build_book(source: Path) -> Path:
+    """Build a Jupyter Book in its own folder, with warnings as errors; its index.html."""
     # jupyter_book has no __main__, and its script need not be on the PATH.
     start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-    target = output or source
-    command = [sys.executable, "-c", start, "build", str(source), "--path-output", str(target)]
+    command = [sys.executable, "-c", start, "build", str(source)]
     options = ["--all", "-W", "-n", "--keep-going"]
     plain = {**os.environ, "NO_COLOR": "1"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=plain)
@@ -241,7 +236,7 @@ def build_book(source: Path, output: Path | None = None) -> Path:
         said = (done.stdout + done.stderr).splitlines()
         lines = [line for line in said if re.search("WARNING|ERROR|Error:", line)] or said[-1:]
         raise InputError(f"{source}: the book does not build:\n" + "\n".join(lines[:20]))
-    return target / "_build" / "html" / "index.html"
+    return source / "_build" / "html" / "index.html"
 
 
 def _read(source: Path) -> nbformat.NotebookNode:
@@ -257,32 +252,23 @@ def _read(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def _fits(value: Any, kind: str) -> bool:
-    if kind.startswith("list["):
-        return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
-    # True is an int to Python, but not to whoever wrote `epochs: true`.
-    return isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind == "bool")
-
-
 def _unknown(what: str, name: str, known: Iterable[str], where: Path | str) -> InputError:
     near = difflib.get_close_matches(name, known := sorted(known), n=1)
     mean = f"did you mean {near[0]!r}? " if near else ""
     return InputError(f"{where}: unknown {what} {name!r}; {mean}there is: {', '.join(known)}")
 
 
-def _plan(profile: str, **shared: str) -> dict[Path, dict[str, Any]]:
+def _plan(profile: str, asked: Profile, **shared: str) -> dict[Path, dict[str, Any]]:
     """Each notebook with its parameters, all of them checked before the first one runs."""
-    asked = load_profile(profile)
     sources = sorted((ROOT / "notebooks").glob("*.py"))
     if not sources:
         raise InputError(f"{ROOT / 'notebooks'}: no notebooks; run from a checkout of the project")
     for name in asked.notebooks.keys() - {source.stem for source in sources}:
         raise _unknown("notebook", name, [source.stem for source in sources], f"{profile}.yaml")
+    own = asked.notebooks
     return {
-        source: check_parameters(
-            source, {**asked.common, **asked.notebooks.get(source.stem, {}), **shared}
-        )
-        for source in sources
+        each: check_parameters(each, {**asked.common, **own.get(each.stem, {}), **shared})
+        for each in sources
     }
 
 
@@ -436,30 +422,10 @@ def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
     readme.write_text(SCORES.sub(lambda _: table, readme.read_text("utf-8"), count=1), "utf-8")
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One run at a time in a folder; the lock of a process that is gone is taken over."""
-    lock = folder / ".lock"
+def _locked(folder: Path) -> AcquireReturnProxy:
+    """One run at a time in a folder; the lock goes with its process, however that ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    if lock.exists() and _alive(pid := lock.read_text().strip()):
-        raise InputError(f"{folder}: process {pid} is running here; wait, or give another folder")
-    lock.unlink(missing_ok=True)
     try:
-        with lock.open("x") as stream:  # fails when another run came between
-            stream.write(str(os.getpid()))
-    except FileExistsError as error:
-        raise InputError(f"{folder}: another run has just begun here; wait for it") from error
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:  # another user's
-        return True
-    except (ValueError, ProcessLookupError):
-        return False
-    return True
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder}: another run works here; wait, or give another one") from error

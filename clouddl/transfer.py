@@ -10,7 +10,6 @@ import xarray as xr
 from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, cut_chips
 from clouddl.labels import NODATA, ukis_csmask
-from clouddl.labels import to_mask as to_mask  # the pages look for it here
 from clouddl.model import ELEVATION, CloudModel
 from clouddl.scene import open_scene, resample
 from clouddl.score import counts
@@ -25,9 +24,8 @@ def open_at(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[st
         if dataset.attrs["resolution"] != resolution:
             dataset = resample(dataset, resolution)
         sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "drawn"
-        opened[scene.id] = dataset.assign_attrs(
-            biome=scene.biome or "", collection=scene.collection, sha256=sha
-        )
+        about = {"biome": scene.biome or "", "collection": scene.collection, "sha256": sha}
+        opened[scene.id] = dataset.assign_attrs(about)
     return opened
 
 
@@ -55,26 +53,19 @@ def predictions(
 def processor_masks(scenes: Mapping[str, xr.Dataset], n_bands: int = 4) -> dict[str, np.ndarray]:
     """Masks of ukis-csmask, the peer that can run on every sensor here."""
     return {
-        name: ukis_csmask(
-            scene.reflectance.values, scene.band.values.tolist(), scene.attrs["level"], n_bands
-        )
-        for name, scene in scenes.items()
+        name: ukis_csmask(s.reflectance.values, s.band.values.tolist(), s.attrs["level"], n_bands)
+        for name, s in scenes.items()
     }
 
 
 def score_masks(masks: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     """Counts of each mask against its scene's reference, with what scores are grouped by."""
-    about = ("group", "biome", "collection", "sensor")
-    return pd.DataFrame(
-        [
-            {
-                "scene": name,
-                **{key: scenes[name].attrs[key] for key in about},
-                **counts(mask, scenes[name].mask.values),
-            }
-            for name, mask in masks.items()
-        ]
-    )
+    rows = []
+    for name, mask in masks.items():
+        scene = scenes[name]
+        about = {key: scene.attrs[key] for key in ("group", "biome", "collection", "sensor")}
+        rows.append({"scene": name, **about, **counts(mask, scene.mask.values)})
+    return pd.DataFrame(rows)
 
 
 def pixels(
@@ -109,34 +100,19 @@ def left_out(scenes: Mapping[str, xr.Dataset], taken: Iterable[str]) -> dict[str
 
 
 def adapt(
-    model: CloudModel,
-    scenes: Mapping[str, xr.Dataset],
-    folder: Path | str,
-    *,
-    epochs: int = 30,
-    learning_rate: float = 5e-4,
-    size: int = 256,
-) -> CloudModel:
+    model: CloudModel, scenes: Mapping[str, xr.Dataset], folder: Path | str, *, epochs: int = 30,
+    learning_rate: float = 5e-4, size: int = 256,
+) -> CloudModel:  # fmt: skip
     """Go on training with a handful of labelled scenes of the new sensor; the threshold stays.
 
     The scenes given here must not be scored afterwards. Bands outside the model's are ignored.
     """
-    chips = Chips(
-        cut_chips(scenes.values(), bands=model.card.bands, sources=["truth"], size=size).isel(
-            source=0
-        )
-    )
+    cut = cut_chips(scenes.values(), bands=model.card.bands, sources=["truth"], size=size)
+    chips = Chips(cut.isel(source=0))
     card = model.card.model_copy(update={"name": f"{model.card.name}-adapted", "labels": "people"})
     card.trained_on = {**card.trained_on, **chips.sources}
     gentle = Augmentation(resolution=(chips.resolution, 2 * chips.resolution))
     return fit(
-        card,
-        chips,
-        None,
-        folder,
-        epochs=epochs,
-        batch_size=4,
-        learning_rate=learning_rate,
-        augmentation=gentle,
-        start=model,
-    )
+        card, chips, None, folder, epochs=epochs, batch_size=4, learning_rate=learning_rate,
+        augmentation=gentle, start=model,
+    )  # fmt: skip

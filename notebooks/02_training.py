@@ -21,7 +21,7 @@
 # for other sensors; which labels and which normalisation serve best, decided on validation scenes.
 #
 # **Prerequisites.** The chips of {doc}`01_data_preparation` (made here if they are missing).
-# **Time.** Minutes for each of the five short fits, on two cores.
+# **Time.** Minutes for each of the short fits, on two cores.
 
 # %% tags=["parameters"]
 corpus: str = "auto"  # real, drawn, or auto: real where it can be had

@@ -37,9 +37,10 @@ from myst_nb import glue
 
 from clouddl import figures
 from clouddl.catalogue import open_corpus
+from clouddl.labels import to_mask
 from clouddl.score import MEASURES, pooled, precision_recall, reliability
 from clouddl.sensors import BAND_SETS
-from clouddl.transfer import open_at, pixels, predictions, processor_masks, score_masks, to_mask
+from clouddl.transfer import open_at, pixels, predictions, processor_masks, score_masks
 from clouddl.workspace import results_folder, trained_model, write_table
 
 figures.style()

@@ -42,7 +42,7 @@ from myst_nb import glue
 
 from clouddl import figures
 from clouddl.catalogue import open_corpus
-from clouddl.labels import LABEL_SOURCES
+from clouddl.labels import LABEL_SOURCES, to_mask
 from clouddl.score import f_beta, pooled
 from clouddl.sensors import BAND_SETS, get_sensor, shared_bands
 from clouddl.transfer import (
@@ -53,7 +53,6 @@ from clouddl.transfer import (
     processor_masks,
     score_masks,
     teaching_order,
-    to_mask,
 )  # fmt: skip
 from clouddl.workspace import results_folder, trained_model, work_folder, write_table
 

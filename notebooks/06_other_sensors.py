@@ -45,6 +45,7 @@ from clouddl.catalogue import open_corpus
 from clouddl.chips import Chips, cut_chips
 from clouddl.comparators import multi_temporal_test, spectral_tests
 from clouddl.drawn import draw_set
+from clouddl.labels import to_mask
 from clouddl.model import ModelCard
 from clouddl.predict import predict_array
 from clouddl.scene import open_scene
@@ -52,7 +53,7 @@ from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor, sensors, shared_bands
 from clouddl.spectra import adjustment, surfaces, through
 from clouddl.train import fit
-from clouddl.transfer import open_at, predictions, processor_masks, score_masks, to_mask
+from clouddl.transfer import open_at, predictions, processor_masks, score_masks
 from clouddl.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()

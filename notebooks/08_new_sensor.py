@@ -51,6 +51,7 @@ from clouddl.chips import Chips, cut_chips, study_chips, training_labels
 from clouddl.degrade import degrade
 from clouddl.drawn import draw_set
 from clouddl.gate import Spec, run_gate
+from clouddl.labels import to_mask
 from clouddl.preflight import coarse_model, expected, working_bands, working_resolution
 from clouddl.reference import simulated_person
 from clouddl.score import pooled
@@ -63,7 +64,6 @@ from clouddl.transfer import (
     predictions,
     score_masks,
     teaching_order,
-    to_mask,
 )  # fmt: skip
 from clouddl.workspace import results_folder, trained_model, work_folder, write_table
 

@@ -46,11 +46,12 @@ from clouddl.catalogue import open_corpus
 from clouddl.chips import Chips, cut_chips, study_chips, training_labels
 from clouddl.comparators import multi_temporal_test, spectral_tests
 from clouddl.drawn import draw_set
+from clouddl.labels import to_mask
 from clouddl.model import ELEVATION, ModelCard
 from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.train import fit
-from clouddl.transfer import open_at, predictions, score_masks, to_mask
+from clouddl.transfer import open_at, predictions, score_masks
 from clouddl.workspace import (
     read_choices,
     results_folder,

@@ -11,9 +11,10 @@ import xarray as xr
 from clouddl.catalogue import Scene, Store, open_corpus
 from clouddl.degrade import DEGRADATIONS, degrade, robustness
 from clouddl.errors import InputError
+from clouddl.labels import to_mask
 from clouddl.model import CloudModel, ModelCard, build, load_model
 from clouddl.score import pooled
-from clouddl.transfer import open_at, predictions, score_masks, to_mask
+from clouddl.transfer import open_at, predictions, score_masks
 
 BANDS = ["green", "red", "nir", "swir16"]
 HARMLESS = {"saturation": 9.0, "resolution": 30.0}  # of all others, 0

@@ -13,11 +13,11 @@ from clouddl import fast
 from clouddl.catalogue import Scene, Store, load_catalogue, store_of
 from clouddl.errors import InputError
 from clouddl.fast import Network, choose, folded
-from clouddl.labels import NODATA
+from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel, ModelCard, build, load_model
 from clouddl.scene import open_scene
 from clouddl.score import counts, f_beta
-from clouddl.transfer import open_at, probability, to_mask
+from clouddl.transfer import open_at, probability
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs the extra fast (openvino)"

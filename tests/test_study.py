@@ -1,7 +1,7 @@
 """Parameters are checked first, pages are made once, and a failure leaves what was there."""
 
 import json
-import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -199,16 +199,22 @@ def test_field_of_a_profile_is_named(root: Path) -> None:
 
 
 def test_one_run_at_a_time_in_a_folder(root: Path) -> None:
-    lock = root / "here" / ".lock"
-    lock.parent.mkdir()
-    lock.write_text(str(os.getppid()))
+    here = root / "here"
     with (
-        pytest.raises(InputError, match=f"process {os.getppid()} is running here"),
-        study._locked(lock.parent),
+        study._locked(here),
+        pytest.raises(InputError, match="here: another run works here"),
+        study._locked(here),
     ):
         pass
-    assert lock.exists()
-    lock.write_text("99999999")  # no such process: a stale lock
-    with study._locked(lock.parent):
-        assert lock.read_text() == str(os.getpid())
-    assert not lock.exists()
+    with study._locked(here):  # the first has ended
+        pass
+
+
+def test_a_killed_run_leaves_no_lock(root: Path) -> None:
+    here = str(root / "here")
+    hold = "with study._locked(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    start = f"import os, sys; from pathlib import Path; from clouddl import study\n{hold}"
+    assert subprocess.run([sys.executable, "-c", start, here]).returncode == -9
+    assert (root / "here" / ".lock").exists()
+    with study._locked(Path(here)):
+        pass

@@ -11,6 +11,7 @@ import xarray as xr
 
 from clouddl import workspace
 from clouddl.catalogue import Catalogue, Scene, Store, load_catalogue
+from clouddl.labels import to_mask
 from clouddl.model import CloudModel, ModelCard, build, save_model
 from clouddl.score import COUNTS
 from clouddl.transfer import (
@@ -22,7 +23,6 @@ from clouddl.transfer import (
     probability,
     score_masks,
     teaching_order,
-    to_mask,
 )
 
 MakeCard = Callable[..., ModelCard]
