@@ -41,7 +41,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import display
 
 from clouddl import figures
 from clouddl.catalogue import open_corpus
@@ -92,6 +91,9 @@ net = build(card)
 print(f"{sum(p.numel() for p in net.parameters()):,} parameters")
 
 # %% [markdown]
+# Beside the real images the training set has drawn ones, with their exact truth, since the archive
+# holds few bare soils, sands and snow fields. {doc}`09_drawn_scenes` shows them, and what they add.
+#
 # The loss is binary cross-entropy plus soft Dice, and ignores unlabelled pixels. Adam minimises it.
 #
 # ## Making Sentinel-2 stand for other sensors
@@ -119,7 +121,7 @@ for number, axis in enumerate(axes.flat):
 
 
 # %%
-def short_fit(name, source, normalisation, grounds=grounds, passes=epochs):
+def short_fit(name, source, normalisation):
     card = ModelCard(
         name=name,
         bands=bands,
@@ -134,10 +136,10 @@ def short_fit(name, source, normalisation, grounds=grounds, passes=epochs):
         chips if grounds else chips.without_drawn(),
         Chips.open(path, bands, source, "validation"),
         work_folder(work) / "runs" / name,
-        epochs=passes,
+        epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        patience=passes,
+        patience=epochs,
     )
     save_model(model, work_folder(work) / "models" / name)
     return model
@@ -196,27 +198,8 @@ best = by_norm.normalisation[by_norm["validation F2"].idxmax()]
 write_choices(work, labels=chosen, normalisation=best, resolution=resolution, grounds=grounds)
 figures.show(write_table(work, "normalisation", by_norm))
 
-# %% [markdown]
-# ## With and without drawn scenes
-#
-# The archive holds few bare soils, sands and snow fields. Beside the real images the training set has
-# drawn ones, with their exact truth ({doc}`09_drawn_scenes`). The same fit without them, for as many
-# steps; the validation scenes are the same, real and drawn. On references: {doc}`09_drawn_scenes`.
-
-# %% tags=["hide-input"]
-mixed = len(set(train.dataset.sha256.values == "drawn")) > 1
-if mixed:
-    real = train.without_drawn().dataset.sizes["chip"] / train.dataset.sizes["chip"]
-    bare = short_fit("without-drawn", chosen, best, grounds=False, passes=round(epochs / real))
-    rows = {"with drawn scenes": norms[best], "without": bare}
-    table = {name: model.card.scores["validation_f2"] for name, model in rows.items()}
-    display(pd.DataFrame({"validation F2": table}).round(4))
-else:
-    print("all scenes are drawn, or none")
-
 # %% tags=["hide-input"]
 runs = [f"labels-{source}" for source in sources] + ["normalisation-chip", "normalisation-log"]
-runs += ["without-drawn"] * mixed
 curves = {
     name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv") for name in runs
 }

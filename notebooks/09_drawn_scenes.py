@@ -53,7 +53,6 @@ from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.train import fit
 from clouddl.transfer import open_at, predictions, score_masks
 from clouddl.workspace import (
-    read_choices,
     results_folder,
     trained_model,
     work_folder,
@@ -201,15 +200,12 @@ figures.show(write_table(work, "scores_drawn_only", alone[["sensor", *columns]].
 # %% [markdown]
 # ## Drawn scenes beside real ones
 #
-# The question for every other page: do drawn scenes help a model that has real images too? Two short
-# fits of {doc}`02_training`, alike but for the drawn scenes, on the same references, each at the
-# threshold that its validation scenes gave.
+# The question for every other page: do drawn scenes help a model that has real images too? Two long
+# fits of {doc}`03_hyperopt_search`, of one shape and as many steps, on the same references, each at
+# the threshold that its validation scenes gave.
 
 # %% tags=["hide-input"]
-choices = read_choices(work)
-norm = choices["normalisation"]
-kept = f"labels-{choices['labels']}" if norm == "fixed" else f"normalisation-{norm}"
-pair = {"real and drawn scenes": kept, "real scenes alone": "without-drawn"}
+pair = {"real and drawn scenes": "spot", "real scenes alone": "spot-without-drawn"}
 shelf = work_folder(work) / "models"
 beside = pd.DataFrame()
 if all((shelf / f"{file}.json").exists() for file in pair.values()):
@@ -223,7 +219,7 @@ if all((shelf / f"{file}.json").exists() for file in pair.values()):
         tables.append(score_masks(masks_of, part).assign(run=f"{run}: {', '.join(bands)}"))
     beside = pooled(pd.concat(tables), by=["sensor", "run"], draws=draws, seed=seed)
     beside = write_table(work, "scores_with_drawn", beside[["sensor", *columns]].round(3))
-figures.show(beside) if len(beside) else print("02_training compared nothing in this build")
+figures.show(beside) if len(beside) else print("03_hyperopt_search made no such pair in this build")
 
 # %% [markdown]
 # ## The tables of 2020, drawn
