@@ -3,14 +3,11 @@
 The results say themselves what they were made from, so there is no state that could be lost or
 disagree with them. The scenes are predicted one after another, or by the workers of a
 dask.distributed cluster. Of each only plain data travels: names and options there, a record back.
-(Dask's processes send each other pickles. Nothing here reads one from a file, but whoever can reach
-a scheduler can run code on its workers: keep it inside a network you trust, or use Dask's TLS.)
 """
 
 import csv
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -28,6 +25,7 @@ from pydantic import BaseModel
 from rasterio.errors import RasterioError
 from tqdm import tqdm
 
+from clouddl.cluster import Died, Lost, open_cluster
 from clouddl.errors import InputError, WriteError
 from clouddl.model import load_model, shipped_models
 from clouddl.predict import predict_file, results_folder, results_of
@@ -35,7 +33,6 @@ from clouddl.sensors import get_sensor, sensors
 from clouddl.stac import date_of, is_address, is_item, item_of, write_item
 
 LOCK, REPORT, PARTS = ".clouddl.lock", "report.csv", ".clouddl-*"
-ANSWER, JOIN = 10, 60  # seconds to wait for a scheduler, and for its first worker
 
 
 class Outcome(BaseModel):
@@ -183,71 +180,22 @@ def _remote(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterator[Outcome]:
-    """Predict the scenes on a cluster; yields outcomes as they come.
-
-    No more scenes are handed out than there are threads to work on them. Dask gives a scene that
-    was lost with its worker to another, but after some deaths suspects it, and whatever else waited
-    at the same workers. So those are tried once more, at the end, each alone: if its worker dies
-    again, it is the scene.
-    """
-    try:
-        from distributed import CancelledError, Client, KilledWorker, LocalCluster, wait
-    except ImportError as error:
-        raise InputError("Dask is not installed: pip install 'clouddl[cluster]'") from error
-    for name in ("distributed", "tornado", "asyncio"):  # what is wrong is told in one line
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    waiting = deque(jobs)
-    suspects: set[str] = set()
-    owner: dict[Any, _Job] = {}  # the scenes in work, by their futures
-    with ExitStack() as at_end:
+    """Predict the scenes on a cluster; yields outcomes as they come."""
+    with open_cluster(scheduler, workers) as cluster:
         try:
-            if scheduler == "local":
-                cluster = LocalCluster(
-                    n_workers=workers or os.cpu_count(), threads_per_worker=1,
-                    dashboard_address=None, silence_logs=logging.CRITICAL,
-                )  # fmt: skip
-                scheduler = at_end.enter_context(cluster).scheduler_address
-            client = Client(scheduler, timeout=ANSWER, set_as_default=False)
-            at_end.callback(client.close, timeout=ANSWER)
-            at_end.enter_context(client.as_current())
-            client.wait_for_workers(1, timeout=JOIN)
-        except (OSError, ValueError, TimeoutError) as error:
-            told = "no scheduler with workers answers; start them (dask scheduler, dask worker)"
-            raise InputError(f"--scheduler {scheduler}: {told} or mend the address") from error
-        while waiting or owner:
-            lost = f"the scheduler {scheduler} was lost; start it again"
-            try:
-                threads = sum(client.nthreads().values())
-                while waiting and len(owner) < (1 if waiting[0].scene in suspects else threads):
-                    job = waiting.popleft()
-                    owner[client.submit(_remote, job.model_dump(), pure=False)] = job
-                if not threads:  # others may come
-                    lost = f"the scheduler {scheduler} has no workers any more; start some"
-                    client.wait_for_workers(1, timeout=JOIN)
-                    continue
-                with suppress(TimeoutError):  # a scene takes its time: see if workers are there
-                    wait([*owner], timeout=JOIN, return_when="FIRST_COMPLETED")
-                ended = [future for future in owner if future.done()]
-                answers = [None if f.exception() else f.result() for f in ended]
-                failures = [future.exception() for future in ended]
-            except (OSError, RuntimeError, CancelledError) as error:
-                yield Outcome(scene="", error=lost, stops=True)
-                raise InputError(lost) from error
-            for future, answer, failure in zip(ended, answers, failures, strict=True):
-                job = owner.pop(future)
-                if answer is not None:
+            waiting = deque(job.model_dump() for job in jobs)
+            for fields, answer in cluster.spread(_remote, waiting):
+                scene = fields["scene"]
+                if isinstance(answer, Died):
+                    told = f"{scene}: {answer}: lower --tile"
+                    yield Outcome(scene=scene, status="failed", error=told)
+                elif isinstance(answer, Exception):
+                    told = f"{scene}: cannot be done by a worker ({answer}); has it this version"
+                    yield Outcome(scene=scene, status="failed", error=f"{told} of clouddl?")
+                else:
                     yield Outcome.model_validate(answer)
-                    continue
-                if isinstance(failure, KilledWorker) and job.scene not in suspects:
-                    suspects.add(job.scene)
-                    waiting.append(job)
-                    continue
-                told = f"cannot be done by a worker ({failure}); has it this version of clouddl?"
-                if isinstance(failure, KilledWorker):
-                    told = (
-                        "every worker that took it died, for want of memory perhaps: lower --tile"
-                    )
-                yield Outcome(scene=job.scene, status="failed", error=f"{job.scene}: {told}")
+        except Lost as error:
+            yield Outcome(scene="", error=str(error), stops=True)
 
 
 @contextmanager

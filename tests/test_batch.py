@@ -20,7 +20,7 @@ from distributed import LocalCluster
 from filelock import FileLock
 from rasterio.transform import from_origin
 
-from clouddl import batch, predict
+from clouddl import batch, cluster, predict
 from clouddl.batch import LOCK, REPORT, predict_batch
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, ModelCard, build, save_model
@@ -198,7 +198,7 @@ def test_workers_may_die(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def cluster(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Popen]]:
+def started(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Popen]]:
     """A scheduler and a worker as an operator starts them, to be killed."""
     file, base = place / "scheduler.json", [sys.executable, "-m", "dask"]
     where = ["--scheduler-file", str(file), "--no-dashboard"]
@@ -225,7 +225,7 @@ def slow(fields: dict[str, Any]) -> dict[str, Any]:
     ("victim", "told"), [(1, "tcp.* was lost; start it"), (2, "tcp.* has no workers any more")]
 )
 def test_the_cluster_may_be_lost(
-    victim: int, told: str, place: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+    victim: int, told: str, place: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "_remote", slow)
     outcomes = batch._spread
@@ -234,21 +234,21 @@ def test_the_cluster_may_be_lost(
         for count, outcome in enumerate(outcomes(*arguments), 1):
             yield outcome
             if count == 3:  # the last one is in work
-                monkeypatch.setattr(batch, "JOIN", 1)
-                cluster[victim].kill()
+                monkeypatch.setattr(cluster, "JOIN", 1)
+                started[victim].kill()
 
     monkeypatch.setattr(batch, "_spread", watched)
     with pytest.raises(InputError, match=rf"scheduler {told}.*; 2 of 4 scenes are done"):
-        run(scheduler=cluster[0])
+        run(scheduler=started[0])
     assert run() == ["left", "left", "failed", "done"]
 
 
 def test_a_scheduler_that_is_not_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "ANSWER", 1)
+    monkeypatch.setattr(cluster, "ANSWER", 1)
     for address in ("tcp://127.0.0.1:9", "nowhere", "udp://x"):
-        with pytest.raises(InputError, match=f"--scheduler {address}: no scheduler with workers"):
+        with pytest.raises(InputError, match=f"scheduler {address}: no scheduler with workers"):
             run(scheduler=address)
-    monkeypatch.setattr(batch, "JOIN", 1)
+    monkeypatch.setattr(cluster, "JOIN", 1)
     with (
         LocalCluster(n_workers=0, dashboard_address=None) as empty,
         pytest.raises(InputError, match="no scheduler with workers answers"),
