@@ -2,7 +2,8 @@
 
 The results say themselves what they were made from, so there is no state that could be lost or
 disagree with them. The scenes are predicted one after another, or by the workers of a
-dask.distributed cluster. Of each only plain data travels: names and options there, a record back.
+dask.distributed cluster, of large scenes each worker some tiles. Of each only plain data travels:
+names and options there, a record back.
 """
 
 import csv
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from clouddl.cluster import Died, Lost, open_cluster
 from clouddl.errors import InputError, WriteError
 from clouddl.model import load_model, shipped_models
-from clouddl.predict import predict_file, results_folder, results_of
+from clouddl.predict import predict_file, predict_share, results_folder, results_of, shares
 from clouddl.sensors import get_sensor, sensors
 from clouddl.stac import date_of, is_address, is_item, item_of, write_item
 
@@ -58,6 +59,8 @@ class _Job(BaseModel):
     key: str  # hash of what the results are made from
     progress: bool
     options: dict[str, Any]
+    share: tuple[int, int] | None = None  # of its tiles, (i, n); None for all, or all that is left
+    parts: str | None = None  # where shares leave what they found
 
 
 def predict_batch(
@@ -156,13 +159,16 @@ def _predict_one(job: _Job) -> Outcome:
         try:
             if job.stac and not is_item(job.path):
                 date_of(job.path)  # before hours of work
-            written = predict_file(
-                job.path, get_sensor(job.sensor) if job.sensor else None, job.out,
-                model=load_model(job.model) if job.model else None, progress=job.progress,
-                tags={"made_from": job.key}, **job.options,
-            )  # fmt: skip
-            if job.stac:
-                write_item(job.path, *written)
+            sensor = get_sensor(job.sensor) if job.sensor else None
+            how = {"model": load_model(job.model) if job.model else None, **job.options}
+            if job.share and job.parts:
+                predict_share(job.path, sensor, job.parts, job.share, **how)
+            else:
+                tags = {"made_from": job.key}
+                written = predict_file(job.path, sensor, job.out, progress=job.progress, tags=tags,
+                                       parts=job.parts, **how)  # fmt: skip
+                if job.stac:
+                    write_item(job.path, *written)
         except InputError as told:
             error, stops = str(told).replace(job.path, job.scene), isinstance(told, WriteError)
         except Exception as bug:  # one scene must not end the run for the others
@@ -180,22 +186,52 @@ def _remote(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterator[Outcome]:
-    """Predict the scenes on a cluster; yields outcomes as they come."""
+    """Predict the scenes on a cluster; yields outcomes as they come.
+
+    Fewer large scenes than threads are cut into shares of their tiles; who takes the last step
+    puts them together. What becomes of the first share that fails becomes of the scene.
+    """
     with open_cluster(scheduler, workers) as cluster:
+        cut = {job.scene: _shares(job, cluster.threads() // len(jobs)) for job in jobs}
+        waiting = deque(each.model_dump() for job in jobs for each in cut[job.scene] or [job])
+        left = {scene: len(shares) for scene, shares in cut.items()}
+        seconds, over = dict.fromkeys(cut, 0.0), set[str]()
         try:
-            waiting = deque(job.model_dump() for job in jobs)
             for fields, answer in cluster.spread(_remote, waiting):
-                scene = fields["scene"]
-                if isinstance(answer, Died):
-                    told = f"{scene}: {answer}: lower --tile"
-                    yield Outcome(scene=scene, status="failed", error=told)
-                elif isinstance(answer, Exception):
-                    told = f"{scene}: cannot be done by a worker ({answer}); has it this version"
-                    yield Outcome(scene=scene, status="failed", error=f"{told} of clouddl?")
-                else:
-                    yield Outcome.model_validate(answer)
+                job, scene = _Job.model_validate(fields), fields["scene"]
+                if scene in over:
+                    continue
+                outcome = _told(scene, answer)
+                seconds[scene] += outcome.seconds
+                if job.share and outcome.status == "done":
+                    left[scene] -= 1
+                    if not left[scene]:
+                        waiting.append(job.model_copy(update={"share": None}).model_dump())
+                    continue
+                over.add(scene)
+                for other in [each for each in waiting if each["scene"] == scene]:
+                    waiting.remove(other)
+                yield outcome.model_copy(update={"seconds": round(seconds[scene], 2)})
         except Lost as error:
             yield Outcome(scene="", error=str(error), stops=True)
+
+
+def _shares(job: _Job, most: int) -> list[_Job]:
+    """The job cut into shares of its scene's tiles; none if it is better left whole."""
+    count = shares(job.path, most) if job.sensor else 1
+    parts = Path(job.out, f".clouddl-{results_of(job.path, job.out)[0].stem}")  # see PARTS
+    cut = [{"share": (number, count), "parts": str(parts)} for number in range(count)]
+    return [job.model_copy(update=each) for each in cut] if count > 1 else []
+
+
+def _told(scene: str, answer: Any) -> Outcome:
+    """What a worker says of a scene, or what is to be said of a worker that says nothing."""
+    if not isinstance(answer, Exception):
+        return Outcome.model_validate(answer)
+    told = f"cannot be done by a worker ({answer}); has it this version of clouddl?"
+    if isinstance(answer, Died):
+        told = f"{answer}: lower --tile"
+    return Outcome(scene=scene, status="failed", error=f"{scene}: {told}")
 
 
 @contextmanager
