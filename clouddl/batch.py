@@ -2,15 +2,13 @@
 
 The results say themselves what they were made from, so there is no state that could be lost or
 disagree with them. The scenes are predicted one after another, or by the workers of a
-dask.distributed cluster. Of each only plain data travels: names and options there, a record back.
-(Dask's processes send each other pickles. Nothing here reads one from a file, but whoever can reach
-a scheduler can run code on its workers: keep it inside a network you trust, or use Dask's TLS.)
+dask.distributed cluster, of large scenes each worker some tiles. Of each only plain data travels:
+names and options there, a record back.
 """
 
 import csv
 import hashlib
 import json
-import logging
 import os
 import shutil
 import time
@@ -28,14 +26,14 @@ from pydantic import BaseModel
 from rasterio.errors import RasterioError
 from tqdm import tqdm
 
+from clouddl.cluster import Died, Lost, open_cluster
 from clouddl.errors import InputError, WriteError
 from clouddl.model import load_model, shipped_models
-from clouddl.predict import predict_file, results_folder, results_of
+from clouddl.predict import predict_file, predict_share, results_folder, results_of, shares
 from clouddl.sensors import get_sensor, sensors
 from clouddl.stac import date_of, is_address, is_item, item_of, write_item
 
 LOCK, REPORT, PARTS = ".clouddl.lock", "report.csv", ".clouddl-*"
-ANSWER, JOIN = 10, 60  # seconds to wait for a scheduler, and for its first worker
 
 
 class Outcome(BaseModel):
@@ -61,6 +59,8 @@ class _Job(BaseModel):
     key: str  # hash of what the results are made from
     progress: bool
     options: dict[str, Any]
+    share: tuple[int, int] | None = None  # of its tiles, (i, n); None for all, or all that is left
+    parts: str | None = None  # where shares leave what they found
 
 
 def predict_batch(
@@ -159,13 +159,16 @@ def _predict_one(job: _Job) -> Outcome:
         try:
             if job.stac and not is_item(job.path):
                 date_of(job.path)  # before hours of work
-            written = predict_file(
-                job.path, get_sensor(job.sensor) if job.sensor else None, job.out,
-                model=load_model(job.model) if job.model else None, progress=job.progress,
-                tags={"made_from": job.key}, **job.options,
-            )  # fmt: skip
-            if job.stac:
-                write_item(job.path, *written)
+            sensor = get_sensor(job.sensor) if job.sensor else None
+            how = {"model": load_model(job.model) if job.model else None, **job.options}
+            if job.share and job.parts:
+                predict_share(job.path, sensor, job.parts, job.share, **how)
+            else:
+                tags = {"made_from": job.key}
+                written = predict_file(job.path, sensor, job.out, progress=job.progress, tags=tags,
+                                       parts=job.parts, **how)  # fmt: skip
+                if job.stac:
+                    write_item(job.path, *written)
         except InputError as told:
             error, stops = str(told).replace(job.path, job.scene), isinstance(told, WriteError)
         except Exception as bug:  # one scene must not end the run for the others
@@ -185,69 +188,50 @@ def _remote(fields: dict[str, Any]) -> dict[str, Any]:
 def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterator[Outcome]:
     """Predict the scenes on a cluster; yields outcomes as they come.
 
-    No more scenes are handed out than there are threads to work on them. Dask gives a scene that
-    was lost with its worker to another, but after some deaths suspects it, and whatever else waited
-    at the same workers. So those are tried once more, at the end, each alone: if its worker dies
-    again, it is the scene.
+    Fewer large scenes than threads are cut into shares of their tiles; who takes the last step
+    puts them together. What becomes of the first share that fails becomes of the scene.
     """
-    try:
-        from distributed import CancelledError, Client, KilledWorker, LocalCluster, wait
-    except ImportError as error:
-        raise InputError("Dask is not installed: pip install 'clouddl[cluster]'") from error
-    for name in ("distributed", "tornado", "asyncio"):  # what is wrong is told in one line
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    waiting = deque(jobs)
-    suspects: set[str] = set()
-    owner: dict[Any, _Job] = {}  # the scenes in work, by their futures
-    with ExitStack() as at_end:
+    with open_cluster(scheduler, workers) as cluster:
+        cut = {job.scene: _shares(job, cluster.threads() // len(jobs)) for job in jobs}
+        waiting = deque(each.model_dump() for job in jobs for each in cut[job.scene] or [job])
+        left = {scene: len(shares) for scene, shares in cut.items()}
+        seconds, over = dict.fromkeys(cut, 0.0), set[str]()
         try:
-            if scheduler == "local":
-                cluster = LocalCluster(
-                    n_workers=workers or os.cpu_count(), threads_per_worker=1,
-                    dashboard_address=None, silence_logs=logging.CRITICAL,
-                )  # fmt: skip
-                scheduler = at_end.enter_context(cluster).scheduler_address
-            client = Client(scheduler, timeout=ANSWER, set_as_default=False)
-            at_end.callback(client.close, timeout=ANSWER)
-            at_end.enter_context(client.as_current())
-            client.wait_for_workers(1, timeout=JOIN)
-        except (OSError, ValueError, TimeoutError) as error:
-            told = "no scheduler with workers answers; start them (dask scheduler, dask worker)"
-            raise InputError(f"--scheduler {scheduler}: {told} or mend the address") from error
-        while waiting or owner:
-            lost = f"the scheduler {scheduler} was lost; start it again"
-            try:
-                threads = sum(client.nthreads().values())
-                while waiting and len(owner) < (1 if waiting[0].scene in suspects else threads):
-                    job = waiting.popleft()
-                    owner[client.submit(_remote, job.model_dump(), pure=False)] = job
-                if not threads:  # others may come
-                    lost = f"the scheduler {scheduler} has no workers any more; start some"
-                    client.wait_for_workers(1, timeout=JOIN)
+            for fields, answer in cluster.spread(_remote, waiting):
+                job, scene = _Job.model_validate(fields), fields["scene"]
+                if scene in over:
                     continue
-                with suppress(TimeoutError):  # a scene takes its time: see if workers are there
-                    wait([*owner], timeout=JOIN, return_when="FIRST_COMPLETED")
-                ended = [future for future in owner if future.done()]
-                answers = [None if f.exception() else f.result() for f in ended]
-                failures = [future.exception() for future in ended]
-            except (OSError, RuntimeError, CancelledError) as error:
-                yield Outcome(scene="", error=lost, stops=True)
-                raise InputError(lost) from error
-            for future, answer, failure in zip(ended, answers, failures, strict=True):
-                job = owner.pop(future)
-                if answer is not None:
-                    yield Outcome.model_validate(answer)
+                outcome = _told(scene, answer)
+                seconds[scene] += outcome.seconds
+                if job.share and outcome.status == "done":
+                    left[scene] -= 1
+                    if not left[scene]:
+                        waiting.append(job.model_copy(update={"share": None}).model_dump())
                     continue
-                if isinstance(failure, KilledWorker) and job.scene not in suspects:
-                    suspects.add(job.scene)
-                    waiting.append(job)
-                    continue
-                told = f"cannot be done by a worker ({failure}); has it this version of clouddl?"
-                if isinstance(failure, KilledWorker):
-                    told = (
-                        "every worker that took it died, for want of memory perhaps: lower --tile"
-                    )
-                yield Outcome(scene=job.scene, status="failed", error=f"{job.scene}: {told}")
+                over.add(scene)
+                for other in [each for each in waiting if each["scene"] == scene]:
+                    waiting.remove(other)
+                yield outcome.model_copy(update={"seconds": round(seconds[scene], 2)})
+        except Lost as error:
+            yield Outcome(scene="", error=str(error), stops=True)
+
+
+def _shares(job: _Job, most: int) -> list[_Job]:
+    """The job cut into shares of its scene's tiles; none if it is better left whole."""
+    count = shares(job.path, most) if job.sensor else 1
+    parts = Path(job.out, f".clouddl-{results_of(job.path, job.out)[0].stem}")  # see PARTS
+    cut = [{"share": (number, count), "parts": str(parts)} for number in range(count)]
+    return [job.model_copy(update=each) for each in cut] if count > 1 else []
+
+
+def _told(scene: str, answer: Any) -> Outcome:
+    """What a worker says of a scene, or what is to be said of a worker that says nothing."""
+    if not isinstance(answer, Exception):
+        return Outcome.model_validate(answer)
+    told = f"cannot be done by a worker ({answer}); has it this version of clouddl?"
+    if isinstance(answer, Died):
+        told = f"{answer}: lower --tile"
+    return Outcome(scene=scene, status="failed", error=f"{scene}: {told}")
 
 
 @contextmanager

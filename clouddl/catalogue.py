@@ -136,7 +136,7 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
     for scene in fields["scenes"]:  # a card of one's own lies beside the catalogue that names it
         if (card := path.parent / str(scene.get("sensor"))).suffix == ".yaml" and card.is_file():
             scene["sensor"] = str(card)
-    if registry := fields.get("registry"):
+    if isinstance(registry := fields.get("registry"), str):
         beside = path.parent / registry
         fields["registry"] = beside if beside.exists() else DATA / "registry" / registry
     return validated(Catalogue, fields, path)

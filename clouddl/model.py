@@ -245,7 +245,7 @@ def read_card(path: str | Path) -> ModelCard:
         ) from error
     except ValidationError as error:
         raise invalid(path, error) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable model card ({error})") from error
 
 

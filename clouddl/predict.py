@@ -63,6 +63,25 @@ class _Image:
     transform: Affine = Affine.identity()  # noqa: RUF009 (immutable)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """An image that is open, and how it is predicted."""
+
+    image: _Image
+    model: CloudModel
+    used: list[str]
+    threshold: float
+    tile: int
+    overlap: int | None
+    dilation_m: float
+
+    def parts(
+        self, label: str | None = None, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Window, np.ndarray]]:
+        """What `_predict` gives, for all tiles or for a share of them."""
+        return _predict(self.model, self.image, self.used, self.tile, self.overlap, label, share)
+
+
 def predict_array(
     model: CloudModel, image: xr.DataArray | np.ndarray, bands: Sequence[str] | None = None,
     resolution: float | None = None,
@@ -96,7 +115,7 @@ def predict_file(
     scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
     resolution: float | None = None, threshold: float | None = None, tile: int = TILE,
     overlap: int | None = None, progress: bool = True, dilation_m: float = 0.0,
-    tags: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None, parts: Path | str | None = None,
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write `<stem>_cloud.tif` and `<stem>_probability.tif` into the folder `out`; returns both.
 
@@ -108,12 +127,62 @@ def predict_file(
     resolution is the sensor's, and from 10 to 60 m the image is taken as it is. `threshold`:
     default the model's. `tile`, `overlap`: in pixels of the model's resolution; less overlap than
     the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by. `tags`
-    go into both files, beside what they were made by.
+    go into both files, beside what they were made by. `parts`: where `predict_share` has left the
+    probability, which is then not computed again.
     Without a `sensor`, `path` is a product (see `open_product`), which says all that itself: the
     results are on its ground at `resolution`, by default the model's or its own if coarser. So is
     a STAC item, whose sensor and scale may be given where it does not say them (see `read_item`).
     InputError names the file and what to mend; WriteError, the folder that cannot be written to.
     """
+    plan = _plan(path, sensor, model, bands, use, scale, offset, nodata, resolution, threshold,
+                 tile, overlap, dilation_m)  # fmt: skip
+    label = Path(path).name if progress else None
+    found = plan.parts(label) if parts is None else _saved(plan, parts)
+    return _write(plan, found, results_of(path, out), tags)
+
+
+def predict_share(
+    path: Path | str, sensor: Sensor | None, parts: Path | str, share: tuple[int, int], **how: Any
+) -> None:
+    """Predict some of the tiles of an image: of n shares the one numbered i, `share` being (i, n).
+
+    Writes their probability into the folder `parts`, from which `predict_file` puts the whole
+    together: the same as without shares, bit for bit. `how`: what `predict_file` takes to read and
+    to predict, the same for each share. InputError, WriteError: as there.
+    """
+    plan = _plan(path, sensor, **how)
+    height, width = plan.image.shape
+    results_folder(parts, room=height * width * 4 // share[1])
+    with writing(parts), rasterio.Env(GDAL_CACHEMAX=CACHE):
+        for window, found in plan.parts(share=share):
+            target = Path(parts, f"{window.row_off}-{window.col_off}.npy")
+            part = target.with_suffix(f".{os.getpid()}")
+            with part.open("wb") as stream:
+                np.save(stream, found)
+            part.replace(target)
+
+
+def _saved(plan: _Plan, parts: Path | str) -> Iterator[tuple[Window, np.ndarray]]:
+    """What shares have left in a folder; InputError if that is not the whole image."""
+    missing = math.prod(plan.image.shape)
+    for path in sorted(Path(parts).glob("*.npy")):
+        found = np.load(path, allow_pickle=False)
+        missing -= found.size
+        row, column = map(int, path.stem.split("-"))
+        yield Window(column, row, *found.shape[::-1]), found
+    if missing:
+        told = f"lacks {missing} pixels that were predicted; all workers must see the same folders"
+        raise InputError(f"{parts}: {told}")
+
+
+def _plan(
+    path: Path | str, sensor: Sensor | None, model: CloudModel | None = None,
+    bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
+    scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
+    resolution: float | None = None, threshold: float | None = None, tile: int = TILE,
+    overlap: int | None = None, dilation_m: float = 0.0,
+) -> _Plan:  # fmt: skip
+    """Open an image and settle all that `predict_file` leaves open; InputError as there."""
     product = None
     if sensor is None or is_item(path):
         numbers = (scale, offset, nodata)
@@ -160,9 +229,18 @@ def predict_file(
         image = _open(path, listed, used, nodata, scale=scale, offset=offset, resolution=resolution)
         seen = xr.DataArray(image.overview, {"band": used}, ("band", "y", "x"))
         check_reflectance(seen, str(path))
-    card, results = model.card, results_of(path, out)
+    return _Plan(image, model, used, threshold, tile, overlap, dilation_m)
+
+
+def _write(
+    plan: _Plan, found: Iterable[tuple[Window, np.ndarray]], results: tuple[Path, Path],
+    tags: Mapping[str, str] | None,
+) -> tuple[Path, Path]:  # fmt: skip
+    """Write probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
+    image, card, out = plan.image, plan.model.card, results[0].parent
+    threshold, dilation_m = plan.threshold, plan.dilation_m
     made_by = {"model": card.name, "model_version": card.version, "threshold": threshold,
-               "bands": ",".join(used), "weights_sha256": card.weights_sha256}  # fmt: skip
+               "bands": ",".join(plan.used), "weights_sha256": card.weights_sha256}  # fmt: skip
     height, width = image.shape
     results_folder(out, room=height * width * BYTES)
     profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "crs": image.crs,
@@ -182,8 +260,7 @@ def predict_file(
             for file, content in (mask, "0 clear, 1 cloud"), (probability, "probability of cloud"):
                 file.set_band_description(1, content)
                 file.update_tags(**made_by | dict(tags or {}))
-            label = Path(path).name if progress else None
-            for window, part in _predict(model, image, used, tile, overlap, label):
+            for window, part in found:
                 probability.write(part, 1, window=window)
                 if not dilation_m:
                     mask.write(to_mask(part, threshold), 1, window=window)
@@ -220,6 +297,21 @@ def _georeferenced(path: Path | str) -> bool:
                 return file.crs is not None
     except RasterioError:  # an array, or broken: reading it will say
         return False
+
+
+def shares(path: Path | str, most: int) -> int:
+    """Into how many shares, `most` at the most, it is worth cutting an image; 1 is to leave it.
+
+    A file is worth it from STRIP pixels a share on. What is no plain image is read as a whole, and
+    reading it is most of the work.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return max(1, min(most, file.height * file.width // STRIP))
+    except RasterioError:  # an array, or broken: reading it will say
+        return 1
 
 
 def results_of(path: Path | str, out: Path | str) -> tuple[Path, Path]:
@@ -332,12 +424,13 @@ def _working(image: _Image, card: ModelCard) -> tuple[int, int]:
 
 def _predict(
     model: CloudModel, image: _Image, used: Sequence[str], tile: int, overlap: int | None = None,
-    label: str | None = None,
+    label: str | None = None, share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Window, np.ndarray]]:  # fmt: skip
     """Probability on the image's grid, part by part: (window, (y, x) float32).
 
     The weights between the two grids are those of the whole image, so that a tile takes its rows
-    of them and no pixel depends on where the tiles lie. A progress bar with `label`.
+    of them and no pixel depends on where the tiles lie. A progress bar with `label`. Of n shares of
+    the tiles the one numbered i, `share` being (i, n).
     """
     card, size = model.card, _working(image, model.card)
     margin = receptive_field(card) if overlap is None else overlap
@@ -389,6 +482,8 @@ def _predict(
         return parts
 
     spans = [(row, column) for row in rows for column in columns]
+    first, last = (len(spans) * n // share[1] for n in (share[0], share[0] + 1))
+    spans = spans[first:last]
     bar = tqdm(spans, label, unit="tile", disable=label is None)
     tiles = zip(spans, _ahead(read, spans, 1), strict=True)
     for parts in _ahead(compute, tiles, model.fast.workers):

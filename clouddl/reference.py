@@ -87,8 +87,8 @@ def _vectors(path: Path | str) -> Iterator[tuple[Any, shapely.Geometry, CRS]]:
                 for kind, blob in base.execute(f'SELECT class, "{column}" FROM "{table}"'):
                     start = 8 + (0, 32, 48, 48, 64)[blob[3] >> 1 & 7]
                     yield kind, shapely.from_wkb(blob[start:]), CRS.from_user_input(crs)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, CRSError,
-            sqlite3.Error, shapely.errors.ShapelyError) as error:  # fmt: skip
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+            CRSError, sqlite3.Error, shapely.errors.ShapelyError) as error:  # fmt: skip
         told = f"cannot be read as labels ({type(error).__name__}: {error})"
         raise InputError(f"{path}: {told}; save it from QGIS as GeoJSON or GeoPackage") from error
 

@@ -31,7 +31,7 @@ from clouddl.sensors import Sensor, get_sensor, sensors
 TIMEOUT = 30  # seconds without an answer
 ALIASES = {"phr": "pleiades", "vns": "venus"}  # platforms, where the card has another name
 LOOKS = ("overview", "visual", "thumbnail")  # roles of assets to look at, stretched to 8 bits
-EXTENSIONS = ("eo/v1.1.0", "projection/v1.1.0", "raster/v1.1.0", "classification/v2.0.0",
+EXTENSIONS = ("eo/v1.1.0", "projection/v2.0.0", "raster/v1.1.0", "classification/v2.0.0",
               "processing/v1.2.0")  # fmt: skip
 
 
@@ -286,8 +286,9 @@ def write_item(scene: Path | str, mask: Path, probability: Path) -> Path:
     }
     geometry = box = None
     if crs:
-        properties |= {"proj:epsg": crs.to_epsg(), "proj:shape": [height, width],
-                       "proj:transform": transform}  # fmt: skip
+        code = crs.to_epsg()
+        properties |= {"proj:code": f"EPSG:{code}" if code else None,
+                       "proj:shape": [height, width], "proj:transform": transform}  # fmt: skip
         box = [round(edge, 7) for edge in transform_bounds(crs, "EPSG:4326", *bounds)]
         corners = [(bounds.left, bounds.top), (bounds.left, bounds.bottom),
                    (bounds.right, bounds.bottom), (bounds.right, bounds.top)]  # fmt: skip
@@ -302,7 +303,7 @@ def write_item(scene: Path | str, mask: Path, probability: Path) -> Path:
         {"value": NODATA, "name": "no_data", "description": "Not seen", "nodata": True},
     ]  # fmt: skip
     item = {
-        "type": "Feature", "stac_version": "1.0.0", "id": target.stem, "properties": properties,
+        "type": "Feature", "stac_version": "1.1.0", "id": target.stem, "properties": properties,
         "stac_extensions": [
             f"https://stac-extensions.github.io/{name}/schema.json" for name in EXTENSIONS
         ],

@@ -393,6 +393,34 @@ def fit(
     return model
 
 
+def fit_trial(
+    point: dict[str, Any], *, chips: str, grounds: bool, card: dict[str, Any], folder: str,
+    epochs: int, batch_size: int,
+) -> float:  # fmt: skip
+    """The validation F2 of a short fit at a point of `search.SPACE`: plain data in and out.
+
+    Any process that sees `chips` (a Zarr of `make_chips`) and `folder` can run it. `card`: fields
+    of a ModelCard, to which the point adds its own; `grounds`: train on drawn scenes too. A trial
+    that was killed goes on from its checkpoint, which lies in `folder` by the point's values.
+    """
+    shape = {k: v for k, v in point.items() if k != "learning_rate"}
+    whole = ModelCard.model_validate(card | shape)
+    train, validation = (
+        Chips.open(chips, whole.bands, whole.labels, role) for role in ("train", "validation")
+    )
+    model = fit(
+        whole,
+        train if grounds else train.without_drawn(),
+        validation,
+        Path(folder, "-".join(f"{v:.6g}" for v in point.values())),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=point["learning_rate"],
+        patience=epochs,
+    )
+    return model.card.scores["validation_f2"]
+
+
 def _start_anew_if_changed(folder: Path, settings: list[Any]) -> None:
     """Drop the checkpoints of a run with other settings: going on from them would mix the two."""
     record, told = folder / "settings.json", json.dumps(settings, indent=1)

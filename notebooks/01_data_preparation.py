@@ -118,7 +118,7 @@ LABEL_SOURCES
 path = study_chips(catalogue, store, work)
 bands = ["blue", "green", "red", "nir", "swir16"]
 layers = {name: Chips.open(path, bands, name, "train") for name in LABEL_SOURCES}
-if catalogue.name == "real":  # drawn scenes have their truth, whatever the source
+if catalogue.name != "drawn":  # drawn scenes have their truth, whatever the source
     layers = {name: chips.without_drawn() for name, chips in layers.items()}
 masks = {name: chips.dataset.mask.values for name, chips in layers.items()}
 

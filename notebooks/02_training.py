@@ -108,7 +108,8 @@ augment = Augmentation()
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.8))
 for number, axis in enumerate(axes.flat):
     image, _ = augment(x, y, train.resolution, torch.Generator().manual_seed(number))
-    rgb = image[number, [min(i, len(bands) - 1) for i in (2, 1, 0)]].permute(1, 2, 0).numpy()
+    chip = image[number % len(image)]
+    rgb = chip[[min(i, len(bands) - 1) for i in (2, 1, 0)]].permute(1, 2, 0).numpy()
     axis.imshow(np.clip(rgb / 0.6, 0, 1) ** 0.6)
     axis.set_title(f"{image.shape[-1]} pixels", fontsize=9)
     axis.axis("off")

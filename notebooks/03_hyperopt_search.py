@@ -37,8 +37,12 @@ epochs: int = 100  # of the long fits, which make the final models
 batch_size: int = 8  # chips per step
 depth: int = 3  # poolings of the network
 largest: float = 0.6  # million parameters that a model may have, to stay small and fast
+at_once: int = 1  # trials proposed together; of several, none learns from the others
+scheduler: str = ""  # fits them together: local, or the address of a Dask scheduler
 
 # %% tags=["hide-input"]
+from functools import partial
+
 import pandas as pd
 
 from clouddl import figures
@@ -48,7 +52,7 @@ from clouddl.model import ModelCard, build, save_model
 from clouddl.score import best_threshold
 from clouddl.search import best_trial, search, worth
 from clouddl.sensors import BAND_SETS
-from clouddl.train import fit, on_validation
+from clouddl.train import fit, fit_trial, on_validation
 from clouddl.workspace import read_choices, results_folder, work_folder, write_table
 
 figures.style()
@@ -64,7 +68,8 @@ choices
 # ## The search
 #
 # "Filter size" in the abstract of 2020 can mean how many filters or how large their kernel, so both
-# are searched. TPE proposes, a short fit with SPOT's bands answers.
+# are searched. TPE proposes, a short fit with SPOT's bands answers. Several can be fitted at once, by
+# the processes of this machine or of a cluster.
 
 
 # %%
@@ -89,23 +94,15 @@ def card(name, band_sets, **shape):
 
 
 # %%
-spot = chips(BAND_SETS["spot"])
-
-
-def objective(point):
-    shape = {k: v for k, v in point.items() if k != "learning_rate"}
-    folder = work_folder(work) / "trials" / "-".join(f"{v:.6g}" for v in point.values())
-    model = fit(
-        card("trial", [BAND_SETS["spot"]], **shape),
-        *spot,
-        folder,
-        epochs=trial_epochs,
-        batch_size=batch_size,
-        learning_rate=point["learning_rate"],
-        patience=trial_epochs,
-    )
-    return model.card.scores["validation_f2"]
-
+objective = partial(
+    fit_trial,
+    chips=str(path),
+    grounds=choices["grounds"],
+    card=card("trial", [BAND_SETS["spot"]]).model_dump(),
+    folder=str(work_folder(work) / "trials"),
+    epochs=trial_epochs,
+    batch_size=batch_size,
+)
 
 # %%
 table = search(
@@ -114,6 +111,8 @@ table = search(
     trials=trials,
     minutes=minutes,
     seed=seed,
+    at_once=at_once,
+    scheduler=scheduler or None,
     progress=False,
 )
 

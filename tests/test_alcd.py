@@ -10,22 +10,35 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+import yaml
 from conftest import Web
 from rasterio.transform import from_origin
 from test_products import muscate, sentinel2, write
 
 from clouddl import alcd, catalogue, dem
-from clouddl.catalogue import DATA, Store, load_catalogue, open_corpus
+from clouddl.catalogue import (
+    DATA,
+    Scene,
+    Store,
+    load_catalogue,
+    open_corpus,
+    row_of,
+    write_registry,
+)
 from clouddl.cli import fetch
 from clouddl.dem import cells, copernicus_dem
 from clouddl.errors import InputError
 from clouddl.products import open_product
 from clouddl.scene import open_scene
+from clouddl.sensors import STUDY_BANDS
+from clouddl.study import check_parameters
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAME = "S2A_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233"
 GONE = "S2B_MSIL1C_20180101T105021_N0205_R051_T31TFJ_20180101T112233"
 CELL = "Copernicus_DSM_COG_10_N44_00_E004_00_DEM"
@@ -244,3 +257,73 @@ def test_a_product_with_its_heights(servers: Web, tmp_path: Path) -> None:
     path, _ = sentinel2(tmp_path)
     scene = open_product(path, 30, ["red"], elevation=True)
     assert scene.elevation.shape == (8, 8) and np.isfinite(scene.elevation).all()
+
+
+# --- the notebooks on it
+
+
+def small_real(folder: Path, mirror: Path) -> None:
+    """A catalogue `real` of the whole one's kinds: tiny scenes in files, and a few to be drawn."""
+    kinds = [("sentinel-2", "train", 3), ("sentinel-2", "validation", 2),
+             ("landsat-5", "reference", 1), ("landsat-8", "reference", 3)]  # fmt: skip
+    collections: dict[str, dict[str, Any]] = {}
+    for sensor, role, count in kinds:
+        metres = 10 if sensor == "sentinel-2" else 30
+        one = {"sensor": sensor, "role": role, "resolution": metres, "scale": 1e-4}
+        if role == "reference":
+            one |= {"label_codes": "binary", "label_kind": "people"}
+        scenes = []
+        for number in range(count):
+            name = f"{sensor}-{role}-{number}"
+            told = {"seed": number, "size": 64, "surface": "mixed", "cloud_fraction": 0.4}
+            drawn = Scene(id=name, collection="", sensor=sensor, role="train", group=name,
+                          resolution=metres, drawn=told)  # fmt: skip
+            opened = open_scene(drawn, Store(None))
+            numbers = (opened.reflectance.values * 1e4).astype(np.uint16)
+            write(mirror / f"{name}.tif", numbers, metres)
+            write(mirror / f"{name}_mask.tif", opened.mask.values, metres)
+            label = {"label": f"{name}_mask.tif"} if role == "reference" else {}
+            scenes.append({"id": name, "group": name, "image": [f"{name}.tif"], **label})
+            one["bands"] = opened.band.values.tolist()
+        collections[f"{sensor} {role}"] = one | {"scenes": scenes}
+    drawn = [{"id": f"drawn-{n}", "group": f"drawn-{n}", "role": role,
+              "drawn": {"seed": n, "size": 64, "surface": "barren", "cloud_fraction": 0.3}}
+             for n, role in enumerate(("train", "validation"))]  # fmt: skip
+    collections["drawn"] = {"sensor": "sentinel-2", "bands": list(STUDY_BANDS), "resolution": 10,
+                            "scenes": drawn}  # fmt: skip
+    made = {"name": "real", "title": "t", "registry": "real.csv", "collections": collections}
+    (folder / "catalogue" / "real.yaml").write_text(yaml.safe_dump(made))
+    rows = [row_of(file.name, file) for file in mirror.iterdir()]
+    write_registry(folder / "registry" / "real.csv", rows)
+
+
+def run_notebook(name: str, **given: Any) -> dict[str, Any]:
+    """Run the cells of a notebook here, which is quicker than in a kernel; its variables."""
+    space: dict[str, Any] = {"__name__": name}
+    for number, cell in enumerate(jupytext.read(NOTEBOOKS / f"{name}.py").cells):
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{name}, cell {number}", "exec"), space)
+        if "parameters" in cell.metadata.get("tags", []):
+            space |= check_parameters(NOTEBOOKS / f"{name}.py", given)
+    return space
+
+
+def test_the_notebooks_run_on_it_unchanged(
+    servers: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mirror").mkdir()
+    small_real(tmp_path / "data", tmp_path / "mirror")
+    alcd.gather()
+    common: dict[str, Any] = {"corpus": "alcd", "mirror": str(tmp_path / "mirror"),
+                              "work": str(tmp_path / "work")}  # fmt: skip
+    compared = run_notebook("01_data_preparation", **common)["layers"]["consensus"]
+    assert "drawn-0" not in compared.dataset.scene.values  # processors have no say there
+    run_notebook("02_training", **common, epochs=1)
+    run_notebook("03_hyperopt_search", **common, trials=1, trial_epochs=1, epochs=1)
+    fourth = run_notebook("04_sentinel2_validation", **common, draws=10)
+    assert fourth["first"] == "alcd" and list(fourth["scenes"]) == [NAME]
+    fifth = run_notebook("05_spot_transfer", **common, draws=10, adaptation_scenes=1,
+                         adaptation_epochs=1)  # fmt: skip
+    assert list(fifth["sets"]) == ["landsat-5", "landsat-8"]
+    tables = {path.name for path in (tmp_path / "work" / "results").glob("*.csv")}
+    assert {"scores_sentinel2.csv", "scores_transfer.csv", "headline.csv"} <= tables

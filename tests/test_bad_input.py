@@ -108,7 +108,13 @@ def files(place: Path) -> None:
     write_tiff(place / "codes.tif", np.full((1, 2, 4), 77, np.uint8))
     write_tiff(place / "bare.tif", np.ones((4, 9, 9), np.float32))
     (place / "catalogue.yaml").write_text("name: a\ntitle: b\ncollections: [1]\n")
-    (place / "deep.yaml").write_text("[" * 5000)
+    (place / "listed.yaml").write_text("name: a\ntitle: b\nregistry: [1]\ncollections: {}\n")
+    for name in ("deep.yaml", "deep.json", "deep.geojson"):
+        (place / name).write_text("[" * 5000)
+    ring = "[" * 900 + "]" * 900  # JSON can be read, but Python goes no deeper
+    (place / "ring.geojson").write_text(
+        f'{{"features": [{{"geometry": {{"type": "Polygon", "coordinates": {ring}}}}}]}}'
+    )
     (place / "alias.yaml").write_text("a: &a [x]\nname: *b\n")
     (place / "list.json").write_text("[1]")
     (place / "brace.json").write_text("{")
@@ -200,6 +206,7 @@ BAD: list[tuple[str, str, int]] = [
     # STAC
     (f"{PRODUCT} gone.json", "gone.json: cannot be read as a STAC item", 2),
     (f"{PRODUCT} brace.json", "brace.json: is not JSON", 2),
+    (f"{PRODUCT} deep.json", "deep.json: is not JSON (maximum recursion", 2),
     (f"{PRODUCT} list.json", "list.json: is a JSON value, and no STAC item", 2),
     (f"{PRODUCT} search.json", "search.json: is a FeatureCollection", 2),
     (f"{PRODUCT} assetless.json", "assetless.json: assets: Dictionary should have at least 1", 2),
@@ -209,6 +216,7 @@ BAD: list[tuple[str, str, int]] = [
     # models
     (f"{PREDICT} good.tif --model pickled.json", "the weights are broken or of another model", 2),
     (f"{PREDICT} good.tif --model notjson.json", "notjson.json: not a readable model card", 2),
+    (f"{PREDICT} good.tif --model deep.json", "deep.json: not a readable model card (maximum", 2),
     # many scenes, and where they go
     (f"{PREDICT} good.tif cut.tif", "clouddl: cut.tif", 1),
     (f"{PREDICT} zero.tif cut.tif", "0 done, 0 left as they were, 2 failed", 1),
@@ -219,12 +227,16 @@ BAD: list[tuple[str, str, int]] = [
     ("fetch --catalogue catalogue.yaml", "catalogue.yaml: collections: each wants a list", 2),
     ("fetch --catalogue deep.yaml", "deep.yaml: the catalogue is not YAML", 2),
     ("fetch --catalogue alias.yaml", "alias.yaml: the catalogue is not YAML", 2),
+    ("fetch --catalogue listed.yaml", "listed.yaml: registry: Input is not a valid path", 2),
+    ("gate spot real --spec deep.yaml", "deep.yaml: not a readable gate specification", 2),
     ("register gone.yaml", "gone.yaml: no such catalogue", 2),
     ("gate spot real --spec gone.yml", "gone.yml", 2),
     ("gate spot real --spec spec.yml", "spec.yml: f2", 2),
     ("sensors deep.yaml", "deep.yaml: the sensor card", 2),
     ("score codes.tif --reference truth.tif", "binary: code(s) [77] are not in its table", 2),
     ("label good.tif --sensor spot-5 --out out --labels gone.geojson", "gone.geojson", 2),
+    ("label good.tif --sensor spot-5 --out out --labels deep.geojson", "labels (RecursionError", 2),
+    ("label good.tif --sensor spot-5 --out out --labels ring.geojson", "labels (RecursionError", 2),
 ]  # fmt: skip
 
 

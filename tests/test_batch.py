@@ -20,10 +20,11 @@ from distributed import LocalCluster
 from filelock import FileLock
 from rasterio.transform import from_origin
 
-from clouddl import batch, predict
+from clouddl import batch, cluster, predict
 from clouddl.batch import LOCK, REPORT, predict_batch
 from clouddl.errors import InputError
-from clouddl.model import CloudModel, ModelCard, build, save_model
+from clouddl.model import CloudModel, ModelCard, build, load_model, save_model
+from clouddl.sensors import get_sensor
 
 STATUS = ["done", "done", "failed", "done"]
 genuine = batch._remote
@@ -198,7 +199,7 @@ def test_workers_may_die(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def cluster(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Popen]]:
+def started(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Popen]]:
     """A scheduler and a worker as an operator starts them, to be killed."""
     file, base = place / "scheduler.json", [sys.executable, "-m", "dask"]
     where = ["--scheduler-file", str(file), "--no-dashboard"]
@@ -215,6 +216,59 @@ def cluster(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Pop
         process.wait()
 
 
+def deadly_share(fields: dict[str, Any]) -> dict[str, Any]:
+    """Kills the worker of the second share: once, and each time with poison.tif."""
+    mark = Path(fields["path"]).with_suffix(".tried")
+    second = fields["share"] and fields["share"][0] == 1
+    if second and ("poison" in fields["scene"] or not mark.exists()):
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return genuine(fields)
+
+
+def test_tiles_of_a_large_scene_are_spread(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(place / "large.tif", size=300)
+    options = {"tile": 64, "dilation_m": 60.0}
+    assert run(["large.tif"], **options) == ["done"]
+    monkeypatch.setattr(predict, "STRIP", 20_000)
+    monkeypatch.setattr(batch, "_remote", deadly_share)
+    spread = {"scheduler": "local", "workers": 3, **options}
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        assert run(["large.tif"], out="there", **spread) == ["done"]
+    assert (place / "large.tried").exists()
+    assert whole(place / "there", ["large.tif"])
+    for name in ("large_cloud.tif", "large_probability.tif"):
+        with rasterio.open(place / "out" / name) as one, rasterio.open(place / "there" / name) as b:
+            np.testing.assert_array_equal(one.read(), b.read())
+            assert one.tags() == b.tags()
+    assert run(["large.tif"], out="there", **spread) == ["left"]
+
+
+def test_a_share_that_fails_fails_its_scene(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("poison.tif", "cut.tif"):
+        write(place / name, size=200)
+    data = (place / "cut.tif").read_bytes()
+    (place / "cut.tif").write_bytes(data[: len(data) // 2])
+    monkeypatch.setattr(predict, "STRIP", 10_000)
+    monkeypatch.setattr(batch, "_remote", deadly_share)
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        found = predict_batch(["poison.tif", "cut.tif"], "spot-5", "out", model="tiny.json",
+                              scheduler="local", workers=4)  # fmt: skip
+    assert [each.status for each in found] == ["failed", "failed"]
+    assert found[0].error == (
+        "poison.tif: every worker that took it died, for want of memory perhaps: lower --tile"
+    )
+    assert found[1].error.startswith("cut.tif")
+    assert whole(place / "out", [])
+
+
+def test_shares_that_were_lost_are_told(place: Path) -> None:
+    spot, model = get_sensor("spot-5"), load_model("tiny.json")
+    predict.predict_share("a.tif", spot, "parts", (0, 2), model=model, tile=16)
+    with pytest.raises(InputError, match=r"parts: lacks \d+ pixels .*must see the same folders"):
+        predict.predict_file("a.tif", spot, "out", model=model, tile=16, parts="parts")
+
+
 def slow(fields: dict[str, Any]) -> dict[str, Any]:
     if "d.tif" in fields["scene"]:
         time.sleep(600)
@@ -225,7 +279,7 @@ def slow(fields: dict[str, Any]) -> dict[str, Any]:
     ("victim", "told"), [(1, "tcp.* was lost; start it"), (2, "tcp.* has no workers any more")]
 )
 def test_the_cluster_may_be_lost(
-    victim: int, told: str, place: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+    victim: int, told: str, place: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "_remote", slow)
     outcomes = batch._spread
@@ -234,21 +288,21 @@ def test_the_cluster_may_be_lost(
         for count, outcome in enumerate(outcomes(*arguments), 1):
             yield outcome
             if count == 3:  # the last one is in work
-                monkeypatch.setattr(batch, "JOIN", 1)
-                cluster[victim].kill()
+                monkeypatch.setattr(cluster, "JOIN", 1)
+                started[victim].kill()
 
     monkeypatch.setattr(batch, "_spread", watched)
     with pytest.raises(InputError, match=rf"scheduler {told}.*; 2 of 4 scenes are done"):
-        run(scheduler=cluster[0])
+        run(scheduler=started[0])
     assert run() == ["left", "left", "failed", "done"]
 
 
 def test_a_scheduler_that_is_not_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "ANSWER", 1)
+    monkeypatch.setattr(cluster, "ANSWER", 1)
     for address in ("tcp://127.0.0.1:9", "nowhere", "udp://x"):
-        with pytest.raises(InputError, match=f"--scheduler {address}: no scheduler with workers"):
+        with pytest.raises(InputError, match=f"scheduler {address}: no scheduler with workers"):
             run(scheduler=address)
-    monkeypatch.setattr(batch, "JOIN", 1)
+    monkeypatch.setattr(cluster, "JOIN", 1)
     with (
         LocalCluster(n_workers=0, dashboard_address=None) as empty,
         pytest.raises(InputError, match="no scheduler with workers answers"),

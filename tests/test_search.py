@@ -1,13 +1,22 @@
 """The search: its table is all its state, so one that was killed ends as if it had not been."""
 
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
+import distributed  # noqa: F401 (brings the settings that are changed here)
 import pandas as pd
 import pytest
+import torch
 
 import clouddl.search
+from clouddl.cluster import Cluster, Lost
 from clouddl.errors import InputError
 from clouddl.search import CHOICES, COLUMNS, SPACE, best_trial, read_trials, search, worth
 
@@ -42,6 +51,96 @@ def test_a_killed_search_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     for table in (resumed, read_trials(path)):
         pd.testing.assert_frame_equal(table[COLUMNS[:-1]], whole[COLUMNS[:-1]], check_exact=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.csv", "whole.csv"]
+
+
+def test_one_at_once_draws_what_it_always_drew(tmp_path: Path) -> None:
+    known = [0.1762, 0.4172, 0.3021, 0.1537, 0.1028, 0.2267, 0.4876, 0.2834, 0.2821]
+    table = go(tmp_path / "trials.csv")
+    assert table.dropout.tolist() == pytest.approx(known, abs=1e-4)
+
+
+def test_a_round_that_was_broken_off_is_finished_first(tmp_path: Path) -> None:
+    whole = go(tmp_path / "whole.csv", trials=8, at_once=3)
+    assert not whole.equals(go(tmp_path / "one.csv", trials=8))
+    asked = 0
+
+    def killed(point: dict[str, Any]) -> float:
+        nonlocal asked
+        asked += 1
+        if asked == 5:  # the second of its round
+            raise ConnectionAbortedError("killed")
+        return f2(point)
+
+    path = tmp_path / "killed.csv"
+    with pytest.raises(ConnectionAbortedError):
+        go(path, killed, trials=8, at_once=3)
+    assert len(read_trials(path)) == 4
+    resumed = go(path, trials=8, at_once=3)
+    pd.testing.assert_frame_equal(resumed[COLUMNS[:-1]], whole[COLUMNS[:-1]], check_exact=True)
+    with pytest.raises(InputError, match="0 trials at once; give at least one"):
+        go(path, at_once=0)
+
+
+def deadly(point: dict[str, Any], marks: str) -> float:
+    """Kills its worker the first time that a kernel of 5 is tried; small kernels end last."""
+    mark = Path(marks, "tried")
+    if point["kernel_size"] == 5 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert torch.get_num_threads() == 1
+    time.sleep(0.2 if point["kernel_size"] == 3 else 0)
+    return f2(point)
+
+
+def test_a_cluster_gives_the_same_table_whatever_dies(tmp_path: Path) -> None:
+    whole = go(tmp_path / "here.csv", trials=8, at_once=3)
+    objective = partial(deadly, marks=str(tmp_path))
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        table = go(tmp_path / "a.csv", objective, trials=8, at_once=3, scheduler="local")
+    assert (tmp_path / "tried").exists()
+    pd.testing.assert_frame_equal(table[COLUMNS[:-1]], whole[COLUMNS[:-1]], check_exact=True)
+
+
+def poison(point: dict[str, Any]) -> float:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0
+
+
+def bad(point: dict[str, Any]) -> float:
+    raise InputError("chips: are gone")
+
+
+def test_what_a_cluster_cannot_do_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "trials.csv"
+    go(path, trials=2)
+    with pytest.raises(InputError, match="chips: are gone"):
+        go(path, bad, at_once=2, scheduler="local")
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        pytest.raises(InputError, match=r"trials\.csv: trial 2: every worker that took it died"),
+    ):
+        go(path, poison, scheduler="local")
+    assert len(read_trials(path)) == 2
+
+
+def test_a_scheduler_that_is_lost_leaves_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = Cluster.spread
+
+    def lost(self: Cluster, *arguments: Any) -> Iterator[Any]:
+        yield next(genuine(self, *arguments))
+        raise Lost("the scheduler was lost; start it again")
+
+    path = tmp_path / "trials.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(Cluster, "spread", lost)
+        with pytest.raises(InputError, match=r"trials\.csv: the scheduler was lost.*are kept"):
+            go(path, scheduler="local")
+    assert len(read_trials(path)) == 1
+    pd.testing.assert_frame_equal(
+        go(path, trials=3)[COLUMNS[:-1]], go(tmp_path / "b.csv", trials=3)[COLUMNS[:-1]]
+    )
 
 
 def test_trials_stay_in_the_space(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import Web
+from pystac import STACObjectType
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.transform import from_origin
 
 from clouddl.batch import predict_batch
@@ -58,6 +60,12 @@ def item(folder: Path, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
     (folder / "item.json").write_text(json.dumps(made))
     return made
+
+
+def check_core(made: dict[str, Any]) -> None:
+    """Against the schemas of STAC 1.1 and GeoJSON, of which pystac has a copy."""
+    used = JsonSchemaSTACValidator().validate_core(made, STACObjectType.ITEM, made["stac_version"])
+    assert used == "https://schemas.stacspec.org/v1.1.0/item-spec/json-schema/item.json"
 
 
 def test_an_item_is_a_product(tmp_path: Path) -> None:
@@ -137,11 +145,12 @@ def test_predicting_an_item_writes_one(
         "item_cloud.tif", "item_probability.tif", "item_cloud.json",
     }  # fmt: skip
     made = json.loads(Path("out/item_cloud.json").read_text())
-    assert made["id"] == "item_cloud" and made["stac_version"] == "1.0.0"
+    check_core(made)
+    assert made["id"] == "item_cloud" and made["stac_version"] == "1.1.0"
     properties = made["properties"]
     assert properties["datetime"] == "2022-03-01T10:50:21Z"
     assert properties["platform"] == "sentinel-2a"
-    assert properties["proj:epsg"] == 32631 and properties["proj:shape"] == [8, 8]
+    assert properties["proj:code"] == "EPSG:32631" and properties["proj:shape"] == [8, 8]
     assert properties["processing:software"].keys() == {"CloudDL"}
     assert "model five" in properties["processing:lineage"]
     with rasterio.open("out/item_cloud.tif") as file:
@@ -182,6 +191,8 @@ def test_any_mask_may_have_an_item(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [each.status for each in found] == ["done", "done", "failed"]
     assert "its name has no date (YYYYMMDD)" in found[2].error
     made = [json.loads(Path(f"out/{Path(n).stem}_cloud.json").read_text()) for n in scenes[:2]]
+    for each in made:
+        check_core(each)
     assert [each["properties"]["datetime"] for each in made] == [
         "2010-01-04T00:00:00Z", "2010-01-04T10:11:12Z",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import BANDS
 from safetensors import safe_open
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from clouddl.train import (
     cloud_loss,
     crop,
     fit,
+    fit_trial,
     labelled,
     on_validation,
     paste,
@@ -457,3 +459,15 @@ def test_fit_without_cloud_in_validation(
     found = run(tiny(), train_chips, Chips(clear), tmp_path, epochs=1)
     assert found.card.threshold == 0.5
     assert np.isnan(found.card.scores["validation_f2"])
+
+
+def test_a_trial_is_a_fit_told_in_plain_data(zarr: Path, tmp_path: Path) -> None:
+    point = {"base_filters": 8, "dropout": 0.1, "kernel_size": 3, "learning_rate": 2e-3}
+    fields = {"name": "trial", "bands": BANDS, "labels": "truth", "resolution": 30.0}
+    told = {"chips": str(zarr), "grounds": True, "card": fields, "folder": str(tmp_path)}
+    found = fit_trial(point, **told, epochs=1, batch_size=4)
+    assert [path.name for path in tmp_path.iterdir()] == ["8-0.1-3-0.002"]
+    card = ModelCard(**fields, base_filters=8, dropout=0.1, kernel_size=3)
+    chips = [Chips.open(zarr, BANDS, "truth", role) for role in ("train", "validation")]
+    model = fit(card, *chips, tmp_path / "fit", epochs=1, batch_size=4, patience=1)
+    assert found == model.card.scores["validation_f2"]
