@@ -361,7 +361,7 @@ def fit(
     callbacks: list[Any] = [best, last, stop] if validation else [last]
     # Weights are averaged over about the last tenth of a run, so that the first ones are forgotten.
     steps = epochs * math.ceil(len(train.dataset.chip) / batch_size)
-    callbacks.append(EMAWeightAveraging(decay=min(0.99, max(0.5, 1 - 10 / steps))))
+    callbacks.append(EMAWeightAveraging(decay=max(0.5, 1 - 10 / steps)))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     sampler = RegionSampler(train.dataset.group.values.tolist(), card.seed)

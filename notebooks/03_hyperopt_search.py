@@ -155,16 +155,32 @@ worth(table).round(3)
 # ones alone, where only pixels on which two processors agree are counted, there are few false alarms
 # to be had, and the threshold would come out too low. No model is trained on the validation scenes
 # afterwards: its probabilities would be others, and the threshold would not be its own.
+#
+# One more, with SPOT's bands, is trained on the real images alone, for as many steps: what the drawn
+# scenes add is told on {doc}`09_drawn_scenes`.
 
 # %%
 shape = {k: v for k, v in best.items() if k != "learning_rate"}
-length = {"epochs": epochs, "batch_size": batch_size, "learning_rate": best["learning_rate"]}
 finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
+drawn = set(chips(BAND_SETS["spot"])[0].dataset.sha256.values == "drawn")
+if drawn == {True, False}:  # there is something to leave out, and something left
+    finals["spot-without-drawn"] = [BAND_SETS["spot"]]
 rows = []
 for name, band_sets in finals.items():
     blank = card(name, band_sets, **shape)
     training, validation = chips(blank.bands)
-    model = fit(blank, training, None, work_folder(work) / "runs" / name, **length)
+    whole = training.dataset.sizes["chip"]
+    if name.endswith("without-drawn"):
+        training = training.without_drawn()
+    model = fit(
+        blank,
+        training,
+        None,
+        work_folder(work) / "runs" / name,
+        epochs=round(epochs * whole / training.dataset.sizes["chip"]),
+        batch_size=batch_size,
+        learning_rate=best["learning_rate"],
+    )
     model.card.threshold, f2 = best_threshold(*on_validation(model, validation))
     model.card.scores["validation_f2"] = f2
     file = save_model(model, work_folder(work) / "models" / name).with_suffix(".safetensors")
