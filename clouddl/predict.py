@@ -45,6 +45,7 @@ SAME = 0.15  # a resolution this near the model's is left alone: resampling woul
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
 TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
+SHARE = 1 << 25  # pixels of the image that are worth a worker, which first looks over all of it
 BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
@@ -302,14 +303,14 @@ def _georeferenced(path: Path | str) -> bool:
 def shares(path: Path | str, most: int) -> int:
     """Into how many shares, `most` at the most, it is worth cutting an image; 1 is to leave it.
 
-    A file is worth it from STRIP pixels a share on. What is no plain image is read as a whole, and
+    A file is worth it from SHARE pixels a share on. What is no plain image is read as a whole, and
     reading it is most of the work.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as file:
-                return max(1, min(most, file.height * file.width // STRIP))
+                return max(1, min(most, file.height * file.width // SHARE))
     except RasterioError:  # an array, or broken: reading it will say
         return 1
 

@@ -230,7 +230,7 @@ def test_tiles_of_a_large_scene_are_spread(place: Path, monkeypatch: pytest.Monk
     write(place / "large.tif", size=300)
     options = {"tile": 64, "dilation_m": 60.0}
     assert run(["large.tif"], **options) == ["done"]
-    monkeypatch.setattr(predict, "STRIP", 20_000)
+    monkeypatch.setattr(predict, "SHARE", 20_000)
     monkeypatch.setattr(batch, "_remote", deadly_share)
     spread = {"scheduler": "local", "workers": 3, **options}
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
@@ -249,7 +249,7 @@ def test_a_share_that_fails_fails_its_scene(place: Path, monkeypatch: pytest.Mon
         write(place / name, size=200)
     data = (place / "cut.tif").read_bytes()
     (place / "cut.tif").write_bytes(data[: len(data) // 2])
-    monkeypatch.setattr(predict, "STRIP", 10_000)
+    monkeypatch.setattr(predict, "SHARE", 10_000)
     monkeypatch.setattr(batch, "_remote", deadly_share)
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         found = predict_batch(["poison.tif", "cut.tif"], "spot-5", "out", model="tiny.json",
