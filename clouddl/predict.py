@@ -42,7 +42,8 @@ from clouddl.stac import is_address, is_item, read_item
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
-TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles
+TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles.
+FOLDED = 2048  # the same where squares enter as one pixel: a quarter of the memory, a wider margin
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
 BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
@@ -81,10 +82,11 @@ def predict_array(
     if resolution is None or resolution <= 0:
         raise InputError(f"image: its resolution is {resolution}; give it in metres, above 0")
     used = _best_set(model.card, bands, "image")
-    values = values[[list(bands).index(band) for band in used]]
+    if used != list(bands):
+        values = values[[list(bands).index(band) for band in used]]
     whole = _Image(values.shape[1:], resolution, lambda w: values[:, *w.toslices()], values)
     probability = np.empty(whole.shape, np.float32)
-    for window, part in _predict(model, whole, used, TILE):
+    for window, part in _predict(model, whole, used):
         probability[window.toslices()] = part
     return probability
 
@@ -93,7 +95,7 @@ def predict_file(
     path: Path | str, sensor: Sensor | None, out: Path | str, *, model: CloudModel | None = None,
     bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
     scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
-    resolution: float | None = None, threshold: float | None = None, tile: int = TILE,
+    resolution: float | None = None, threshold: float | None = None, tile: int | None = None,
     overlap: int | None = None, progress: bool = True, dilation_m: float = 0.0,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[Path, Path]:  # fmt: skip
@@ -105,9 +107,9 @@ def predict_file(
     order, None to skip a layer; default the sensor's. `use`: the bands to work from; default the
     model's best set. `scale`, `offset`, `nodata`, `resolution`: as `read_image`; without CRS the
     resolution is the sensor's, and from 10 to 60 m the image is taken as it is. `threshold`:
-    default the model's. `tile`, `overlap`: in pixels of the model's resolution; less overlap than
-    the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by. `tags`
-    go into both files, beside what they were made by.
+    default the model's. `tile`, `overlap`: in pixels of the model's resolution, by default what the
+    network runs best with; less overlap than `receptive_field` leaves seams. `dilation_m`: metres
+    to grow the clouds by. `tags` go into both files, beside what they were made by.
     Without a `sensor`, `path` is a product (see `open_product`), which says all that itself: the
     results are on its ground at `resolution`, by default the model's or its own if coarser. So is
     a STAC item, whose sensor and scale may be given where it does not say them (see `read_item`).
@@ -149,7 +151,7 @@ def predict_file(
         low, high = TRAINED
         resolution = model.card.resolution if low <= coarsest <= high else coarsest
     metres = 1 if resolution is None else resolution
-    if not (0 <= threshold <= 1 and dilation_m >= 0 and tile > 0 and metres > 0):
+    if not (0 <= threshold <= 1 and dilation_m >= 0 and (tile is None or tile > 0) and metres > 0):
         told = f"threshold {threshold}, dilation {dilation_m} m, tile {tile}"
         raise InputError(f"{path}: {told}, resolution {resolution}: give values within reason")
     if product:
@@ -330,8 +332,8 @@ def _working(image: _Image, card: ModelCard) -> tuple[int, int]:
 
 
 def _predict(
-    model: CloudModel, image: _Image, used: Sequence[str], tile: int, overlap: int | None = None,
-    label: str | None = None,
+    model: CloudModel, image: _Image, used: Sequence[str], tile: int | None = None,
+    overlap: int | None = None, label: str | None = None,
 ) -> Iterator[tuple[Window, np.ndarray]]:  # fmt: skip
     """Probability on the image's grid, part by part: (window, (y, x) float32).
 
@@ -340,6 +342,7 @@ def _predict(
     """
     card, size = model.card, _working(image, model.card)
     margin = receptive_field(card) if overlap is None else overlap
+    tile = tile or (TILE if card.stem == 1 else FOLDED)
     rows, columns = (_spans(extent, tile, margin, model.net.multiple) for extent in size)
     axes = list(zip(image.shape, size, strict=True))
     there, back = [_weights(n, m) for n, m in axes], [_weights(m, n) for n, m in axes]
