@@ -1,8 +1,9 @@
 """Run the benchmarks and write the tables and the plot of book/speed.md.
 
-python -m benchmarks            everything, on a quiet machine
+python -m benchmarks            everything but the study, on a quiet machine
 python -m benchmarks --quick    small and few: to see that it works
 python -m benchmarks --only prediction --only limit
+python -m benchmarks --only study    the quick study, timed by its stages
 """
 
 import argparse
@@ -36,7 +37,7 @@ from clouddl.model import load_model
 
 OUT = Path(__file__).parents[1] / "book" / "speed"
 SCRATCH = Path(__file__).parents[1] / "build" / "benchmarks"
-CPU = torch.device("cpu")
+CARD = torch.cuda.is_available()  # the graphics card computes, where there is one
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,16 @@ def limit(plan: Plan) -> None:
     """The most this machine computes, and how much of it prediction uses."""
     rows: list[dict[str, Any]] = []
     most: dict[str, float] = {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+    model = load_model("any")
+    half = torch.float16 if CARD else torch.bfloat16
+    for dtype in (torch.float32, half):
+        name = str(dtype).removeprefix("torch.")
         n = 1024 if plan.quick else 4096
-        a = torch.randn(n, n).to(dtype)
+        a = torch.randn(n, n).to(model.device, dtype)
         found = {"matrix product": 2 * n**3 / best(partial(torch.matmul, a, a), plan.rounds) / 1e9}
         for channels, side in ((16, 512), (32, 512), (64, 256), (128, 128), (256, 64)):
-            layer = torch.nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype)
-            x = torch.randn(4, channels, side, side).to(dtype)
+            layer = torch.nn.Conv2d(channels, channels, 3, padding=1).to(model.device, dtype)
+            x = torch.randn(4, channels, side, side).to(model.device, dtype)
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
                 took = best(partial(layer, x), plan.rounds)
@@ -152,9 +156,8 @@ def limit(plan: Plan) -> None:
         rows += [{"Operation": key, "Type": name, "GFLOP/s": f"{value:.0f}"}
                  for key, value in found.items()]  # fmt: skip
     write("limit", rows)
-    model = load_model("any")
-    kind = "bfloat16" if has_half(CPU) else "float32"
-    work = work_per_pixel(model.net, len(model.card.bands))
+    kind = str(half if has_half(model.device) else torch.float32).removeprefix("torch.")
+    work = work_per_pixel(load_model("any", "cpu").net, len(model.card.bands))
     raced, _ = race({"ours": (c.clouddl_array, {"size": plan.size})}, plan.rounds)
     speed = plan.size**2 / raced["ours"]["seconds"]
     ceiling = most[kind] * 1e9 / work
@@ -172,7 +175,11 @@ def prediction(plan: Plan) -> None:
     """Array to mask, ours by each backend and the others', in turn."""
     run: dict[str, Any] = {name: (make, {"size": plan.size}) for name, make in c.ARRAYS.items()}
     for backend in ("openvino", "mixed", "float32"):
-        run[f"CloudDL, {backend}"] = (c.clouddl_array, {"size": plan.size, "backend": backend})
+        arguments = {"size": plan.size, "backend": backend, "device": "cpu"}
+        run[f"CloudDL, {backend}"] = (c.clouddl_array, arguments)
+    if CARD:
+        plain = {"size": plan.size, "device": "cuda"}
+        run["plain U-Net, float32 eager, graphics card"] = (c.plain_array, plain)
     found, left_out = race(run, plan.rounds)
     ours = found["CloudDL"]["seconds"]
     rows = [
@@ -210,30 +217,33 @@ def stack(size: int) -> str:
 
 def files(plan: Plan) -> None:
     """File to COG by each backend, and then the best one from small scenes to whole tiles."""
-    path, run = stack(plan.size), {}
-    for backend in ("auto", "openvino", "mixed", "float32"):
-        arguments = {"size": plan.size, "path": path, "backend": backend}
-        run[f"CloudDL, {backend}"] = (c.clouddl_file, arguments)
+    arguments = {"size": plan.size, "path": stack(plan.size)}
+    run: dict[str, Any] = {"CloudDL": (c.clouddl_file, arguments)}
+    for backend in ("openvino", "mixed", "float32"):
+        one = {**arguments, "backend": backend, "device": "cpu"}
+        run[f"CloudDL, {backend}"] = (c.clouddl_file, one)
     found, left_out = race(run, plan.rounds)
     rows = [{"System": name, **speeds(one, plan.size**2)} for name, one in found.items()]
     write("files", rows + absent(left_out, rows[0]))
 
 
 def sizes(plan: Plan) -> None:
-    """Each size in a process of its own; the largest fewer times, for it takes minutes."""
-    rows = []
+    """Each size in a process of its own; what a pixel costs against the size of the other races."""
+    found = {}
     for size in plan.sizes:
-        rounds = plan.rounds if size <= 3660 else 2
-        one = race({str(size): (c.clouddl_file, {"size": size, "path": stack(size)})}, rounds)[0]
-        found = one[str(size)]
-        rows.append({"Pixels a side": size, "Seconds": f"{found['seconds']:.2f}",
-                     **speeds(found, size**2),
-                     "µs per pixel": f"{found['seconds'] / size**2 * 1e6:.3f}"})  # fmt: skip
-    write("sizes", rows)
+        run = {str(size): (c.clouddl_file, {"size": size, "path": stack(size)})}
+        found[size] = race(run, plan.rounds)[0][str(size)]
+    cost = {size: one["seconds"] / size**2 * 1e6 for size, one in found.items()}
+    write("sizes", [
+        {"Pixels a side": size, "Seconds": f"{one['seconds']:.2f}", **speeds(one, size**2),
+         "µs per pixel": f"{cost[size]:.3f}",
+         f"times that at {plan.size}": f"{cost[size] / cost[plan.size]:.2f}"}
+        for size, one in found.items()
+    ])  # fmt: skip
 
 
 def shapes(plan: Plan) -> None:
-    """Cost against bands, filters and depth, with fresh weights."""
+    """Cost against bands, filters, depth and stem, with fresh weights."""
     run: dict[str, Any] = {}
     for bands in (3, 4, 5, 8, 10):
         run[f"{bands} bands"] = (c.clouddl_shape, {"size": plan.size, "bands": bands})
@@ -241,8 +251,10 @@ def shapes(plan: Plan) -> None:
         run[f"{filters} filters"] = (c.clouddl_shape, {"size": plan.size, "base_filters": filters})
     for depth in (2, 3, 4):
         run[f"depth {depth}"] = (c.clouddl_shape, {"size": plan.size, "depth": depth})
+    for stem in (1, 2, 4):
+        run[f"stem {stem}"] = (c.clouddl_shape, {"size": plan.size, "stem": stem})
     rows = []
-    for group in ("bands", "filters", "depth"):
+    for group in ("bands", "filters", "depth", "stem"):
         some = {name: one for name, one in run.items() if group in name}
         found, _ = race(some, plan.rounds)
         rows += [{"Network": name, **speeds(one, plan.size**2)} for name, one in found.items()]
@@ -259,6 +271,13 @@ def preparation(plan: Plan) -> None:
     from benchmarks.training import preparation_rows
 
     write("preparation", preparation_rows(plan.quick))
+
+
+def study(plan: Plan) -> None:
+    """The study with the profile `quick`, from nothing to its book; plan or no plan, it is one."""
+    from benchmarks.study import rows
+
+    write("quick", rows(SCRATCH / "study"))
 
 
 def startup(plan: Plan) -> None:
@@ -293,7 +312,7 @@ def overhead(plan: Plan) -> None:
 SECTIONS: dict[str, Callable[[Plan], None]] = {
     one.__name__: one
     for one in (machine, limit, prediction, files, sizes, shapes, training, preparation, overhead,
-                startup)
+                startup, study)
 }  # fmt: skip
 
 
@@ -305,7 +324,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small and few")
     parser.add_argument("--only", action="append", choices=SECTIONS, help="a section; repeat it")
     asked = parser.parse_args()
-    for name in asked.only or SECTIONS:
+    for name in asked.only or [name for name in SECTIONS if name != "study"]:
         print(f"== {name}", flush=True)
         SECTIONS[name](QUICK if asked.quick else FULL)
 

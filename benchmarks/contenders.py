@@ -41,9 +41,9 @@ def scene(size: int, bands: tuple[str, ...]) -> np.ndarray:
     return np.ascontiguousarray(np.pad(values, margin, mode="symmetric")[:, :size, :size])
 
 
-def clouddl_array(size: int, backend: str | None = None, model: str = "any") -> Run:
-    """An array to its mask, by a shipped model."""
-    ours = load_model(model, backend=backend)
+def clouddl_array(size: int, backend: str | None = None, device: str | None = None) -> Run:
+    """An array to its mask, by a shipped model; by default on a graphics card if there is one."""
+    ours = load_model("any", device, backend)
     values = scene(size, tuple(ours.card.bands))
 
     def run() -> np.ndarray:
@@ -53,9 +53,11 @@ def clouddl_array(size: int, backend: str | None = None, model: str = "any") -> 
     return run
 
 
-def clouddl_file(size: int, path: str, backend: str | None = None) -> Run:
+def clouddl_file(
+    size: int, path: str, backend: str | None = None, device: str | None = None
+) -> Run:
     """A GeoTIFF of 16-bit numbers to the two cloud-optimised GeoTIFFs."""
-    ours = load_model("any", backend=backend)
+    ours = load_model("any", device, backend)
     sensor = get_sensor("sentinel-2")
 
     def run() -> None:
@@ -154,17 +156,17 @@ class PlainUNet(nn.Module):
         return self.last(x)
 
 
-def plain_array(size: int) -> Run:
+def plain_array(size: int, device: str = "cpu") -> Run:
     """The yardstick over the whole array at once, in float32, with no care taken."""
-    net = PlainUNet().eval()
+    net = PlainUNet().eval().to(device)
     values = scene(size, tuple(STUDY_BANDS))
 
     @torch.inference_mode()
     def run() -> np.ndarray:
-        x = (torch.from_numpy(values)[None] - 0.2) / 0.1
+        x = (torch.from_numpy(values).to(device)[None] - 0.2) / 0.1
         height, width = x.shape[-2:]
         x = nn.functional.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
-        return net(x)[0, 0, :height, :width].sigmoid().numpy() > 0.5
+        return net(x)[0, 0, :height, :width].sigmoid().cpu().numpy() > 0.5
 
     return run
 

@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Build = Callable[..., Callable[[], Any]]  # prepares, and returns what is timed
+SLOW, FEW = 5.0, 3  # who takes more seconds than this a turn gets no more turns than these
 
 
 def peak_mib() -> float:
@@ -44,6 +47,7 @@ def race(
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Time each contender once a round, one after the other, so that all meet the same machine.
 
+    Those that are SLOW are left out after a FEW rounds: their median is known by then.
     Returns for each `seconds` (median), `fastest`, `slowest` and `peak_mib` (of its process, with
     Python and all libraries), and for those left out the reason.
     """
@@ -66,11 +70,14 @@ def race(
         print(f"  {name}: {reason or 'ready'}", flush=True)
     seconds: dict[str, list[float]] = {name: [] for name in running}
     peaks: dict[str, float] = {}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, (_, pipe) in running.items():
+            if len(seconds[name]) >= FEW and statistics.median(seconds[name]) > SLOW:
+                continue
             pipe.send(True)
             took, peaks[name] = pipe.recv()
             seconds[name].append(took)
+            print(f"  {turn + 1}/{rounds} {name}: {took:.2f} s", flush=True)
     for process, pipe in running.values():
         pipe.send(False)
         process.join()
@@ -83,10 +90,11 @@ def race(
 
 def best(run: Callable[[], Any], rounds: int) -> float:
     """Seconds of the fastest of some runs, after one that is not counted: for limits."""
-    run()
     times = []
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         start = time.perf_counter()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times[1:])

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from clouddl import train
 from clouddl.catalogue import Scene, Store, load_catalogue, store_of
 from clouddl.chips import Chips, cut_chips
-from clouddl.model import ModelCard
+from clouddl.fast import has_half
+from clouddl.model import ModelCard, load_model, logarithm, normalise
 from clouddl.scene import open_scene
 
 BANDS = ["blue", "green", "red", "nir", "swir16", "swir22"]
@@ -36,15 +37,20 @@ def _chips(count: int) -> Chips:
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
-    """Patches a second of whole chips (256 × 256 × 6), and as the study shows them (crops)."""
+    """Patches a second of 256 × 256 × 6 by the plain U-Net and ours, and as the study trains."""
     chips = _chips(BATCH * (4 if quick else 20))
-    shape = {"name": "speed", "bands": BANDS, "resolution": 30.0, "base_filters": 16}
-    card = ModelCard.model_validate(shape)
-    plain = train.Augmentation(resolution=(30.0, 30.0))
+    ours = load_model("any").card
+    own = {"base_filters": ours.base_filters, "depth": ours.depth, "stem": ours.stem}
+    plain = {"base_filters": 16, "depth": 4, "stem": 1}
+    whole = train.Augmentation(resolution=(30.0, 30.0))
     table, crop = [], train.CROP
-    for name, side, augmentation in (
-        ("whole patches", SIZE, plain), ("as the study trains", crop, train.Augmentation()),
+    for name, shape, side, augmentation in (
+        ("plain U-Net", plain, SIZE, whole), ("CloudDL", own, SIZE, whole),
+        ("CloudDL, as the study trains", own, crop, train.Augmentation()),
     ):  # fmt: skip
+        card = ModelCard.model_validate(
+            {"name": "speed", "bands": BANDS, "resolution": 30.0, "normalisation": "log", **shape}
+        )
         train.CROP = side
         try:
             seconds, waiting = _fit(card, chips, augmentation), _waiting(card, chips, augmentation)
@@ -52,6 +58,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
             train.CROP = crop
         table.append({
             "Training": f"{name}, {side} × {side} × {len(BANDS)}, batch {BATCH}",
+            "Filters, depth, stem": ", ".join(str(each) for each in shape.values()),
             "Patches/s": f"{len(chips.dataset.chip) / seconds:.1f}",
             "Waiting for data %": f"{100 * waiting:.2f}",
         })  # fmt: skip
@@ -73,8 +80,10 @@ def _fit(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> flo
 def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> float:
     """Share of an epoch spent on getting batches, with the same steps but without Lightning."""
     card = card.model_copy(deep=True)
-    card.mean, card.std = chips.statistics()
-    task = train.CloudTask(card, chips.resolution, augmentation, 1e-3)
+    card.mean, card.std = chips.statistics(lambda x: logarithm(x, card.bands))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+    task = train.CloudTask(card, chips.resolution, augmentation, 1e-3).to(device)
     optimiser = torch.optim.Adam(task.parameters())
     dice = torch.Generator().manual_seed(0)
     waited, start = 0.0, time.perf_counter()
@@ -85,8 +94,10 @@ def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) ->
         waited += time.perf_counter() - asked
         if batch is None:
             return waited / (time.perf_counter() - start)
-        x, y = augmentation(*train.labelled(batch), chips.resolution, dice, BANDS)
-        loss = train.cloud_loss(task.net(train.normalise(x, card)), y)
+        x, y = train.labelled([part.to(device) for part in batch])
+        x, y = augmentation(x, y, chips.resolution, dice, BANDS, task.net.multiple)
+        with torch.autocast(device.type, dtype, enabled=has_half(device)):
+            loss = train.cloud_loss(task.net(normalise(x, card)), y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -119,7 +119,7 @@ def predict(
     model: Annotated[str | None, typer.Option(help="A model card (.json) of your own; default: the shipped model that fits the bands.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
     dilation: Annotated[float, typer.Option(min=0, help="Grow the clouds by this many metres.")] = 0.0,
-    tile: Annotated[int, typer.Option(min=64, help="Pixels predicted at a time; less needs less memory.")] = 1024,
+    tile: Annotated[int | None, typer.Option(min=64, help="Pixels a side predicted at a time; less needs less memory. Default: 2048, and 1024 for models without a stem.")] = None,
     stac: Annotated[bool, typer.Option("--stac", help="Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name. Done for STAC items always.")] = False,
     scheduler: Annotated[str | None, typer.Option(help="Spread the scenes, or the tiles of a large one, over processes: local, or the address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default: one after another.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="With --scheduler local: how many processes; default: one per core.")] = None,

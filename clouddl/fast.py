@@ -19,7 +19,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,19 +28,18 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clouddl.errors import InputError
-
-if TYPE_CHECKING:
-    from clouddl.model import ModelCard, UNet
+from clouddl.model import DARK, ELEVATION, ModelCard, UNet, normalise
 
 BACKENDS = ("auto", "float32", "mixed", "openvino")
-STREAMS = 4  # tiles at once at the most: each needs memory of its own
-SHAPES = 2  # compiled shapes that are kept, for the same reason
+SHAPES = 2  # shapes of image that are kept ready: each needs memory of its own
+BLOCK = 1 << 16  # pixels of one band that are worked on at once: they stay in the cache
 # Half precision moves a probability by up to 0.005. Where more than a hundredth of an image is as
 # near as that to the threshold, the mask would differ visibly: such an image is computed again in
 # float32. Of the 25 real references one is such.
 NEAR, NEAR_SHARE = 0.005, 0.01
 
 Run = Callable[..., np.ndarray]  # (x, *statistics) to probability
+Seat = tuple[np.ndarray, Callable[[], np.ndarray]]  # squares to write to, and what turns them
 
 
 def choose(backend: str | None, device: torch.device) -> str:
@@ -74,25 +74,34 @@ class Network:
     """
 
     def __init__(
-        self, net: "UNet", card: "ModelCard", device: torch.device, backend: str | None
+        self, net: UNet, card: ModelCard, device: torch.device, backend: str | None
     ) -> None:
         self.net, self.card, self.device = net, card, device
         self.backend = choose(backend, device)
         self.half = self.backend != "float32" and has_half(device)
-        self.workers = min(torch.get_num_threads(), STREAMS) if self.backend == "openvino" else 1
+        # While OpenVINO computes one image, numpy prepares another. PyTorch's threads would clash.
+        self.workers = 2 if self.backend == "openvino" else 1
         self._lock = threading.Lock()
         self._ready: dict[bool, tuple[list[int], Run]] = {}
 
-    def __call__(self, x: Tensor, *statistics: Tensor) -> np.ndarray:
-        """Probability (y, x) float32 of reflectance x (1, bands, y, x), NaN where it is nodata.
+    def __call__(self, x: np.ndarray, *statistics: Tensor) -> np.ndarray:
+        """Probability (y, x) float32 of reflectance x (bands, y, x), NaN where it is nodata.
 
-        y and x are multiples of `net.multiple`; `statistics` as `normalise` takes them.
+        `statistics` as `normalise` takes them.
         """
         found = self._runner(self.half)(x, *statistics)
-        near = np.abs(found - np.float32(self.card.threshold)) < NEAR if self.half else None
-        if near is not None and np.count_nonzero(near) > NEAR_SHARE * near.size:
+        if self.half and self._near(found) > NEAR_SHARE * found.size:
             found = self._runner(False)(x, *statistics)
         return found
+
+    def _near(self, found: np.ndarray) -> int:
+        """How many pixels are as near to the threshold as half precision may be wrong."""
+        threshold = np.float32(self.card.threshold)
+
+        def count(rows: slice) -> int:
+            return int(np.count_nonzero(np.abs(found[rows] - threshold) < NEAR))
+
+        return sum(_spread(count, len(found), max(1, BLOCK // found.shape[1])))
 
     def _runner(self, half: bool) -> Run:
         weights = [value._version for value in self.net.state_dict().values()]
@@ -104,15 +113,15 @@ class Network:
     def _prepare(self, half: bool) -> Run:
         if self.backend == "openvino":
             try:
-                # What is rare goes one by one, for the sake of memory.
-                workers = self.workers if half == self.half else 1
-                return _OpenVino(self.net, self.card, half, workers)
+                return _Processor(self.card, self.net, _OpenVino(self.net, self.card, half))
             except Exception as error:  # its own classes; a layer that it does not know, as a rule
                 warnings.warn(f"OpenVINO: {error}; PyTorch is used instead", stacklevel=2)
-        return _Torch(self.net, self.card, self.device, half)
+        if self.device.type == "cpu":
+            return _Processor(self.card, self.net, _Torch(self.net, half))
+        return _Graphics(self.net, self.card, self.device, half)
 
 
-def folded(net: "UNet") -> "UNet":
+def folded(net: UNet) -> UNet:
     """A copy of the network with batch normalisation folded in and dropout left out."""
     net = copy.deepcopy(net).eval()
     for block in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
@@ -127,117 +136,194 @@ def folded(net: "UNet") -> "UNet":
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-class _Input(nn.Module):
-    """Reflectance (n, bands, y, x) to what the network takes, and where every band is nodata."""
-
-    def __init__(self, card: "ModelCard") -> None:
-        super().__init__()
-        self.card = card
-
-    def forward(self, x: Tensor, *statistics: Tensor) -> tuple[Tensor, Tensor]:
-        from clouddl.model import normalise
-
-        return normalise(x, self.card, *statistics), x.isnan().all(1)
+def _spread(work: Callable[[slice], Any], rows: int, step: int) -> list[Any]:
+    """What `work` gives for each slice of `step` rows, by as many threads as PyTorch has."""
+    parts = [slice(top, min(top + step, rows)) for top in range(0, rows, step)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy lets go of the interpreter
+        return list(pool.map(work, parts))
 
 
-class _Output(nn.Module):
-    """A normalised image to probability (n, y, x)."""
+def fill(
+    squares: np.ndarray, x: np.ndarray, card: ModelCard, mean: np.ndarray, std: np.ndarray
+) -> np.ndarray:
+    """Write reflectance x (bands, y, x), as `normalise` would have it, into `squares`.
 
-    def __init__(self, net: nn.Module) -> None:
+    `squares` (h, w, bands * stem**2) is what `UNet.squares` takes, channels last. Where it is
+    larger than the image, the last row and the last column go on. Returns where every band is
+    nodata (y, x). In blocks that fit the cache: one pass over memory, where the same in PyTorch
+    takes seven.
+    """
+    (bands, height, width), stem = x.shape, card.stem
+    piece = np.dtype((np.void, 4 * stem))  # the pixels of a square that lie side by side
+    target = squares.view(piece).reshape(*squares.shape[:2], bands, stem)
+    scale = (1 / std).astype(np.float32)
+    hole = np.empty((height, width), bool)
+
+    def block(rows: slice) -> None:
+        values = np.empty(((rows.stop - rows.start) * stem, squares.shape[1] * stem), np.float32)
+        pieces = values.view(piece).reshape(-1, stem, squares.shape[1]).transpose(0, 2, 1)
+        top, bottom = min(rows.start * stem, height - 1), min(rows.stop * stem, height)
+        count, empty = bottom - top, hole[top:bottom]
+        empty[:] = True
+        for band in range(bands):
+            values[:count, :width] = x[band, top:bottom]
+            values[:count, width:] = x[band, top:bottom, -1:]
+            values[count:] = values[count - 1]
+            if card.normalisation == "log" and card.bands[band] != ELEVATION:
+                np.clip(values, 0, np.inf, out=values)
+                np.add(values, DARK, out=values)
+                np.log(values, out=values)
+            np.subtract(values, mean[band], out=values)
+            np.multiply(values, scale[band], out=values)
+            lost = np.isnan(values)
+            if lost.any():
+                np.copyto(values, 0, where=lost)
+                empty &= lost[:count, :width]
+            else:
+                empty[:] = False
+            target[rows, :, band] = pieces
+
+    _spread(block, len(squares), max(1, BLOCK // (squares.shape[1] * stem**2)))
+    return hole
+
+
+class _Squares(nn.Module):
+    """Normalised squares (n, y, x, bands * stem**2) to probability (n, y, x, stem**2)."""
+
+    def __init__(self, net: UNet) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).float().sigmoid()
+        found = self.net.squares(x.permute(0, 3, 1, 2)).float().sigmoid()
+        return found.permute(0, 2, 3, 1).contiguous()
 
 
-class _Torch:
-    """The network under PyTorch, on a processor or a graphics card."""
+class _Processor:
+    """The network on a processor. Around it stand numpy and threads, whatever runs it.
 
-    def __init__(self, net: "UNet", card: "ModelCard", device: torch.device, half: bool) -> None:
-        self.input, self.output = _Input(card), _Output(folded(net) if half else net)
-        self.device, self.half = device, half
-        self.dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-
-    @torch.inference_mode()
-    def __call__(self, x: Tensor, *statistics: Tensor) -> np.ndarray:
-        if self.device.type == "cuda":
-            x = x.pin_memory()  # copied straight from there, without the processor
-        x = x.to(self.device, non_blocking=True)
-        normal, hole = self.input(x, *(values.to(self.device) for values in statistics))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.half):
-            found = self.output(normal.contiguous(memory_format=torch.channels_last))
-        return found.masked_fill(hole, torch.nan)[0].cpu().numpy()
-
-
-class _OpenVino:
-    """The network under OpenVINO, compiled for each shape of image when that is first seen.
-
-    The input is a model of its own, in float32: logarithms in bfloat16 would treble the error.
+    `make(shape)` makes seats: squares (1, h, w, channels) to write to, each with what makes
+    probability (1, h, w, stem**2) of them. A seat is used again, by one thread at a time: fresh
+    memory costs as much as the logarithms.
     """
 
-    def __init__(self, net: "UNet", card: "ModelCard", half: bool, workers: int) -> None:
-        # Nothing is sent home: with this package, every import of openvino reports itself.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        import openvino
-
-        self.core, self.workers, self.precision = (
-            openvino.Core(),
-            workers,
-            "bf16" if half else "f32",
-        )
+    def __init__(
+        self, card: ModelCard, net: UNet, make: Callable[[tuple[int, ...]], Callable[[], Seat]]
+    ) -> None:
+        self.card, self.multiple, self.make = card, net.multiple, make
         self.lock = threading.Lock()
-        self.shapes: dict[torch.Size, tuple[Any, Any]] = {}
-        self.input = _Input(card)
-        sample = torch.rand(1, len(card.bands), *[4 * net.multiple] * 2) - 0.01
-        sample[0, 0, :2], sample[0, :, :, :2] = torch.nan, torch.nan
-        with torch.inference_mode():
-            expected = self.input(sample)
+        self.shapes: dict[tuple[int, ...], tuple[Callable[[], Seat], list[Seat]]] = {}
 
-            def convert(module: nn.Module, example: Tensor) -> Any:
-                with warnings.catch_warnings():  # the card's numbers are constants, and shall be
-                    warnings.simplefilter("ignore", torch.jit.TracerWarning)
-                    traced = torch.jit.trace(module, example, check_trace=False)
-                return openvino.convert_model(traced, example_input=example)
-
-            self.channels = expected[0].shape[1]
-            self.network = convert(_Output(folded(net)).eval(), expected[0])
-            self.normaliser: Any = None  # left to PyTorch where the input needs more than the image
-            if card.normalisation != "chip":
-                self.normaliser = convert(self.input, sample)
-                found = self._compile(self.normaliser, sample.shape, "f32")([sample.numpy()])
-                if not all(
-                    np.allclose(found[index], values.numpy(), atol=1e-4)
-                    for index, values in enumerate(expected)
-                ):  # it may take NaN otherwise than PyTorch does
-                    self.normaliser = None
-
-    def _compile(self, model: Any, shape: torch.Size, precision: str) -> Any:
-        model.reshape(list(shape))
-        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": self.workers,
-                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                    "ENABLE_CPU_PINNING": False}  # fmt: skip
-        return self.core.compile_model(model, "CPU", settings)
-
-    def _compiled(self, shape: torch.Size) -> tuple[Any, Any]:
-        """Normaliser and network for images (1, bands, y, x) of this shape."""
+    def _seats(self, shape: tuple[int, ...]) -> tuple[Callable[[], Seat], list[Seat]]:
+        """What makes seats of this shape, and those that are free."""
         with self.lock:
             if shape not in self.shapes:
                 if len(self.shapes) == SHAPES:
                     del self.shapes[next(iter(self.shapes))]
-                first = self.normaliser and self._compile(self.normaliser, shape, "f32")
-                normal = torch.Size((1, self.channels, *shape[-2:]))
-                self.shapes[shape] = first, self._compile(self.network, normal, self.precision)
+                self.shapes[shape] = self.make(shape), []
             return self.shapes[shape]
 
+    def __call__(self, x: np.ndarray, *statistics: Tensor) -> np.ndarray:
+        (bands, height, width), stem = x.shape, self.card.stem
+        mean, std = (
+            np.asarray(one, np.float32).reshape(-1)
+            for one in statistics or (self.card.mean, self.card.std)
+        )
+        h, w = (-(-size // self.multiple) * self.multiple // stem for size in (height, width))
+        more, free = self._seats((1, h, w, bands * stem**2))
+        try:
+            seat = free.pop()
+        except IndexError:  # all are in use
+            seat = more()
+        squares, run = seat
+        hole = fill(squares[0], x, self.card, mean, std)
+        piece = np.dtype((np.void, 4 * stem))
+        pieces = run().view(piece).reshape(h, w, stem)
+        found = np.empty((h * stem, w * stem), np.float32)
+        target = found.view(piece).reshape(h, stem, w)
+
+        def block(rows: slice) -> None:
+            target[rows] = pieces[rows].transpose(0, 2, 1)
+            part = slice(rows.start * stem, rows.stop * stem)
+            np.copyto(found[part][: len(hole[part]), :width], np.nan, where=hole[part])
+
+        _spread(block, h, max(1, BLOCK // (w * stem**2)))
+        free.append(seat)
+        return found[:height, :width]
+
+
+class _Torch:
+    """Seats for PyTorch."""
+
+    def __init__(self, net: UNet, half: bool) -> None:
+        self.net, self.half = _Squares(folded(net) if half else net), half
+
+    def __call__(self, shape: tuple[int, ...]) -> Callable[[], Seat]:
+        def seat() -> Seat:
+            squares = torch.empty(shape)
+
+            @torch.inference_mode()
+            def run() -> np.ndarray:
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+                    return self.net(squares).numpy()
+
+            return squares.numpy(), run
+
+        return seat
+
+
+class _OpenVino:
+    """Seats for OpenVINO, compiled for each shape of image when that is first seen."""
+
+    def __init__(self, net: UNet, card: ModelCard, half: bool) -> None:
+        # Nothing is sent home: with this package, every import of openvino reports itself.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        import openvino
+
+        self.core, self.precision = openvino.Core(), "bf16" if half else "f32"
+        sample = torch.rand(1, *[4 * 2**card.depth] * 2, len(card.bands) * card.stem**2)
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            traced = torch.jit.trace(_Squares(folded(net)).eval(), sample, check_trace=False)
+            self.network = openvino.convert_model(traced, example_input=sample)
+
+    def __call__(self, shape: tuple[int, ...]) -> Callable[[], Seat]:
+        self.network.reshape(list(shape))
+        settings = {"INFERENCE_PRECISION_HINT": self.precision, "NUM_STREAMS": 1,
+                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                    "ENABLE_CPU_PINNING": False}  # fmt: skip
+        compiled = self.core.compile_model(self.network, "CPU", settings)
+
+        def seat() -> Seat:
+            request = compiled.create_infer_request()
+
+            def run() -> np.ndarray:
+                request.infer()
+                return request.get_output_tensor().data
+
+            return request.get_input_tensor().data, run
+
+        return seat
+
+
+class _Graphics:
+    """The network on a graphics card, normalisation and all."""
+
+    def __init__(self, net: UNet, card: ModelCard, device: torch.device, half: bool) -> None:
+        self.net, self.card = folded(net) if half else net, card
+        self.device, self.half = device, half
+
     @torch.inference_mode()
-    def __call__(self, x: Tensor, *statistics: Tensor) -> np.ndarray:
-        first, second = self._compiled(x.shape)
-        if first and not statistics:
-            parts = first.create_infer_request().infer([x.numpy()], share_inputs=True)
-            normal, hole = parts[0], parts[1]
-        else:
-            normal, hole = (values.numpy() for values in self.input(x, *statistics))
-        found = second.create_infer_request().infer([normal], share_inputs=True)[0][0]
-        found[hole[0]] = np.nan
-        return found
+    def __call__(self, image: np.ndarray, *statistics: Tensor) -> np.ndarray:
+        height, width = image.shape[1:]
+        spare = [-size % self.net.multiple for size in (height, width)]
+        x = torch.from_numpy(np.ascontiguousarray(image))[None]
+        if self.device.type == "cuda":
+            x = x.pin_memory()  # copied straight from there, without the processor
+        x = x.to(self.device, non_blocking=True)
+        x = nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
+        normal = normalise(x, self.card, *(values.to(self.device) for values in statistics))
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            found = self.net(normal.contiguous(memory_format=torch.channels_last))
+        found = found.float().sigmoid().masked_fill(x.isnan().all(1), torch.nan)
+        return found[0, :height, :width].cpu().numpy()

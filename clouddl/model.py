@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from clouddl.errors import InputError, invalid
-from clouddl.fast import Network
 
 WEIGHTS = Path(__file__).parent / "weights"
 ELEVATION = "elevation"  # the DEM enters the network as one more band, in metres
+DARK = 0.05  # reflectance added before the logarithm: keeps the noise of dark water small
 
 
 class ModelCard(BaseModel):
@@ -104,14 +104,19 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(widths[0], stem**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(nn.functional.pixel_unshuffle(x, self.stem))
+        x = self.squares(nn.functional.pixel_unshuffle(x, self.stem))
+        return nn.functional.pixel_shuffle(x, self.stem)[:, 0]
+
+    def squares(self, x: Tensor) -> Tensor:
+        """Squares of pixels (n, bands * stem**2, y, x) to squares of logits (n, stem**2, y, x)."""
+        x = self.first(x)
         skips = []
         for down in self.down:
             skips.append(x)
             x = down(nn.functional.max_pool2d(x, 2))
         for up, join in zip(reversed(self.up), reversed(self.join), strict=True):
             x = join(torch.cat([skips.pop(), up(x)], dim=1))
-        return nn.functional.pixel_shuffle(self.last(x), self.stem)[:, 0]
+        return self.last(x)
 
 
 def build(card: ModelCard) -> UNet:
@@ -145,13 +150,13 @@ def normalise(
 
 
 def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
-    """ln(reflectance + 0.05) of (n, bands, y, x); elevation stays in metres.
+    """ln(reflectance + DARK) of (n, bands, y, x); elevation stays in metres.
 
     Band ratios, which tell snow, soil and cloud apart under any light, become differences that the
-    first convolution can form; 0.05 keeps the noise of dark water small.
+    first convolution can form.
     """
     height = torch.tensor([band == ELEVATION for band in bands], device=x.device)[:, None, None]
-    return torch.where(height, x, torch.log(torch.where(x < 0, 0, x) + 0.05))
+    return torch.where(height, x, torch.log(torch.where(x < 0, 0, x) + DARK))
 
 
 def chip_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,6 +179,8 @@ class CloudModel:
         self, card: ModelCard, net: UNet, device: str | torch.device | None = None,
         backend: str | None = None,
     ) -> None:  # fmt: skip
+        from clouddl.fast import Network  # here, since it is made of what stands above
+
         self.card = card
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = net.to(self.device).eval()
@@ -191,14 +198,10 @@ class CloudModel:
         if len(reflectance) != len(self.card.bands):
             told = ", ".join(self.card.bands)
             raise InputError(f"model {self.card.name} wants {len(self.card.bands)} bands: {told}")
-        x = torch.from_numpy(np.ascontiguousarray(reflectance, dtype=np.float32))[None]
+        values = np.asarray(reflectance, np.float32)
         if self.card.normalisation == "chip":
-            statistics = statistics or chip_statistics(x)
-        height, width = x.shape[-2:]
-        spare = [-size % self.net.multiple for size in (height, width)]
-        if any(spare):
-            x = nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
-        return self.fast(x, *(statistics or ()))[:height, :width]
+            statistics = statistics or chip_statistics(torch.from_numpy(values)[None])
+        return self.fast(values, *(statistics or ()))
 
 
 def _file(path: str | Path, suffix: str) -> Path:

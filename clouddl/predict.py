@@ -36,14 +36,14 @@ from clouddl.errors import InputError, WriteError
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
 from clouddl.products import find_product
-from clouddl.scene import check_reflectance, read_image, writing
-from clouddl.scene import weights as _weights
+from clouddl.scene import check_reflectance, read_image, weights, writing
 from clouddl.sensors import STUDY_BANDS, Sensor, middle
 from clouddl.stac import is_address, is_item, read_item
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
-TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles
+TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles.
+FOLDED = 2048  # the same where squares enter as one pixel: a quarter of the memory, a wider margin
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
 SHARE = 1 << 25  # pixels of the image that are worth a worker, which first looks over all of it
 BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
@@ -72,7 +72,7 @@ class _Plan:
     model: CloudModel
     used: list[str]
     threshold: float
-    tile: int
+    tile: int | None
     overlap: int | None
     dilation_m: float
 
@@ -102,10 +102,11 @@ def predict_array(
     if resolution is None or resolution <= 0:
         raise InputError(f"image: its resolution is {resolution}; give it in metres, above 0")
     used = _best_set(model.card, bands, "image")
-    values = values[[list(bands).index(band) for band in used]]
+    if used != list(bands):
+        values = values[[list(bands).index(band) for band in used]]
     whole = _Image(values.shape[1:], resolution, lambda w: values[:, *w.toslices()], values)
     probability = np.empty(whole.shape, np.float32)
-    for window, part in _predict(model, whole, used, TILE):
+    for window, part in _predict(model, whole, used):
         probability[window.toslices()] = part
     return probability
 
@@ -114,7 +115,7 @@ def predict_file(
     path: Path | str, sensor: Sensor | None, out: Path | str, *, model: CloudModel | None = None,
     bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
     scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
-    resolution: float | None = None, threshold: float | None = None, tile: int = TILE,
+    resolution: float | None = None, threshold: float | None = None, tile: int | None = None,
     overlap: int | None = None, progress: bool = True, dilation_m: float = 0.0,
     tags: Mapping[str, str] | None = None, parts: Path | str | None = None,
 ) -> tuple[Path, Path]:  # fmt: skip
@@ -126,10 +127,10 @@ def predict_file(
     order, None to skip a layer; default the sensor's. `use`: the bands to work from; default the
     model's best set. `scale`, `offset`, `nodata`, `resolution`: as `read_image`; without CRS the
     resolution is the sensor's, and from 10 to 60 m the image is taken as it is. `threshold`:
-    default the model's. `tile`, `overlap`: in pixels of the model's resolution; less overlap than
-    the default, `receptive_field`, leaves seams. `dilation_m`: metres to grow the clouds by. `tags`
-    go into both files, beside what they were made by. `parts`: where `predict_share` has left the
-    probability, which is then not computed again.
+    default the model's. `tile`, `overlap`: in pixels of the model's resolution, by default what the
+    network runs best with; less overlap than `receptive_field` leaves seams. `dilation_m`: metres
+    to grow the clouds by. `tags` go into both files, beside what they were made by. `parts`: where
+    `predict_share` has left the probability, which is then not computed again.
     Without a `sensor`, `path` is a product (see `open_product`), which says all that itself: the
     results are on its ground at `resolution`, by default the model's or its own if coarser. So is
     a STAC item, whose sensor and scale may be given where it does not say them (see `read_item`).
@@ -180,7 +181,7 @@ def _plan(
     path: Path | str, sensor: Sensor | None, model: CloudModel | None = None,
     bands: Sequence[str | None] | None = None, use: Sequence[str] | None = None,
     scale: float = 1.0, offset: float = 0.0, nodata: float | None = None,
-    resolution: float | None = None, threshold: float | None = None, tile: int = TILE,
+    resolution: float | None = None, threshold: float | None = None, tile: int | None = None,
     overlap: int | None = None, dilation_m: float = 0.0,
 ) -> _Plan:  # fmt: skip
     """Open an image and settle all that `predict_file` leaves open; InputError as there."""
@@ -220,7 +221,7 @@ def _plan(
         low, high = TRAINED
         resolution = model.card.resolution if low <= coarsest <= high else coarsest
     metres = 1 if resolution is None else resolution
-    if not (0 <= threshold <= 1 and dilation_m >= 0 and tile > 0 and metres > 0):
+    if not (0 <= threshold <= 1 and dilation_m >= 0 and (tile is None or tile > 0) and metres > 0):
         told = f"threshold {threshold}, dilation {dilation_m} m, tile {tile}"
         raise InputError(f"{path}: {told}, resolution {resolution}: give values within reason")
     if product:
@@ -424,8 +425,8 @@ def _working(image: _Image, card: ModelCard) -> tuple[int, int]:
 
 
 def _predict(
-    model: CloudModel, image: _Image, used: Sequence[str], tile: int, overlap: int | None = None,
-    label: str | None = None, share: tuple[int, int] = (0, 1),
+    model: CloudModel, image: _Image, used: Sequence[str], tile: int | None = None,
+    overlap: int | None = None, label: str | None = None, share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Window, np.ndarray]]:  # fmt: skip
     """Probability on the image's grid, part by part: (window, (y, x) float32).
 
@@ -435,9 +436,10 @@ def _predict(
     """
     card, size = model.card, _working(image, model.card)
     margin = receptive_field(card) if overlap is None else overlap
+    tile = tile or (TILE if card.stem == 1 else FOLDED)
     rows, columns = (_spans(extent, tile, margin, model.net.multiple) for extent in size)
     axes = list(zip(image.shape, size, strict=True))
-    there, back = [_weights(n, m) for n, m in axes], [_weights(m, n) for n, m in axes]
+    there, back = [weights(n, m) for n, m in axes], [weights(m, n) for n, m in axes]
 
     def planes(values: np.ndarray) -> np.ndarray:
         if list(used) == card.bands:
@@ -455,7 +457,7 @@ def _predict(
     statistics = None
     if card.normalisation == "chip":  # of the whole scene at once, or each tile would have its own
         few = image.overview
-        fit = [_weights(n, min(m, OVERVIEW)) for n, m in zip(few.shape[1:], size, strict=True)]
+        fit = [weights(n, min(m, OVERVIEW)) for n, m in zip(few.shape[1:], size, strict=True)]
         seen = planes(np.stack([_ratio(*_sums(band, *fit)) for band in few]))
         statistics = chip_statistics(torch.from_numpy(seen)[None])
 

@@ -97,11 +97,10 @@ class Augmentation:
         clear = (torch.nan_to_num(y).mean((-2, -1)) < 0.01)[:, None, None, None]
         other = torch.exp(self.ground * (normal(n, bands) + normal(n, 1)))
         x = torch.where(clear, x * other, x)
-        chosen = torch.rand(n, generator=dice) < self.paste
-        donor = torch.randperm(n, generator=dice)
-        pasted = paste(x, y, x[donor], y[donor])
-        x = torch.where(chosen.to(x.device)[:, None, None, None], pasted[0], x)
-        y = torch.where(chosen.to(x.device)[:, None, None], pasted[1], y)
+        chosen = (torch.rand(n, generator=dice) < self.paste).nonzero()[:, 0].to(x.device)
+        donor = torch.randperm(n, generator=dice).to(x.device)[chosen]
+        pasted = paste(x[chosen], y[chosen], x[donor], y[donor])
+        x, y = (old.index_copy(0, chosen, new) for old, new in zip((x, y), pasted, strict=True))
         absorbed = (
             0.8
             * torch.rand(n, 1, 1, generator=dice)

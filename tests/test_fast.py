@@ -12,9 +12,16 @@ import xarray as xr
 from clouddl import fast
 from clouddl.catalogue import Scene, Store, load_catalogue, store_of
 from clouddl.errors import InputError
-from clouddl.fast import Network, choose, folded
+from clouddl.fast import Network, choose, fill, folded
 from clouddl.labels import NODATA, to_mask
-from clouddl.model import CloudModel, ModelCard, build, load_model
+from clouddl.model import (
+    CloudModel,
+    ModelCard,
+    build,
+    chip_statistics,
+    load_model,
+    normalise,
+)
 from clouddl.scene import open_scene
 from clouddl.score import counts, f_beta
 from clouddl.transfer import open_at, probability
@@ -88,7 +95,7 @@ def test_probability_is_that_of_float32(
     tiny: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch, backend: str,
     normalisation: str,
 ) -> None:  # fmt: skip
-    plain = trained(tiny(normalisation=normalisation))
+    plain = trained(tiny(normalisation=normalisation, stem=4 if normalisation == "log" else 2))
     quick = CloudModel(plain.card, plain.net, "cpu", backend)
     for native, tolerance in ((False, 1e-5), (True, 0.02)):
         monkeypatch.setattr(fast, "has_half", lambda device, native=native: native)
@@ -97,6 +104,31 @@ def test_probability_is_that_of_float32(
             found, expected = (model.probability(image(*size)) for model in (quick, plain))
             assert found.dtype == np.float32 and found.shape == size
             np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("stem", [1, 2, 3, 4])
+@pytest.mark.parametrize("normalisation", ["fixed", "chip", "log"])
+def test_squares_hold_what_training_saw(
+    tiny: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch, normalisation: str, stem: int
+) -> None:  # fmt: skip
+    """numpy's normalisation is PyTorch's but for the last bits, in pixel_unshuffle's channels."""
+    monkeypatch.setattr(fast, "BLOCK", 500)
+    bands = ["green", "red", "elevation", "nir"]
+    card = tiny(bands=bands, normalisation=normalisation, stem=stem, std=[0.1, 0.3, 500, 0.7])
+    values = image(41, 30)
+    values[2] *= 3000
+    for some in (values, np.nan_to_num(values), np.full_like(values, np.nan)):
+        x = torch.from_numpy(some)[None]
+        chip = card.normalisation == "chip"
+        mean, std = chip_statistics(x) if chip else map(torch.tensor, (card.mean, card.std))
+        squares = np.full((-(-41 // stem) + 2, -(-30 // stem) + 3, 4 * stem**2), 7, np.float32)
+        hole = fill(squares, some, card, *(one.float().numpy().ravel() for one in (mean, std)))
+        np.testing.assert_array_equal(hole, np.isnan(some).all(0))
+        spare = [stem * n - m for n, m in zip(squares.shape, (41, 30), strict=False)]
+        padded = torch.nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
+        expected = normalise(padded, card, *((mean, std) if chip else ()))
+        expected = torch.nn.functional.pixel_unshuffle(expected, stem)[0].permute(1, 2, 0)
+        np.testing.assert_allclose(squares, expected.numpy(), rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.usefixtures("half")
