@@ -3,7 +3,8 @@
 import os
 import tempfile
 import time
-from typing import Any
+from dataclasses import asdict
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,16 +66,24 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     return table
 
 
+class _Clock(train.Augmentation):
+    """Augmentation that notes when each step begins."""
+
+    steps: ClassVar[list[float]] = []
+
+    def __call__(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        self.steps.append(time.perf_counter())
+        return super().__call__(*arguments)
+
+
 def _fit(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> float:
-    """Seconds of an epoch of `train.fit` once it is warm: what two epochs more take."""
-    took = []
-    for epochs in (1, 3):
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
-            train.fit(card, chips, None, folder, epochs=epochs, batch_size=BATCH,
-                      augmentation=augmentation, progress=False)  # fmt: skip
-            took.append(time.perf_counter() - start)
-    return (took[1] - took[0]) / 2
+    """Seconds of an epoch of `train.fit` once it is warm, with what stands between two epochs."""
+    _Clock.steps.clear()
+    with tempfile.TemporaryDirectory() as folder:
+        train.fit(card, chips, None, folder, epochs=3, batch_size=BATCH, progress=False,
+                  augmentation=_Clock(**asdict(augmentation)))  # fmt: skip
+    epoch = len(_Clock.steps) // 3
+    return _Clock.steps[2 * epoch] - _Clock.steps[epoch]
 
 
 def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> float:
