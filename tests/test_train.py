@@ -210,7 +210,7 @@ def test_augmentation_is_seeded() -> None:
 def test_resolutions_stay_in_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     factors: list[float] = []
 
-    def spy(x: Tensor, y: Tensor, factor: float, _: torch.Generator) -> tuple[Tensor, Tensor]:
+    def spy(x: Tensor, y: Tensor, factor: float, *_: Any) -> tuple[Tensor, Tensor]:
         factors.append(factor)
         return x, y
 
