@@ -277,7 +277,7 @@ def study(plan: Plan) -> None:
     """The study with the profile `quick`, from nothing to its book; plan or no plan, it is one."""
     from benchmarks.study import rows
 
-    write("quick", rows(SCRATCH / "study"))
+    write("quick", rows())
 
 
 def startup(plan: Plan) -> None:

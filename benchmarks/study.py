@@ -3,17 +3,17 @@
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from clouddl.study import Manifest, build_book, run_study
+from clouddl.study import ROOT, Manifest, build_book, run_study
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """Run the study with the profile `quick` in `folder`, anew, and build its book; its stages."""
+def rows() -> list[dict[str, Any]]:
+    """Run the study with the profile `quick`, anew, and build its book; its stages."""
+    folder = ROOT / "build" / "quick"
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    book = run_study("quick", folder=folder, build=False)
+    book = run_study("quick", build=False)
     ran = time.perf_counter()
     build_book(book)
     built = time.perf_counter()

@@ -38,15 +38,18 @@ def test_manifests_of_a_run_become_stages(tmp_path, monkeypatch) -> None:
         peak_mib=None, hardware={}, finished="",
     )  # fmt: skip
 
-    def run(profile, folder, build):
+    folder = tmp_path / "build" / "quick"
+
+    def run(profile, build):
         assert (profile, build) == ("quick", False)
         (folder / "work" / "manifests").mkdir(parents=True)
         (folder / "work" / "manifests" / "01_data.json").write_text(made.model_dump_json())
         return folder / "book"
 
+    monkeypatch.setattr(study, "ROOT", tmp_path)
     monkeypatch.setattr(study, "run_study", run)
     monkeypatch.setattr(study, "build_book", lambda book: book)
-    found = study.rows(tmp_path / "study")
+    found = study.rows()
     assert [row["Stage"] for row in found] == ["set-up", "01_data", "the book", "together"]
     assert found[1]["Seconds"] == "2.5"
 
