@@ -157,13 +157,13 @@ def draw(spread: pd.DataFrame, held: pd.DataFrame) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
     for size, part in spread[spread.workers > 0].groupby("pixels a side"):
         left.plot(part.workers, part["scenes per hour"], "o-", label=f"{size} × {size} pixels")
-    left.set(xlabel="workers", ylabel="scenes per hour", ylim=(0, None))
+    left.set(xlabel="workers", ylabel="scenes per hour", ylim=(0, 1.1 * left.dataLim.ymax))
     left.set_xticks(sorted({*spread.workers} - {0}))
     left.legend()
     held = held.sort_values("pixels a side")
     right.plot(held["pixels a side"], held["peak memory, MiB"], "o-", label="peak")
     right.plot(held["pixels a side"], held["image, MiB"], "s--", label="the image itself")
-    right.set(xlabel="pixels a side", ylabel="MiB", ylim=(0, None))
+    right.set(xlabel="pixels a side", ylabel="MiB", ylim=(0, 1.1 * right.dataLim.ymax))
     right.legend()
     figures.save(figure, BOOK / "scale.png")
 

@@ -46,7 +46,7 @@ def open_cluster(scheduler: str, workers: int | None = None) -> Iterator["Cluste
             if scheduler == "local":
                 local = LocalCluster(
                     n_workers=workers or os.cpu_count(), threads_per_worker=1,
-                    dashboard_address=None, silence_logs=logging.CRITICAL,
+                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
                 )  # fmt: skip
                 scheduler = at_end.enter_context(local).scheduler_address
             client = Client(scheduler, timeout=ANSWER, set_as_default=False)

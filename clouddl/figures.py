@@ -211,6 +211,9 @@ def parameter_slices(table: pd.DataFrame) -> Figure:
         axis.set_xlabel(name.replace("_", " "))
         if name == "learning_rate":
             axis.set_xscale("log")
+            ticks = [0.0005, 0.001, 0.002, 0.004, 0.008]  # those of the scale run into each other
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
         elif name in CHOICES:
             axis.set_xticks(CHOICES[name])
     for axis in axes[:, 0]:

@@ -107,7 +107,7 @@ def values(which, band, cloud):
 
 
 names = {0: "clear", 1: "cloud"}
-figure, axes = plt.subplots(2, 5, figsize=(12, 4.4), sharex=True)
+figure, axes = plt.subplots(2, 5, figsize=(9, 4.6), sharex=True)
 bins = np.linspace(0, 1.1, 56)
 rows = []
 for row, (code, name) in zip(axes, names.items(), strict=True):
@@ -115,8 +115,8 @@ for row, (code, name) in zip(axes, names.items(), strict=True):
         ours, theirs = values(drawn, band, code), values(real, band, code)
         for label, v in (("corpus", theirs), ("drawn", ours)):
             axis.hist(v, bins, density=True, histtype="step", lw=1.6, label=label)
-        axis.set_title(f"{STUDY_BANDS[band]}, {name}", fontsize=9)
-        axis.set_yticks([])
+        axis.set_title(f"{STUDY_BANDS[band]}, {name}", fontsize=10)
+        axis.set(xticks=[0, 0.5, 1], yticks=[])
         rows.append(
             {
                 "pixels": name,
@@ -126,7 +126,8 @@ for row, (code, name) in zip(axes, names.items(), strict=True):
                 "distance": wasserstein_distance(ours, theirs),
             }
         )
-axes[0, 0].legend(fontsize=8)
+axes[0, 0].legend(fontsize=9)
+figure.supxlabel("reflectance", fontsize=11)
 figures.save(figure, results_folder(work) / "drawn_histograms.png")
 plt.close(figure)
 figure

@@ -304,7 +304,7 @@ def test_a_scheduler_that_is_not_there(place: Path, monkeypatch: pytest.MonkeyPa
             run(scheduler=address)
     monkeypatch.setattr(cluster, "JOIN", 1)
     with (
-        LocalCluster(n_workers=0, dashboard_address=None) as empty,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,
         pytest.raises(InputError, match="no scheduler with workers answers"),
     ):
         run(scheduler=empty.scheduler_address)
