@@ -37,7 +37,10 @@ SHARES = {
     "F2, yardstick": "F2 %, yardstick", "val_f2": "Validation F2 %",
     "validation F2": "Validation F2 %",
 }  # fmt: skip
-HEADS = {"set": "Images", "biome": "Surface", "millions": "Million parameters"}
+HEADS = {
+    "set": "Images", "biome": "Surface", "millions": "Million parameters", "low": "95 % from",
+    "high": "to", "units": "Scenes or places",
+}  # fmt: skip
 NAMES = {
     r"^ukis_sentinel2": "Sentinel-2, ukis-csmask set", r"^oncloudn": "Sentinel-2, On Cloud N set",
     r"^drawn_sentinel2_reference": "Sentinel-2, drawn", r"^landsat-": "Landsat ",

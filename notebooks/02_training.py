@@ -72,12 +72,13 @@ def balance(chips):
     return {
         "chips": len(mask),
         "regions": len(set(chips.dataset.group.values.tolist())),
-        "cloudy pixels": (known == 1).mean(),
-        "chips without cloud": clear.mean(),
+        "cloud": (known == 1).mean(),
+        "chips without cloud": int(clear.sum()),
     }
 
 
-pd.DataFrame({"train": balance(train), "validation": balance(validation)}).T.round(3)
+roles = {"train": train, "validation": validation}
+figures.show(pd.DataFrame([{"role": role, **balance(chips)} for role, chips in roles.items()]))
 
 # %% [markdown]
 # ## The network

@@ -127,9 +127,8 @@ figures.show(write_table(work, "scores_biome", by_biome[["biome", *shown[1:], "c
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(6.5, 3.6))
-figures.intervals(
-    axis, by_biome, [f"{b} ({n})" for b, n in zip(by_biome.biome, by_biome.scenes, strict=True)]
-)
+told = figures.readable(by_biome[["biome", "scenes"]])
+figures.intervals(axis, by_biome, [f"{b} ({n})" for b, n in told.itertuples(index=False)])
 
 # %% [markdown]
 # ## Where the errors are

@@ -112,7 +112,9 @@ clicks = pd.concat(
 by_round = clicks.groupby("round")[["points", "minutes", "f2", "accuracy"]].mean().reset_index()
 
 # %% tags=["hide-input"]
-figures.show(write_table(work, "life_labels", by_round.round(3)))
+figures.show(
+    write_table(work, "life_labels", by_round.round({"minutes": 1, "f2": 3, "accuracy": 3}))
+)
 
 # %% [markdown]
 # Minutes are points times an assumed time for each; looking at the image and correcting is not in it.
