@@ -163,7 +163,7 @@ for source in sources:
     rows.append(
         {
             "labels": source,
-            "cloud in labels": balance(Chips.open(path, bands, source, "train"))["cloudy pixels"],
+            "cloud in labels": balance(Chips.open(path, bands, source, "train"))["cloud"],
             "F2, own labels": model.card.scores["validation_f2"],
             "F2, yardstick": best_threshold(*on_validation(model, yardstick))[1],
         }
