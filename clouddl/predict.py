@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -47,7 +48,7 @@ FOLDED = 2048  # the same where squares enter as one pixel: a quarter of the mem
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
 SHARE = 1 << 25  # pixels of the image that are worth a worker, which first looks over all of it
 BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
-CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
+CACHE = 64 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
@@ -367,11 +368,10 @@ def _open(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(name)
-    sizes = [min(size, OVERVIEW) for size in file.shape]
     layers = [index for index, band in enumerate(keep, 1) if band]
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE):  # it passes through the whole image
-            raw = file.read(layers, out_shape=(len(layers), *sizes))
+        with rasterio.Env(GDAL_CACHEMAX=CACHE):
+            raw = _overview(file, layers)
     except RasterioError as error:
         raise InputError(f"{name}: is cut short ({error}); copy it again") from error
     nodata = file.nodata if nodata is None else nodata
@@ -384,6 +384,22 @@ def _open(
             return read(window, file).values
 
     return _Image(file.shape, own, part, seen, file.crs, file.transform)
+
+
+def _overview(file: DatasetReader, layers: Sequence[int]) -> np.ndarray:
+    """Some layers of a file, decimated to OVERVIEW pixels a side (layer, y, x).
+
+    By strips that the cache holds, or blocks of several bands are decoded once for each of them.
+    """
+    height, width = file.shape
+    sizes = [min(size, OVERVIEW) for size in file.shape]
+    raw = np.empty((len(layers), *sizes), np.result_type(*(file.dtypes[n - 1] for n in layers)))
+    edges = np.linspace(0, sizes[0], min(sizes[0], -(-height * width // STRIP)) + 1).astype(int)
+    for top, bottom in pairwise(edges.tolist()):
+        y, end = (edge * height // sizes[0] for edge in (top, bottom))
+        window, shape = Window(0, y, width, end - y), (len(layers), bottom - top, sizes[1])
+        raw[:, top:bottom] = file.read(layers, window=window, out_shape=shape)
+    return raw
 
 
 def _member(name: str, count: int) -> str:
