@@ -48,7 +48,7 @@ FOLDED = 2048  # the same where squares enter as one pixel: a quarter of the mem
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
 SHARE = 1 << 25  # pixels of the image that are worth a worker, which first looks over all of it
 BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
-CACHE = 64 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
+CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
@@ -544,13 +544,16 @@ def _ahead(work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iter
 
     Of what was begun nothing goes on when the caller stops or an item fails.
     """
-    pool, waiting = ThreadPoolExecutor(count), deque[Future[Any]]()
+    pool, waiting, coming = ThreadPoolExecutor(count), deque[Future[Any]](), iter(items)
     try:
-        for item in items:
-            done = waiting.popleft().result() if len(waiting) == count else None
+        while True:
+            # Before the next item is called for, which may be as large as a tile, one is done with.
+            done = [waiting.popleft().result()] if len(waiting) == count else []
+            if (item := next(coming, None)) is None:
+                yield from done
+                break
             waiting.append(pool.submit(work, item))
-            if done is not None:
-                yield done
+            yield from done
         for last in waiting:
             yield last.result()
     finally:
