@@ -98,7 +98,8 @@ def workers(count: int, scenes: int, size: int) -> dict[str, float]:
         paths = [scene(Path(folder, f"{n}.tif"), size) for n in range(scenes)]
         begun, address = time.monotonic(), None
         if count:
-            cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+            cluster = LocalCluster(n_workers=count, threads_per_worker=1,
+                                   dashboard_address="127.0.0.1:0")  # fmt: skip
             address = at_end.enter_context(cluster).scheduler_address
             with Client(address, set_as_default=False) as client:
                 client.wait_for_workers(count)

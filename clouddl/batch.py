@@ -218,7 +218,7 @@ def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterat
 
 def _shares(job: _Job, most: int) -> list[_Job]:
     """The job cut into shares of its scene's tiles; none if it is better left whole."""
-    count = shares(job.path, most) if job.sensor else 1
+    count = shares(job.path, most) if job.sensor and most > 1 else 1
     parts = Path(job.out, f".clouddl-{results_of(job.path, job.out)[0].stem}")  # see PARTS
     cut = [{"share": (number, count), "parts": str(parts)} for number in range(count)]
     return [job.model_copy(update=each) for each in cut] if count > 1 else []

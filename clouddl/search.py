@@ -114,7 +114,9 @@ def search(
     table = read_trials(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        open_cluster(scheduler, at_once) if scheduler else nullcontext() as cluster,
+        open_cluster(scheduler, at_once)
+        if scheduler and len(table) < trials
+        else nullcontext() as cluster,
         tqdm(total=trials, initial=len(table), desc="trials", disable=not progress) as bar,
     ):
         while (first := len(table)) < trials:
