@@ -31,9 +31,9 @@ from rasterio.transform import from_origin
 from benchmarks import contenders as c
 from benchmarks.measure import best, race
 from benchmarks.plot import bars
-from clouddl.fast import has_half
 from clouddl.figures import save, style
 from clouddl.model import load_model
+from clouddl.scale.backends import has_half
 
 OUT = Path(__file__).parents[1] / "book" / "speed"
 SCRATCH = Path(__file__).parents[1] / "build" / "benchmarks"

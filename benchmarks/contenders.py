@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clouddl.drawn import draw_scene
 from clouddl.labels import S2CLOUDLESS_BANDS, s2cloudless, to_mask, ukis_csmask
-from clouddl.model import CloudModel, ModelCard, build, load_model
+from clouddl.model import CloudModel, load_model
+from clouddl.network import ModelCard, build
 from clouddl.predict import predict_array, predict_file
 from clouddl.sensors import STUDY_BANDS, get_sensor
+from clouddl.simulate import simulate_scene
 
 Run = Callable[[], Any]
 RESOLUTION = 30.0  # metres: that of the shipped models
@@ -26,17 +27,17 @@ BANDS = list(dict.fromkeys([*STUDY_BANDS, *S2CLOUDLESS_BANDS]))
 
 @cache
 def scene(size: int, bands: tuple[str, ...]) -> np.ndarray:
-    """Reflectance (band, y, x) of a drawn scene of 512 pixels, repeated to `size` by mirroring.
+    """Reflectance (band, y, x) of a simulated scene of 512 pixels, repeated to `size` by mirroring.
 
     Land and cloud as they are met: some of the work depends on what is seen.
     """
     sensor = get_sensor("sentinel-2")
     wanted = tuple(band for band in sensor.bands if band.common in bands)
-    drawn = draw_scene(
+    simulated = simulate_scene(
         sensor.model_copy(update={"bands": wanted}), seed=1, size=512, resolution=RESOLUTION,
         surface="mixed", cloud_fraction=0.35,
     )  # fmt: skip
-    values = drawn.reflectance.sel(band=list(bands)).values
+    values = simulated.reflectance.sel(band=list(bands)).values
     margin = [(0, 0), *[(0, max(0, size - 512))] * 2]
     return np.ascontiguousarray(np.pad(values, margin, mode="symmetric")[:, :size, :size])
 

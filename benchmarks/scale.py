@@ -92,7 +92,7 @@ def memory(size: int) -> dict[str, float]:
 
 def workers(count: int, scenes: int, size: int) -> dict[str, float]:
     """Scenes per hour over `count` workers of this machine, their start apart; 0 is no cluster."""
-    from clouddl.batch import predict_batch
+    from clouddl.scale.batch import predict_batch
 
     with TemporaryDirectory(prefix="clouddl-") as folder, ExitStack() as at_end:
         paths = [scene(Path(folder, f"{n}.tif"), size) for n in range(scenes)]
@@ -116,7 +116,7 @@ def workers(count: int, scenes: int, size: int) -> dict[str, float]:
 
 def ready() -> None:
     """Load in a worker what a first scene would have to wait for."""
-    import clouddl.batch  # noqa: F401
+    import clouddl.scale.batch  # noqa: F401
 
 
 def cost(measured: pd.DataFrame) -> pd.DataFrame:

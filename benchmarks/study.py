@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from clouddl.study import ROOT, Manifest, build_book, run_study
+from clouddl_study.run import ROOT, Manifest, build_book, run_study
 
 
 def rows() -> list[dict[str, Any]]:

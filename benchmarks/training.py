@@ -12,11 +12,12 @@ import xarray as xr
 from torch.utils.data import DataLoader, TensorDataset
 
 from clouddl import train
-from clouddl.catalogue import Scene, Store, load_catalogue, store_of
 from clouddl.chips import Chips, cut_chips
-from clouddl.fast import has_half
-from clouddl.model import ModelCard, load_model, logarithm, normalise
-from clouddl.scene import open_scene
+from clouddl.files import Store
+from clouddl.model import load_model
+from clouddl.network import ModelCard, logarithm, normalise
+from clouddl.scale.backends import has_half
+from clouddl.scenes import Scene, load_catalogue, open_scene, store_of
 
 BANDS = ["blue", "green", "red", "nir", "swir16", "swir22"]
 SIZE, BATCH = 256, 8
@@ -113,15 +114,15 @@ def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) ->
 
 
 def preparation_rows(quick: bool) -> list[dict[str, Any]]:
-    """Seconds a scene, from its file (or from nothing, if it is drawn) to labelled chips."""
-    drawn = [
+    """Seconds a scene, from its file (or from nothing, if it is simulated) to labelled chips."""
+    simulated = [
         Scene.model_validate({
-            "id": f"drawn-{seed}", "collection": "drawn", "sensor": "sentinel-2", "role": "train",
+            "id": f"simulated-{seed}", "collection": "simulated", "sensor": "sentinel-2", "role": "train",
             "resolution": 30.0, "group": "g", "bands": BANDS,
-            "drawn": {"seed": seed, "size": 512, "surface": "mixed"},
+            "simulated": {"seed": seed, "size": 512, "surface": "mixed"},
         }) for seed in range(2)
     ]  # fmt: skip
-    some = {"drawn, 512 × 512": (drawn, Store(None))}
+    some = {"simulated, 512 × 512": (simulated, Store(None))}
     if "CLOUDDL_MIRROR" in os.environ:
         real = load_catalogue("real")
         some["real, of the archive"] = (

@@ -1,7 +1,5 @@
 """Chips: labelled scenes cut to one size and kept in Zarr, as training wants them."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +11,10 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clouddl import drawn, spectra
-from clouddl.catalogue import Catalogue, Scene, Store
 from clouddl.errors import InputError
+from clouddl.files import Store
 from clouddl.labels import LABEL_SOURCES, NODATA, consensus, label_scene
-from clouddl.scene import open_scene
-from clouddl.sensors import STUDY_BANDS
-from clouddl.workspace import work_folder
+from clouddl.scenes import Scene, open_scene
 
 
 def cut_chips(
@@ -70,7 +65,7 @@ def make_chips(
 
     def opened() -> Iterator[xr.Dataset]:
         for scene in tqdm(scenes, desc="chips", unit="scene", disable=not progress):
-            sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "drawn"
+            sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "simulated"
             yield open_scene(scene, store).assign_attrs(sha256=sha)
 
     chips = cut_chips(opened(), bands=bands, sources=sources, size=size)
@@ -83,31 +78,6 @@ def make_chips(
     shutil.rmtree(path, ignore_errors=True)
     temporary.rename(path)
     return chips
-
-
-def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
-    """The study's chips in a work folder: made unless those of the same scenes and labels exist."""
-    scenes = [*catalogue.select("train"), *catalogue.select("validation")]
-    told = json.dumps([STUDY_BANDS, LABEL_SOURCES, [scene.model_dump() for scene in scenes]])
-    # Scenes that are drawn change with the code that draws them, without a file to tell.
-    code = [Path(drawn.__file__), Path(spectra.__file__), *sorted(spectra.TABLES.rglob("*.csv"))]
-    told += "".join(hashlib.sha256(part.read_bytes()).hexdigest() for part in code)
-    made_from = hashlib.sha256(told.encode()).hexdigest()[:12]
-    path = work_folder(work) / f"chips-{catalogue.name}-{made_from}.zarr"
-    if not path.exists():
-        truth = ["truth"] if all(scene.drawn for scene in scenes) else []
-        make_chips(scenes, store, path, bands=STUDY_BANDS, sources=[*truth, *LABEL_SOURCES])
-    return path
-
-
-def training_labels(requested: str, catalogue: Catalogue) -> str:
-    """The source of labels to train with; "auto" is the consensus for real images.
-
-    Drawn scenes are trained on their own truth: a processor made for real images has no say there.
-    """
-    if requested != "auto":
-        return requested
-    return "truth" if all(scene.drawn for scene in catalogue.select("train")) else "consensus"
 
 
 def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
@@ -125,10 +95,10 @@ def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
 def _labels(dataset: xr.Dataset, sources: Sequence[str]) -> list[np.ndarray]:
     """A mask (y, x) from each source; a consensus is made of masks already at hand.
 
-    A drawn scene among real ones has its truth for a label, whatever the source: processors made
+    A simulated scene among real ones has its truth for a label, whatever the source: processors made
     for real images have no say there. Ask for "truth" as well to hear them all the same.
     """
-    if dataset.attrs.get("drawn") and "truth" not in sources:
+    if dataset.attrs.get("simulated") and "truth" not in sources:
         return [dataset.mask.values] * len(sources)
     found: dict[str, np.ndarray] = {}
     for source in sources:
@@ -212,7 +182,7 @@ class Chips:
         image, mask = self.dataset.image.values, self.dataset.mask.values
         return torch.from_numpy(image), torch.from_numpy(mask)
 
-    def without_drawn(self) -> "Chips":
+    def without_simulated(self) -> "Chips":
         """The chips of real images alone."""
-        real = np.flatnonzero(self.dataset.sha256.values != "drawn")
+        real = np.flatnonzero(self.dataset.sha256.values != "simulated")
         return Chips(self.dataset.isel(chip=real))

@@ -28,20 +28,33 @@ app = typer.Typer(
     the fastest that is there).""",
 )  # fmt: skip
 
+
 Mirror = Annotated[
     Path | None,
     typer.Option(help="Folder that holds the images in the registry's layout, instead of the network.",
                  envvar="CLOUDDL_MIRROR", show_envvar=True),
 ]  # fmt: skip
+
+
 Corpus = Annotated[
-    str, typer.Option(help="real, drawn (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had.")
+    str, typer.Option(help="real, simulated (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had.")
 ]  # fmt: skip
+
+
 Bands = Annotated[
     str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")
 ]  # fmt: skip
+
+
 Scale = Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")]  # fmt: skip
+
+
 Offset = Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")]
+
+
 Nodata = Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")]  # fmt: skip
+
+
 Model = Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")]
 
 
@@ -63,7 +76,7 @@ def study(
 
     Pages, models and tables go to build/<profile>. A run that was stopped goes on where it was.
     """
-    from clouddl.study import run_study
+    from clouddl_study.run import run_study
 
     run_study(profile, corpus=corpus, mirror=mirror, only=only, force=force, publish=publish)
 
@@ -81,10 +94,10 @@ def fetch(
     data/catalogue/alcd.yaml, for `clouddl study --corpus alcd`. It names what wants an account, and
     where to put it. Run again, it does what is missing.
     """
-    from clouddl.catalogue import load_catalogue, store_of
+    from clouddl.scenes import load_catalogue, store_of
 
     if corpus == "alcd":
-        from clouddl.alcd import gather
+        from clouddl_study.alcd import gather
 
         print("\n".join(gather()))
         return
@@ -97,7 +110,7 @@ def fetch(
     store = store_of(found, mirror)
     files = list(dict.fromkeys(name for scene in found.select(role) for name in scene.files()))
     if not files:
-        print(f"nothing to fetch: the scenes of {catalogue} are drawn")
+        print(f"nothing to fetch: the scenes of {catalogue} are simulated")
         return
     paths = store.fetch_all(files)
     size = sum(path.stat().st_size for path in paths) / 2**20
@@ -147,8 +160,8 @@ def predict(
 
       clouddl predict monday.zip tuesday.zip --out masks --scheduler local
     """
-    from clouddl.batch import REPORT, predict_batch
     from clouddl.predict import results_of
+    from clouddl.scale.batch import REPORT, predict_batch
 
     try:
         found = predict_batch(
@@ -236,7 +249,7 @@ def label(
 
       clouddl label image.tif --sensor landsat-8 --out work --labels round1.geojson
     """
-    from clouddl.reference import label_image
+    from clouddl.mission.labelling import label_image
     from clouddl.sensors import get_sensor
 
     written = label_image(
@@ -262,9 +275,9 @@ def gate(
 
       clouddl gate spot real --spec data/gate.yml --report gate
     """
-    from clouddl.catalogue import load_catalogue, store_of
-    from clouddl.gate import read_spec, run_gate
+    from clouddl.mission.gate import read_spec, run_gate
     from clouddl.model import load_model
+    from clouddl.scenes import load_catalogue, store_of
     from clouddl.transfer import open_at
 
     demands, judged, found = read_spec(spec), load_model(model), load_catalogue(catalogue)
@@ -287,20 +300,19 @@ def preflight(
     mirror: Mirror = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the archive.")] = 40,
     draws: Annotated[int, typer.Option(min=1, help="Samples of an open specification.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of training and of drawn scenes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of training and of simulated scenes.")] = 0,
 ) -> None:  # fmt: skip
     """Make a coarse model for a sensor that has not flown, and say what to expect of it.
 
     Trains on the archive with the bands the card shares with Sentinel-2, and scores the model on
-    scenes drawn as the sensor would see them. Writes <id>.safetensors, <id>.json and expected.csv.
+    scenes simulated as the sensor would see them. Writes <id>.safetensors, <id>.json and expected.csv.
 
       clouddl preflight my_sensor.yaml --out preflight
     """
-    from clouddl.catalogue import open_corpus
-    from clouddl.chips import study_chips, training_labels
+    from clouddl.mission.preflight import coarse_model, expected
     from clouddl.model import save_model
-    from clouddl.preflight import coarse_model, expected
     from clouddl.sensors import get_sensor
+    from clouddl_study.corpora import open_corpus, study_chips, training_labels
 
     sensor = get_sensor(card)
     catalogue, store = open_corpus(corpus, mirror)
@@ -314,7 +326,9 @@ def preflight(
     spread = f", from {table.f2.min():.3f} to {table.f2.max():.3f} over {len(table)} draws"
     bands = ", ".join(model.card.bands)
     print(f"trained on {bands} at {model.card.resolution:g} m ({catalogue.name})")
-    print(f"F2 expected on drawn scenes: {table.f2.mean():.3f}{spread if len(table) > 1 else ''}")
+    print(
+        f"F2 expected on simulated scenes: {table.f2.mean():.3f}{spread if len(table) > 1 else ''}"
+    )
 
 
 @app.command()
@@ -325,7 +339,7 @@ def register(
 
     Images and masks are used only while they are what was registered. Register again on purpose.
     """
-    from clouddl.catalogue import register
+    from clouddl.scenes import register
 
     print(register(catalogue))
 
@@ -345,8 +359,8 @@ def refine(
 
       clouddl refine preflight/my_sensor.json my_scenes.yaml --out refined/my_sensor
     """
-    from clouddl.catalogue import load_catalogue, store_of
     from clouddl.model import load_model, save_model
+    from clouddl.scenes import load_catalogue, store_of
     from clouddl.transfer import adapt, open_at
 
     start, found = load_model(model), load_catalogue(catalogue)

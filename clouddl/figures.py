@@ -17,10 +17,14 @@ from matplotlib.patches import Patch
 from clouddl.labels import CLOUD, NODATA
 from clouddl.search import CHOICES, SPACE
 from clouddl.sensors import Sensor
-from clouddl.spectra import GRID, response
+from clouddl.simulate.spectra import GRID, response
 
 MISSED, FALSE, FOUND, GROUND, EMPTY = "#E69F00", "#0072B2", "#F2F2F2", "#5F6B6B", "#000000"
+
+
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+
+
 # Of bands by common name: as the eye sees them, then from deep red to brown.
 BAND_COLOURS = {
     "coastal": "#5E3C99", "blue": "#0072B2", "green": "#009E73", "red": "#D55E00",
@@ -28,7 +32,11 @@ BAND_COLOURS = {
     "nir08": "#B35806", "nir09": "#E08214", "cirrus": "#999999", "swir16": "#CC79A7",
     "swir22": "#56B4E9", "pan": "#5F6B6B",
 }  # fmt: skip
+
+
 _LINES = {"published": "-", "gaussian": "--", "box": ":"}
+
+
 # Heads of the columns that are shares of one and are shown in per cent.
 SHARES = {
     "f2": "F2 %", "f1": "F1 %", "precision": "Precision %", "recall": "Recall %", "iou": "IoU %",
@@ -37,17 +45,25 @@ SHARES = {
     "F2, yardstick": "F2 %, yardstick", "val_f2": "Validation F2 %",
     "validation F2": "Validation F2 %",
 }  # fmt: skip
+
+
 HEADS = {
     "set": "Images", "biome": "Surface", "millions": "Million parameters", "low": "95 % from",
     "high": "to", "units": "Scenes or places",
 }  # fmt: skip
+
+
 NAMES = {
     r"^ukis_sentinel2": "Sentinel-2, ukis-csmask set", r"^oncloudn": "Sentinel-2, On Cloud N set",
     r"^drawn_sentinel2_reference": "Sentinel-2, drawn", r"^landsat-": "Landsat ",
     r"^sentinel-": "Sentinel-", r"^spot-": "SPOT-", r"\bnir\b": "NIR", r"\bswir16\b": "SWIR",
     r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
 }  # fmt: skip
+
+
 WIDTH = 2.3  # inches of a picture in a row of them
+
+
 _MASK = ListedColormap([GROUND, FOUND, MISSED, FALSE, EMPTY])
 
 

@@ -114,8 +114,14 @@ def _select(
 
 # Sentinel-2 B1, B2, B4, B5, B8, B8A, B9, B10, B11, B12, the order the classifier was trained in.
 _VISIBLE_TO_NIR = ("coastal", "blue", "red", "rededge071", "nir", "nir08", "nir09")
+
+
 S2CLOUDLESS_BANDS = (*_VISIBLE_TO_NIR, "cirrus", "swir16", "swir22")
+
+
 UKIS_BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
+
+
 _UKIS_TILE = 256  # pixels
 
 

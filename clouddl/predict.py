@@ -34,22 +34,43 @@ from scipy.sparse import csr_array as Matrix
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
+from clouddl.files import writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
-from clouddl.model import CloudModel, ModelCard, chip_statistics, load_model, pick_model
+from clouddl.model import CloudModel, load_model, pick_model
+from clouddl.network import ModelCard, chip_statistics
 from clouddl.products import find_product
-from clouddl.scene import check_reflectance, read_image, weights, writing
+from clouddl.products.grids import weights
+from clouddl.products.raster import check_reflectance, read_image
+from clouddl.products.stac import is_address, is_item, read_item
 from clouddl.sensors import STUDY_BANDS, Sensor, middle
-from clouddl.stac import is_address, is_item, read_item
 
 SAME = 0.15  # a resolution this near the model's is left alone: resampling would only blur
+
+
 TRAINED = (10, 60)  # metres; train.Augmentation draws from this range
+
+
 TILE = 1024  # pixels of the network's grid a side: more of them is margin in smaller tiles.
+
+
 FOLDED = 2048  # the same where squares enter as one pixel: a quarter of the memory, a wider margin
+
+
 STRIP = 1 << 22  # pixels of the image in memory at once, however many a tile covers
+
+
 SHARE = 1 << 25  # pixels of the image that are worth a worker, which first looks over all of it
+
+
 BYTES = 10  # per pixel of the results, on disk while they are made: as computed, and as COG
+
+
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a share of the machine's memory
+
+
 OVERVIEW = 1024  # pixels a side: what the checks and the statistics of a scene are made from
+
+
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
 

@@ -9,7 +9,11 @@ from clouddl.errors import InputError
 from clouddl.labels import CLOUD, NODATA
 
 MEASURES = ("f2", "f1", "precision", "recall", "iou", "accuracy")
+
+
 COUNTS = ["tp", "fp", "fn", "tn"]
+
+
 PLATEAU = 0.01  # of an F-score: what a dozen validation scenes cannot tell apart
 
 

@@ -18,11 +18,13 @@ import pandas as pd
 from hyperopt import JOB_STATE_DONE, STATUS_OK, Trials, fmin, hp, tpe
 from tqdm.auto import tqdm
 
-from clouddl.cluster import Cluster, Died, Lost, open_cluster
 from clouddl.errors import InputError
+from clouddl.scale.cluster import Cluster, Died, Lost, open_cluster
 
 # "Filter size" can be read as the number of filters or as the size of their kernel: both are here.
 CHOICES: dict[str, list[int]] = {"base_filters": [8, 12, 16], "kernel_size": [3, 5]}
+
+
 SPACE: dict[str, Any] = {
     # From 0.1 on: without dropout short fits, as trials are, score best, and long ones over-fit.
     "dropout": hp.uniform("dropout", 0.1, 0.5),
@@ -30,6 +32,8 @@ SPACE: dict[str, Any] = {
     "kernel_size": hp.choice("kernel_size", CHOICES["kernel_size"]),
     "learning_rate": hp.loguniform("learning_rate", np.log(5e-4), np.log(8e-3)),
 }
+
+
 COLUMNS = ["trial", *SPACE, "val_f2", "seconds"]
 
 

@@ -17,8 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 from clouddl.errors import InputError, read_yaml, validated
 
 CARDS = Path(__file__).parent / "cards"
+
+
 # The bands of the study of 2020: what a card must own up to lacking.
 STUDY_BANDS = ("blue", "green", "red", "nir", "swir16")
+
+
 # The sets of bands a model is made for: all five, SPOT's (no blue), Pléiades' (no SWIR).
 BAND_SETS: dict[str, list[str]] = {
     "five": list(STUDY_BANDS),

@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from clouddl.catalogue import Scene, Store
+from clouddl.augment import Augmentation
 from clouddl.chips import Chips, cut_chips
+from clouddl.files import Store
 from clouddl.labels import NODATA, ukis_csmask
-from clouddl.model import ELEVATION, CloudModel
-from clouddl.scene import open_scene, resample
+from clouddl.model import CloudModel
+from clouddl.network import ELEVATION
+from clouddl.scenes import Scene, open_scene, resample
 from clouddl.score import counts
-from clouddl.train import Augmentation, fit
+from clouddl.train import fit
 
 
 def open_at(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[str, xr.Dataset]:
@@ -23,7 +25,7 @@ def open_at(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[st
         dataset = open_scene(scene, store)
         if dataset.attrs["resolution"] != resolution:
             dataset = resample(dataset, resolution)
-        sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "drawn"
+        sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "simulated"
         about = {"biome": scene.biome or "", "collection": scene.collection, "sha256": sha}
         opened[scene.id] = dataset.assign_attrs(about)
     return opened

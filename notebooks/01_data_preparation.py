@@ -24,7 +24,7 @@
 # **Prerequisites.** None. **Time.** A few minutes, most of it spent by the two processors.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of everything random
@@ -38,12 +38,12 @@ import pandas as pd
 from IPython.display import Markdown
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
-from clouddl.chips import Chips, study_chips
+from clouddl.chips import Chips
 from clouddl.labels import LABEL_SOURCES, dilate
-from clouddl.scene import open_scene, resample
+from clouddl.scenes import open_scene, resample
 from clouddl.score import MEASURES, counts, measures
-from clouddl.workspace import results_folder, write_corpus_note
+from clouddl_study.corpora import open_corpus, study_chips
+from clouddl_study.workspace import results_folder, write_corpus_note
 
 figures.style()
 
@@ -118,8 +118,8 @@ LABEL_SOURCES
 path = study_chips(catalogue, store, work)
 bands = ["blue", "green", "red", "nir", "swir16"]
 layers = {name: Chips.open(path, bands, name, "train") for name in LABEL_SOURCES}
-if catalogue.name != "drawn":  # drawn scenes have their truth, whatever the source
-    layers = {name: chips.without_drawn() for name, chips in layers.items()}
+if catalogue.name != "simulated":  # drawn scenes have their truth, whatever the source
+    layers = {name: chips.without_simulated() for name, chips in layers.items()}
 masks = {name: chips.dataset.mask.values for name, chips in layers.items()}
 
 # %% tags=["hide-input"]

@@ -24,7 +24,7 @@
 # **Time.** Minutes for each of the short fits, on two cores.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of weights, order and augmentation
@@ -43,13 +43,15 @@ import pandas as pd
 import torch
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
-from clouddl.chips import Chips, study_chips, training_labels
+from clouddl.augment import Augmentation
+from clouddl.chips import Chips
 from clouddl.labels import LABEL_SOURCES
-from clouddl.model import ModelCard, build, save_model
+from clouddl.model import save_model
+from clouddl.network import ModelCard, build
 from clouddl.score import best_threshold
-from clouddl.train import Augmentation, fit, labelled, on_validation
-from clouddl.workspace import work_folder, write_choices, write_table
+from clouddl.train import fit, labelled, on_validation
+from clouddl_study.corpora import open_corpus, study_chips, training_labels
+from clouddl_study.workspace import work_folder, write_choices, write_table
 
 figures.style()
 
@@ -135,7 +137,7 @@ def short_fit(name, source, normalisation):
     chips = Chips.open(path, bands, source, "train")
     model = fit(
         card,
-        chips if grounds else chips.without_drawn(),
+        chips if grounds else chips.without_simulated(),
         Chips.open(path, bands, source, "validation"),
         work_folder(work) / "runs" / name,
         epochs=epochs,
@@ -154,7 +156,7 @@ def short_fit(name, source, normalisation):
 # on the consensus, since a mistake that only one processor makes is left out of it.
 
 # %%
-drawn = catalogue.name == "drawn"
+drawn = catalogue.name == "simulated"
 yardstick = Chips.open(path, bands, "truth" if drawn else "consensus", "validation")
 sources = list(dict.fromkeys([chosen, *LABEL_SOURCES]))
 models, rows = {}, []

@@ -25,7 +25,7 @@
 # **Time.** Tens of minutes in the `full` profile. A search that was stopped goes on where it was.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the search and of each fit
@@ -46,14 +46,15 @@ from functools import partial
 import pandas as pd
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
-from clouddl.chips import Chips, study_chips, training_labels
-from clouddl.model import ModelCard, build, save_model
+from clouddl.chips import Chips
+from clouddl.model import save_model
+from clouddl.network import ModelCard, build
 from clouddl.score import best_threshold
 from clouddl.search import best_trial, search, worth
 from clouddl.sensors import BAND_SETS
 from clouddl.train import fit, fit_trial, on_validation
-from clouddl.workspace import read_choices, results_folder, work_folder, write_table
+from clouddl_study.corpora import open_corpus, study_chips, training_labels
+from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
 figures.style()
 
@@ -75,7 +76,7 @@ choices
 # %%
 def chips(bands):
     train, validation = (Chips.open(path, bands, chosen, r) for r in ("train", "validation"))
-    return [train if choices["grounds"] else train.without_drawn(), validation]
+    return [train if choices["grounds"] else train.without_simulated(), validation]
 
 
 def card(name, band_sets, **shape):
@@ -162,7 +163,7 @@ worth(table).round(3)
 # %%
 shape = {k: v for k, v in best.items() if k != "learning_rate"}
 finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
-drawn = set(chips(BAND_SETS["spot"])[0].dataset.sha256.values == "drawn")
+drawn = set(chips(BAND_SETS["spot"])[0].dataset.sha256.values == "simulated")
 if drawn == {True, False}:  # there is something to leave out, and something left
     finals["spot-without-drawn"] = [BAND_SETS["spot"]]
 rows = []
@@ -171,7 +172,7 @@ for name, band_sets in finals.items():
     training, validation = chips(blank.bands)
     whole = training.dataset.sizes["chip"]
     if name.endswith("without-drawn"):
-        training = training.without_drawn()
+        training = training.without_simulated()
     model = fit(
         blank,
         training,

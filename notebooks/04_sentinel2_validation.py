@@ -24,7 +24,7 @@
 # **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship). **Time.** A minute.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the bootstrap
@@ -36,12 +36,12 @@ import pandas as pd
 from myst_nb import glue
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
 from clouddl.labels import to_mask
 from clouddl.score import MEASURES, pooled, precision_recall, reliability
 from clouddl.sensors import BAND_SETS
 from clouddl.transfer import open_at, pixels, predictions, processor_masks, score_masks
-from clouddl.workspace import results_folder, trained_model, write_table
+from clouddl_study.corpora import open_corpus
+from clouddl_study.workspace import results_folder, trained_model, write_table
 
 figures.style()
 
@@ -82,7 +82,7 @@ def runs_on(part):
                 cut = models[kind].card.threshold
                 label = f"CloudDL{', one model for any bands' if kind == 'any' else ''}: {', '.join(use)}"
                 found[label] = {k: to_mask(v, cut) for k, v in p.items()}
-    if catalogue.name != "drawn":
+    if catalogue.name != "simulated":
         found["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
     return found
 
@@ -123,7 +123,7 @@ figures.show(write_table(work, "scores_sentinel2", scores[shown].round(3)))
 
 # %% tags=["hide-input", "wide"]
 first = next(iter(sets))
-other = "any bands" if catalogue.name == "drawn" else "ukis-csmask"
+other = "any bands" if catalogue.name == "simulated" else "ukis-csmask"
 picked = [(n, c) for c, part in sets.items() for n in list(part)[:2]][:3]
 rows = []
 for name, collection in picked:

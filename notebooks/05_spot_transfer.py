@@ -26,7 +26,7 @@
 # **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship). **Time.** Minutes.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the bootstrap
@@ -41,11 +41,10 @@ import pandas as pd
 from myst_nb import glue
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
 from clouddl.labels import LABEL_SOURCES, to_mask
 from clouddl.score import f_beta, pooled
 from clouddl.sensors import BAND_SETS, get_sensor, shared_bands
-from clouddl.transfer import (
+from clouddl.transfer import (  # fmt: skip
     adapt,
     left_out,
     open_at,
@@ -53,8 +52,9 @@ from clouddl.transfer import (
     processor_masks,
     score_masks,
     teaching_order,
-)  # fmt: skip
-from clouddl.workspace import results_folder, trained_model, work_folder, write_table
+)
+from clouddl_study.corpora import open_corpus
+from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
 
@@ -97,7 +97,7 @@ def runs_on(part):
         found[f"CloudDL, one model for any bands: {', '.join(use)}"] = masks_of(
             models["any"], part, use
         )
-    if catalogue.name != "drawn":
+    if catalogue.name != "simulated":
         found["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
     return found
 

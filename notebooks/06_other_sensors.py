@@ -25,7 +25,7 @@
 # **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship). **Time.** Minutes.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the small models, the bootstrap and the drawn places
@@ -41,20 +41,20 @@ import numpy as np
 import pandas as pd
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
 from clouddl.chips import Chips, cut_chips
-from clouddl.comparators import multi_temporal_test, spectral_tests
-from clouddl.drawn import draw_set
 from clouddl.labels import to_mask
-from clouddl.model import ModelCard
+from clouddl.mission.classical import multi_temporal_test, spectral_tests
+from clouddl.network import ModelCard
 from clouddl.predict import predict_array
-from clouddl.scene import open_scene
+from clouddl.scenes import open_scene
 from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor, sensors, shared_bands
-from clouddl.spectra import adjustment, surfaces, through
+from clouddl.simulate import simulate_set
+from clouddl.simulate.spectra import adjustment, surfaces, through
 from clouddl.train import fit
 from clouddl.transfer import open_at, predictions, processor_masks, score_masks
-from clouddl.workspace import results_folder, trained_model, work_folder, write_table
+from clouddl_study.corpora import open_corpus
+from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
 
@@ -103,7 +103,7 @@ catalogue, store = open_corpus(corpus, mirror or None)
 models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 resolution = models["spot"].card.resolution
 scenes = open_at(catalogue.select("reference"), store, resolution)
-is_real = catalogue.name != "drawn"
+is_real = catalogue.name != "simulated"
 
 
 def masks_of(model, part, use):
@@ -114,7 +114,7 @@ def masks_of(model, part, use):
 # %%
 short = BAND_SETS["pleiades"]
 parts = {
-    f"{get_sensor(name).title}, drawn": draw_set(name, tested, seed=40_000 + seed, size=size)
+    f"{get_sensor(name).title}, drawn": simulate_set(name, tested, seed=40_000 + seed, size=size)
     for name in ("venus", "pleiades")
 }
 if is_real:
@@ -318,7 +318,7 @@ names = {
 }
 small = {}
 for sensor in names:
-    drawn = draw_set(sensor, places, seed=50_000 + seed, size=size, role="train").values()
+    drawn = simulate_set(sensor, places, seed=50_000 + seed, size=size, role="train").values()
     chips = Chips(cut_chips(drawn, bands=spot, sources=["truth"], size=size).isel(source=0))
     blank = ModelCard(
         name=f"{sensor}-drawn",
@@ -333,7 +333,7 @@ for sensor in names:
 # %%
 tables = []
 for test in names:
-    part = draw_set(test, tested, seed=60_000 + seed, size=size)
+    part = simulate_set(test, tested, seed=60_000 + seed, size=size)
     tables += [
         score_masks(masks_of(model, part, spot), part).assign(train=train, test=test)
         for train, model in small.items()

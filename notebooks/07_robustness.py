@@ -23,7 +23,7 @@
 # **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship). **Time.** Minutes.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of noise, stripes and shifts, and of the drawn places
@@ -38,12 +38,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
-from clouddl.degrade import robustness
-from clouddl.drawn import draw_set
+from clouddl.mission.degrade import robustness
 from clouddl.sensors import BAND_SETS
+from clouddl.simulate import simulate_set
 from clouddl.transfer import open_at
-from clouddl.workspace import results_folder, trained_model, write_table
+from clouddl_study.corpora import open_corpus
+from clouddl_study.workspace import results_folder, trained_model, write_table
 
 figures.style()
 
@@ -80,7 +80,7 @@ catalogue, store = open_corpus(corpus, mirror or None)
 model, spot = trained_model(work, "spot"), BAND_SETS["spot"]
 scenes = open_at(catalogue.select("reference"), store, model.card.resolution)
 usable = {n: s for n, s in scenes.items() if set(spot) <= set(s.band.values.tolist())}
-if catalogue.name == "drawn":
+if catalogue.name == "simulated":
     print("The corpus is drawn: there are no real references below.")
 sets = {}
 for sensor in dict.fromkeys(s.attrs["sensor"] for s in usable.values()):
@@ -88,8 +88,8 @@ for sensor in dict.fromkeys(s.attrs["sensor"] for s in usable.values()):
     spread = ids[:: -(-len(ids) // most)]  # over all surfaces, which are in order
     name = figures.readable(pd.DataFrame({"sensor": [sensor]})).iloc[0, 0]
     sets[f"{name}, {catalogue.name}"] = {n: usable[n] for n in spread}
-sets["SPOT-5, drawn"] = draw_set("spot-5", places, seed=70_000 + seed, size=size)
-fine = draw_set("spot-5", places, seed=70_000 + seed, size=3 * size, resolution=5.0)
+sets["SPOT-5, drawn"] = simulate_set("spot-5", places, seed=70_000 + seed, size=size)
+fine = simulate_set("spot-5", places, seed=70_000 + seed, size=3 * size, resolution=5.0)
 about = [
     {
         "images": images,

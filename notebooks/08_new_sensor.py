@@ -27,7 +27,7 @@
 
 # %% tags=["parameters"]
 card: str = "co3d"  # name of a sensor, or path of a card
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of fits, drawn scenes and the bootstrap
@@ -46,26 +46,26 @@ import numpy as np
 import pandas as pd
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
-from clouddl.chips import Chips, cut_chips, study_chips, training_labels
-from clouddl.degrade import degrade
-from clouddl.drawn import draw_set
-from clouddl.gate import Spec, run_gate
+from clouddl.chips import Chips, cut_chips
 from clouddl.labels import to_mask
-from clouddl.preflight import coarse_model, expected, working_bands, working_resolution
-from clouddl.reference import simulated_person
+from clouddl.mission.degrade import degrade
+from clouddl.mission.gate import Spec, run_gate
+from clouddl.mission.labelling import simulated_person
+from clouddl.mission.preflight import coarse_model, expected, working_bands, working_resolution
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor
+from clouddl.simulate import simulate_set
 from clouddl.train import fit
-from clouddl.transfer import (
+from clouddl.transfer import (  # fmt: skip
     adapt,
     left_out,
     open_at,
     predictions,
     score_masks,
     teaching_order,
-)  # fmt: skip
-from clouddl.workspace import results_folder, trained_model, work_folder, write_table
+)
+from clouddl_study.corpora import open_corpus, study_chips, training_labels
+from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
 
@@ -101,7 +101,7 @@ figures.show(write_table(work, "life_preflight", before[["draw", *shown]].round(
 
 # %%
 flying = sensor.sample(7_777 + seed)
-first = draw_set(flying, 12, seed=40_000 + seed, resolution=resolution, role="train")
+first = simulate_set(flying, 12, seed=40_000 + seed, resolution=resolution, role="train")
 cloudy = {n: s for n, s in first.items() if 0.05 < float((s.mask == 1).mean()) < 0.7}
 clicks = pd.concat(
     [
@@ -159,7 +159,7 @@ def curve(start, taught, left, name):
 
 
 rng = np.random.default_rng(seed)
-left = draw_set(flying, places, seed=50_000 + seed, resolution=resolution)
+left = simulate_set(flying, places, seed=50_000 + seed, resolution=resolution)
 drawn_rows, refined = curve(coarse, first, left, sensor.id)
 
 # %% [markdown]
@@ -192,7 +192,7 @@ for axis, (name, part) in zip(axes, refinement.groupby("of", sort=False), strict
             line["labelled scenes"], line.f2, yerr=[line.f2 - line.f2_low, line.f2_high - line.f2],
             fmt="o-", capsize=3, label=way,
         )  # fmt: skip
-    real = "real" if catalogue.name != "drawn" and name == "landsat-8" else "drawn"
+    real = "real" if catalogue.name != "simulated" and name == "landsat-8" else "simulated"
     axis.set(title=f"{name} ({real})", xlabel="labelled scenes")
 axes[0].set_ylabel("F2 (95 % interval)")
 axes[0].legend()

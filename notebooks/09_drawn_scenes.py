@@ -24,7 +24,7 @@
 # **Prerequisites.** Chips of {doc}`01_data_preparation` (made if missing). **Time.** Some minutes.
 
 # %% tags=["parameters"]
-corpus: str = "auto"  # real, drawn, or auto: real where it can be had
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 seed: int = 0  # of the models, the bootstrap and the drawn places
@@ -42,22 +42,17 @@ import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from clouddl import figures
-from clouddl.catalogue import open_corpus
-from clouddl.chips import Chips, cut_chips, study_chips, training_labels
-from clouddl.comparators import multi_temporal_test, spectral_tests
-from clouddl.drawn import draw_set
+from clouddl.chips import Chips, cut_chips
 from clouddl.labels import to_mask
-from clouddl.model import ELEVATION, ModelCard
+from clouddl.mission.classical import multi_temporal_test, spectral_tests
+from clouddl.network import ELEVATION, ModelCard
 from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
+from clouddl.simulate import simulate_set
 from clouddl.train import fit
 from clouddl.transfer import open_at, predictions, score_masks
-from clouddl.workspace import (
-    results_folder,
-    trained_model,
-    work_folder,
-    write_table,
-)
+from clouddl_study.corpora import open_corpus, study_chips, training_labels
+from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
 
@@ -66,7 +61,7 @@ catalogue, store = open_corpus(corpus, mirror or None)
 path = study_chips(catalogue, store, work)
 chosen = training_labels("auto", catalogue)
 train = Chips.open(path, STUDY_BANDS, chosen, "train")
-is_drawn = train.dataset.sha256.values == "drawn"
+is_drawn = train.dataset.sha256.values == "simulated"
 if is_drawn.all():  # without the real corpus there is nothing to compare with: compare halves
     is_drawn = np.arange(len(is_drawn)) % 2 == 0
 images, masks = train.dataset.image.values, train.dataset.mask.values
@@ -87,7 +82,7 @@ for row, which in zip(axes, (real, drawn), strict=True):
         axis.imshow(np.clip(rgb / 0.6, 0, 1) ** 0.6)
         axis.axis("off")
 axes[0, 0].set_title("corpus", loc="left")
-axes[1, 0].set_title("drawn", loc="left")
+axes[1, 0].set_title("simulated", loc="left")
 figures.save(figure, results_folder(work) / "drawn_beside_real.png")
 plt.close(figure)
 figure
@@ -113,7 +108,7 @@ rows = []
 for row, (code, name) in zip(axes, names.items(), strict=True):
     for band, axis in enumerate(row):
         ours, theirs = values(drawn, band, code), values(real, band, code)
-        for label, v in (("corpus", theirs), ("drawn", ours)):
+        for label, v in (("corpus", theirs), ("simulated", ours)):
             axis.hist(v, bins, density=True, histtype="step", lw=1.6, label=label)
         axis.set_title(f"{STUDY_BANDS[band]}, {name}", fontsize=10)
         axis.set(xticks=[0, 0.5, 1], yticks=[])
@@ -143,7 +138,7 @@ figures.show(write_table(work, "drawn_bands", pd.DataFrame(rows).round(3)))
 # %% tags=["hide-input"]
 pairs = [("red", "nir"), ("red", "swir16"), ("blue", "red")]
 figure, axes = plt.subplots(2, 3, figsize=(9.5, 6), sharex=True, sharey=True)
-for row, which, name in zip(axes, (real, drawn), ("corpus", "drawn"), strict=True):
+for row, which, name in zip(axes, (real, drawn), ("corpus", "simulated"), strict=True):
     for axis, (a, b) in zip(row, pairs, strict=True):
         x, y = (images[which, STUDY_BANDS.index(band)].ravel()[::11] for band in (a, b))
         axis.hexbin(
@@ -231,7 +226,7 @@ figures.show(beside) if len(beside) else print("03_hyperopt_search made no such 
 # four bands everywhere. **Every number below is of drawn scenes.**
 
 # %%
-places_to_train = draw_set(
+places_to_train = simulate_set(
     "sentinel-2", places, seed=20_000 + seed, size=size, role="train"
 ).values()
 fits = {}
@@ -251,7 +246,7 @@ for name, bands in (("CloudDL", spot), ("CloudDL with a DEM", [*spot, ELEVATION]
 # %%
 rows = []
 for sensor in ("sentinel-2", "spot-4", "spot-5"):
-    scenes = draw_set(sensor, tested, seed=30_000 + seed, size=size, days=days)
+    scenes = simulate_set(sensor, tested, seed=30_000 + seed, size=size, days=days)
     runs = {n: predictions(model, scenes) for n, model in fits.items()}
     runs = {n: {k: to_mask(p, 0.5) for k, p in found.items()} for n, found in runs.items()}
     cut = {k: s.reflectance.sel(band=spot) for k, s in scenes.items()}

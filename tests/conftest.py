@@ -1,4 +1,4 @@
-"""What tests share: drawn chips, tiny networks, a server of files, and the command line."""
+"""What tests share: simulated chips, tiny networks, a server of files, and the command line."""
 
 import hashlib
 import os
@@ -19,12 +19,14 @@ import rasterio
 import torch
 from rasterio.transform import from_origin
 
-from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, make_chips
 from clouddl.cli import main
-from clouddl.model import CloudModel, ModelCard, build, save_model
+from clouddl.files import Store
+from clouddl.model import CloudModel, save_model
+from clouddl.network import ModelCard, build
+from clouddl.scenes import Scene
 
-# Tests compare to the last digit; what other backends may differ by, test_fast.py says.
+# Tests compare to the last digit; what other backends may differ by, test_backends.py says.
 os.environ["CLOUDDL_BACKEND"] = "float32"
 torch.set_num_threads(1)  # networks this small only wait for threads
 Run = Callable[..., tuple[int, str, str]]
@@ -32,15 +34,15 @@ BANDS = ["green", "red", "nir", "swir16"]
 
 
 @pytest.fixture(scope="session")
-def drawn() -> Callable[..., Scene]:
-    """Makes the record of a drawn scene of 64 × 64 pixels of 30 m."""
+def simulated() -> Callable[..., Scene]:
+    """Makes the record of a simulated scene of 64 × 64 pixels of 30 m."""
 
     def make(seed: int, role: str = "train", size: int = 64, **fields: Any) -> Scene:
         surface = ("mixed", "crops", "barren")[seed % 3]
         record = {
-            "id": f"drawn-{seed}", "collection": "drawn", "sensor": "sentinel-2", "role": role,
+            "id": f"simulated-{seed}", "collection": "simulated", "sensor": "sentinel-2", "role": role,
             "resolution": 30.0, "group": f"group-{seed}",
-            "drawn": {"seed": seed, "size": size, "surface": surface, "cloud_fraction": 0.35},
+            "simulated": {"seed": seed, "size": size, "surface": surface, "cloud_fraction": 0.35},
         }  # fmt: skip
         return Scene.model_validate(record | fields)
 
@@ -48,10 +50,12 @@ def drawn() -> Callable[..., Scene]:
 
 
 @pytest.fixture(scope="session")
-def zarr(tmp_path_factory: pytest.TempPathFactory, drawn: Callable[..., Scene]) -> Path:
+def zarr(tmp_path_factory: pytest.TempPathFactory, simulated: Callable[..., Scene]) -> Path:
     """Six training chips and two of validation, 64 × 64 pixels, labelled with the truth."""
-    path = tmp_path_factory.mktemp("chips") / "drawn.zarr"
-    scenes = [drawn(seed) for seed in range(6)] + [drawn(seed, "validation") for seed in (6, 7)]
+    path = tmp_path_factory.mktemp("chips") / "simulated.zarr"
+    scenes = [simulated(seed) for seed in range(6)] + [
+        simulated(seed, "validation") for seed in (6, 7)
+    ]
     make_chips(scenes, Store(None), path, bands=BANDS, sources=["truth"], size=64, progress=False)
     return path
 

@@ -20,23 +20,17 @@ from conftest import Web
 from rasterio.transform import from_origin
 from test_products import muscate, sentinel2, write
 
-from clouddl import alcd, catalogue, dem
-from clouddl.catalogue import (
-    DATA,
-    Scene,
-    Store,
-    load_catalogue,
-    open_corpus,
-    row_of,
-    write_registry,
-)
+from clouddl import files, scenes
 from clouddl.cli import fetch
-from clouddl.dem import cells, copernicus_dem
 from clouddl.errors import InputError
-from clouddl.products import open_product
-from clouddl.scene import open_scene
+from clouddl.files import Store, row_of, write_registry
+from clouddl.products import dem, open_product
+from clouddl.products.dem import cells, copernicus_dem
+from clouddl.scenes import DATA, Scene, load_catalogue, open_scene
 from clouddl.sensors import STUDY_BANDS
-from clouddl.study import check_parameters
+from clouddl_study import alcd, corpora
+from clouddl_study.corpora import open_corpus
+from clouddl_study.run import check_parameters
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAME = "S2A_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233"
@@ -66,7 +60,7 @@ def servers(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
         monkeypatch.setattr(module, name, f"{web.address}/{address}")
     for folder in ("catalogue", "registry"):
         shutil.copytree(DATA / folder, tmp_path / "data" / folder)
-    for module in (alcd, catalogue):
+    for module in (alcd, corpora, scenes):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
     monkeypatch.setenv("CLOUDDL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(Store, "retries", 1)
@@ -169,7 +163,7 @@ def test_no_space_left(servers: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise OSError(errno.ENOSPC, "No space left on device", str(part))
 
     with monkeypatch.context() as patch:
-        patch.setattr(catalogue, "_resume", full)
+        patch.setattr(files, "_resume", full)
         with pytest.raises(InputError, match=r"No space left.*set CLOUDDL_CACHE to a folder with"):
             alcd.gather()
     assert alcd.gather()[0].startswith("1 scenes")
@@ -263,7 +257,7 @@ def test_a_product_with_its_heights(servers: Web, tmp_path: Path) -> None:
 
 
 def small_real(folder: Path, mirror: Path) -> None:
-    """A catalogue `real` of the whole one's kinds: tiny scenes in files, and a few to be drawn."""
+    """A catalogue `real` of the whole one's kinds: tiny scenes in files, and a few to be simulated."""
     kinds = [("sentinel-2", "train", 3), ("sentinel-2", "validation", 2),
              ("landsat-5", "reference", 1), ("landsat-8", "reference", 3)]  # fmt: skip
     collections: dict[str, dict[str, Any]] = {}
@@ -276,9 +270,9 @@ def small_real(folder: Path, mirror: Path) -> None:
         for number in range(count):
             name = f"{sensor}-{role}-{number}"
             told = {"seed": number, "size": 64, "surface": "mixed", "cloud_fraction": 0.4}
-            drawn = Scene(id=name, collection="", sensor=sensor, role="train", group=name,
-                          resolution=metres, drawn=told)  # fmt: skip
-            opened = open_scene(drawn, Store(None))
+            simulated = Scene(id=name, collection="", sensor=sensor, role="train", group=name,
+                          resolution=metres, simulated=told)  # fmt: skip
+            opened = open_scene(simulated, Store(None))
             numbers = (opened.reflectance.values * 1e4).astype(np.uint16)
             write(mirror / f"{name}.tif", numbers, metres)
             write(mirror / f"{name}_mask.tif", opened.mask.values, metres)
@@ -286,11 +280,11 @@ def small_real(folder: Path, mirror: Path) -> None:
             scenes.append({"id": name, "group": name, "image": [f"{name}.tif"], **label})
             one["bands"] = opened.band.values.tolist()
         collections[f"{sensor} {role}"] = one | {"scenes": scenes}
-    drawn = [{"id": f"drawn-{n}", "group": f"drawn-{n}", "role": role,
-              "drawn": {"seed": n, "size": 64, "surface": "barren", "cloud_fraction": 0.3}}
+    simulated = [{"id": f"simulated-{n}", "group": f"simulated-{n}", "role": role,
+              "simulated": {"seed": n, "size": 64, "surface": "barren", "cloud_fraction": 0.3}}
              for n, role in enumerate(("train", "validation"))]  # fmt: skip
-    collections["drawn"] = {"sensor": "sentinel-2", "bands": list(STUDY_BANDS), "resolution": 10,
-                            "scenes": drawn}  # fmt: skip
+    collections["simulated"] = {"sensor": "sentinel-2", "bands": list(STUDY_BANDS), "resolution": 10,
+                            "scenes": simulated}  # fmt: skip
     made = {"name": "real", "title": "t", "registry": "real.csv", "collections": collections}
     (folder / "catalogue" / "real.yaml").write_text(yaml.safe_dump(made))
     rows = [row_of(file.name, file) for file in mirror.iterdir()]
@@ -317,7 +311,7 @@ def test_the_notebooks_run_on_it_unchanged(
     common: dict[str, Any] = {"corpus": "alcd", "mirror": str(tmp_path / "mirror"),
                               "work": str(tmp_path / "work")}  # fmt: skip
     compared = run_notebook("01_data_preparation", **common)["layers"]["consensus"]
-    assert "drawn-0" not in compared.dataset.scene.values  # processors have no say there
+    assert "simulated-0" not in compared.dataset.scene.values  # processors have no say there
     run_notebook("02_training", **common, epochs=1)
     run_notebook("03_hyperopt_search", **common, trials=1, trial_epochs=1, epochs=1)
     fourth = run_notebook("04_sentinel2_validation", **common, draws=10)

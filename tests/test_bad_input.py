@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 from test_products import landsat, muscate, pleiades, sentinel2, spot, take5
 
-from clouddl.catalogue import load_catalogue
 from clouddl.errors import InputError
 from clouddl.labels import read_mask
 from clouddl.model import read_card
 from clouddl.products import find_product, open_product
-from clouddl.scene import read_image
+from clouddl.products.raster import read_image
+from clouddl.products.stac import load_item, read_item
+from clouddl.scenes import load_catalogue
 from clouddl.sensors import CARDS, get_sensor
-from clouddl.stac import load_item, read_item
 
 PREDICT = "predict --sensor spot-5 --out out --model tiny.json"
 PRODUCT = "predict --out out"
@@ -147,15 +147,15 @@ BAD: list[tuple[str, str, int]] = [
     ("score mask.tif --reference gone.tif", "gone.tif: cannot be read as a mask", 2),
     ("score mask.tif --reference truth.tif --codes alcds", "label codes 'alcds' are unknown", 2),
     ("score mask.tif --reference truth.tif --reference truth.tif", "1 masks but 2 references", 2),
-    ("study --corpus drawn --profile quickly", "unknown profile 'quickly'; did you", 2),
-    ("study --corpus dawn", "corpus 'dawn' is unknown; choose auto, real or drawn", 2),
-    ("study --corpus drawn --only 02_trainin", "'02_trainin'; did you mean '02_training'", 2),
+    ("study --corpus simulated --profile quickly", "unknown profile 'quickly'; did you", 2),
+    ("study --corpus dawn", "corpus 'dawn' is unknown; choose auto, real or simulated", 2),
+    ("study --corpus simulated --only 02_trainin", "'02_trainin'; did you mean '02_training'", 2),
     ("study --mirror nowhere", "mirror nowhere: no such folder; mend --mirror", 2),
     ("fetch --mirror nowhere", "mirror nowhere: no such folder; mend --mirror", 2),
     ("fetch --catalogue reel", "reel.yaml: no such catalogue; in ", 2),
     ("sensors plot spot-9", "sensor 'spot-9' is unknown", 2),
-    ("sensors plot spot-4 --out drawn.gif", "drawn.gif: cannot be drawn to; give a file ending", 2),
-    ("sensors spot-4 --out drawn.png", "--out goes with plot: clouddl sensors plot", 2),
+    ("sensors plot spot-4 --out simulated.gif", "simulated.gif: cannot be drawn to; give a file ending", 2),
+    ("sensors spot-4 --out simulated.png", "--out goes with plot: clouddl sensors plot", 2),
     ("sensors noyaml.yaml", "noyaml.yaml: the sensor card", 2),
     ("fetch --role referense", "referense", 2),
     ("fetch maja", "fetch maja: only alcd is gathered by name", 2),

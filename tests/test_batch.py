@@ -20,10 +20,12 @@ from distributed import LocalCluster
 from filelock import FileLock
 from rasterio.transform import from_origin
 
-from clouddl import batch, cluster, predict
-from clouddl.batch import LOCK, REPORT, predict_batch
+from clouddl import predict
 from clouddl.errors import InputError
-from clouddl.model import CloudModel, ModelCard, build, load_model, save_model
+from clouddl.model import CloudModel, load_model, save_model
+from clouddl.network import ModelCard, build
+from clouddl.scale import batch, cluster
+from clouddl.scale.batch import LOCK, REPORT, predict_batch
 from clouddl.sensors import get_sensor
 
 STATUS = ["done", "done", "failed", "done"]

@@ -10,10 +10,12 @@ from threading import Thread
 
 import pytest
 
-from clouddl.catalogue import DATA, Store, choose_corpus, load_catalogue
 from clouddl.errors import InputError
+from clouddl.files import Store
 from clouddl.labels import CODES
+from clouddl.scenes import DATA, load_catalogue
 from clouddl.sensors import get_sensor
+from clouddl_study.corpora import choose_corpus
 
 CONTENT = bytes(range(256)) * 1000
 COLUMNS = ["path", "bytes", "sha256", "repository", "commit", "source_path", "url", "licence"]
@@ -112,9 +114,9 @@ def test_a_refusal_and_no_network_are_told_apart(tmp_path, server):
     with pytest.raises(InputError, match="404"):
         store(tmp_path, server["url"], url=f"{server['url']}/missing").fetch("a/x.bin")
     shelf = store(tmp_path, "http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"--mirror or CLOUDDL_MIRROR.*--corpus drawn"):
+    with pytest.raises(InputError, match=r"--mirror or CLOUDDL_MIRROR.*--corpus simulated"):
         shelf.fetch("a/x.bin")
-    assert not shelf.available() and choose_corpus("auto", shelf) == "drawn"
+    assert not shelf.available() and choose_corpus("auto", shelf) == "simulated"
 
 
 def mirror(folder, content):
@@ -152,7 +154,7 @@ def test_files_and_corpora_that_do_not_exist(tmp_path):
     shelf = store(tmp_path, "http://h")
     with pytest.raises(InputError, match=r"did you mean 'a/x\.bin'"):
         shelf.fetch("a/y.bin")
-    with pytest.raises(InputError, match="auto, real or drawn"):
+    with pytest.raises(InputError, match="auto, real or simulated"):
         choose_corpus("reel", shelf)
     assert not Store(None, tmp_path).available()
 
@@ -166,8 +168,8 @@ def test_the_real_catalogue_keeps_its_promises():
         assert {band for band in scene.bands if band} <= names
         assert scene.label is None or scene.label_codes in CODES
         assert scene.licence and scene.note
-        assert scene.drawn is None or scene.role in ("train", "validation")  # never scored on
-    count = Counter(scene.role for scene in catalogue.scenes if not scene.drawn)
+        assert scene.simulated is None or scene.role in ("train", "validation")  # never scored on
+    count = Counter(scene.role for scene in catalogue.scenes if not scene.simulated)
     assert count == {"train": 49, "validation": 15, "reference": 25, "extra": 20}
     people = {scene.role for scene in catalogue.scenes if scene.label_kind == "people"}
     assert people == {"reference"}

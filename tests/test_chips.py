@@ -11,10 +11,11 @@ import pytest
 import torch
 import xarray as xr
 
-from clouddl.catalogue import Scene, Store
 from clouddl.chips import Chips, make_chips
-from clouddl.drawn import draw_scene
 from clouddl.errors import InputError
+from clouddl.files import Store
+from clouddl.scenes import Scene
+from clouddl.simulate import simulate_scene
 
 MakeScene = Callable[..., Scene]
 BANDS = ["green", "red", "nir", "swir16"]
@@ -26,8 +27,10 @@ def make(scenes: list[Scene], path: Path, **options: Any) -> xr.Dataset:
     return make_chips(scenes, store, path, **options)
 
 
-def test_chips_are_the_scene_cut_to_pieces(drawn: MakeScene, tmp_path: Path) -> None:
-    make([drawn(1), drawn(2, "validation")], tmp_path / "a.zarr", bands=["nir", "elevation"])
+def test_chips_are_the_scene_cut_to_pieces(simulated: MakeScene, tmp_path: Path) -> None:
+    make(
+        [simulated(1), simulated(2, "validation")], tmp_path / "a.zarr", bands=["nir", "elevation"]
+    )
     stored = xr.open_zarr(tmp_path / "a.zarr", chunks=None)
     assert stored.image.dims == ("chip", "band", "y", "x")
     assert stored.image.shape == (8, 2, 32, 32)
@@ -37,12 +40,12 @@ def test_chips_are_the_scene_cut_to_pieces(drawn: MakeScene, tmp_path: Path) -> 
     assert stored.mask.dtype == np.uint8
     assert stored.band.values.tolist() == ["nir", "elevation"]
     assert stored.source.values.tolist() == ["truth"]
-    assert stored.scene.values.tolist() == ["drawn-1"] * 4 + ["drawn-2"] * 4
+    assert stored.scene.values.tolist() == ["simulated-1"] * 4 + ["simulated-2"] * 4
     assert stored.group.values.tolist() == ["group-1"] * 4 + ["group-2"] * 4
     assert stored.role.values.tolist() == ["train"] * 4 + ["validation"] * 4
-    assert set(stored.sha256.values) == {"drawn"}
+    assert set(stored.sha256.values) == {"simulated"}
     assert stored.attrs["resolution"] == 30
-    whole = draw_scene("sentinel-2", **drawn(1).drawn)
+    whole = simulate_scene("sentinel-2", **simulated(1).simulated)
     quarters = stored.isel(chip=slice(4))
     for name, values, extra in (
         ("mask", whole.mask.values, {"source": 0}),
@@ -53,8 +56,8 @@ def test_chips_are_the_scene_cut_to_pieces(drawn: MakeScene, tmp_path: Path) -> 
         np.testing.assert_array_equal(tiles.swapaxes(1, 2).reshape(64, 64), values)
 
 
-def test_edges_are_filled_with_nodata(drawn: MakeScene, tmp_path: Path) -> None:
-    chips = make([drawn(1, size=40)], tmp_path / "a.zarr")
+def test_edges_are_filled_with_nodata(simulated: MakeScene, tmp_path: Path) -> None:
+    chips = make([simulated(1, size=40)], tmp_path / "a.zarr")
     assert chips.sizes["chip"] == 4
     corner = chips.isel(chip=3)
     assert np.isfinite(corner.image.values[:, :8, :8]).all()
@@ -64,9 +67,9 @@ def test_edges_are_filled_with_nodata(drawn: MakeScene, tmp_path: Path) -> None:
     assert (corner.mask.values[:, :8, :8] != 255).all()
 
 
-def test_a_layer_for_each_source_of_labels(drawn: MakeScene, tmp_path: Path) -> None:
+def test_a_layer_for_each_source_of_labels(simulated: MakeScene, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    make([drawn(1)], path, sources=["truth", "s2cloudless"], size=64)
+    make([simulated(1)], path, sources=["truth", "s2cloudless"], size=64)
     truth, labels = (Chips.open(path, BANDS, s, "train") for s in ("truth", "s2cloudless"))
     assert (truth.tensors()[0] == labels.tensors()[0]).all()
     masks = truth.tensors()[1], labels.tensors()[1]
@@ -85,9 +88,9 @@ def test_open_chooses_role_and_bands(zarr: Path) -> None:
     both = Chips.open(zarr, ["green", "swir16"], "truth", "train").tensors()[0]
     assert (both.flip(1) == image).all()
     assert train.resolution == 30
-    assert train.sources == {f"drawn-{seed}": "drawn" for seed in range(6)}
+    assert train.sources == {f"simulated-{seed}": "simulated" for seed in range(6)}
     validation = Chips.open(zarr, ["green"], "truth", "validation")
-    assert list(validation.sources) == ["drawn-6", "drawn-7"]
+    assert list(validation.sources) == ["simulated-6", "simulated-7"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_open_chooses_role_and_bands(zarr: Path) -> None:
 def test_open_names_what_lacks(
     zarr: Path, bands: list[str], source: str, role: str, told: str
 ) -> None:
-    with pytest.raises(InputError, match=f"drawn.zarr: {told}"):
+    with pytest.raises(InputError, match=f"simulated.zarr: {told}"):
         Chips.open(zarr, bands, source, role)
 
 
@@ -114,20 +117,22 @@ def test_open_without_chips(tmp_path: Path) -> None:
             Chips.open(tmp_path / name, BANDS, "truth", "train")
 
 
-def test_statistics_leave_nodata_out(drawn: MakeScene, tmp_path: Path) -> None:
+def test_statistics_leave_nodata_out(simulated: MakeScene, tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
-    make([drawn(1, size=40)], path)
+    make([simulated(1, size=40)], path)
     mean, std = Chips.open(path, BANDS, "truth", "train").statistics()
-    whole = draw_scene("sentinel-2", **drawn(1, size=40).drawn).reflectance.sel(band=BANDS)
+    whole = simulate_scene("sentinel-2", **simulated(1, size=40).simulated).reflectance.sel(
+        band=BANDS
+    )
     np.testing.assert_allclose(mean, whole.mean(("y", "x")), atol=1e-4)
     np.testing.assert_allclose(std, whole.std(("y", "x")), atol=1e-4)
 
 
 def test_without_drawn_keeps_real_images_alone(train_chips: Chips) -> None:
     scenes = train_chips.dataset.scene.values
-    shas = np.where(np.isin(scenes, ["drawn-1", "drawn-4"]), "0f" * 32, "drawn")
-    some = Chips(train_chips.dataset.assign_coords(sha256=("chip", shas))).without_drawn()
-    assert list(some.sources) == ["drawn-1", "drawn-4"]
+    shas = np.where(np.isin(scenes, ["simulated-1", "simulated-4"]), "0f" * 32, "simulated")
+    some = Chips(train_chips.dataset.assign_coords(sha256=("chip", shas))).without_simulated()
+    assert list(some.sources) == ["simulated-1", "simulated-4"]
     assert (some.tensors()[0] == train_chips.tensors()[0][[1, 4]]).all()
 
 
@@ -143,12 +148,12 @@ def on_disk(tmp_path: Path) -> tuple[Store, dict[str, Any]]:
         writer = csv.writer(stream)
         writer.writerow(["path", "sha256", "bytes", "url"])
         writer.writerow(["scene.npz", hashlib.sha256(data).hexdigest(), len(data), "https://a.b/c"])
-    fields = {"drawn": None, "image": ["scene.npz#img"], "bands": ["red", "nir"], "id": "filed"}
+    fields = {"simulated": None, "image": ["scene.npz#img"], "bands": ["red", "nir"], "id": "filed"}
     return Store(tmp_path / "registry.csv", mirror=mirror), fields
 
 
 def test_the_sha256_of_an_image_is_kept(
-    drawn: MakeScene, on_disk: tuple[Store, dict[str, Any]], tmp_path: Path
+    simulated: MakeScene, on_disk: tuple[Store, dict[str, Any]], tmp_path: Path
 ) -> None:
     store, fields = on_disk
     np.savez(tmp_path / "mirror" / "label.npz", m=np.eye(32, dtype=np.uint8))
@@ -157,7 +162,7 @@ def test_the_sha256_of_an_image_is_kept(
         "path": "label.npz", "sha256": hashlib.sha256(data).hexdigest(), "bytes": str(len(data)),
         "url": "https://a.b/d",
     }  # fmt: skip
-    scene = drawn(1, **fields, label="label.npz#m", label_codes="binary")
+    scene = simulated(1, **fields, label="label.npz#m", label_codes="binary")
     make([scene], tmp_path / "a.zarr", store=store, bands=["nir", "red"])
     chips = Chips.open(tmp_path / "a.zarr", ["red"], "truth", "train")
     assert chips.sources == {"filed": store.rows["scene.npz"]["sha256"]}
@@ -175,35 +180,35 @@ def test_the_sha256_of_an_image_is_kept(
     ],
 )
 def test_a_scene_that_fails_leaves_the_old_chips(
-    drawn: MakeScene, on_disk: tuple[Store, dict[str, Any]], tmp_path: Path,
+    simulated: MakeScene, on_disk: tuple[Store, dict[str, Any]], tmp_path: Path,
     options: dict[str, Any], told: str,
 ) -> None:  # fmt: skip
     path = tmp_path / "chips" / "a.zarr"
-    make([drawn(1)], path)
+    make([simulated(1)], path)
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
     store, fields = on_disk
     with pytest.raises(InputError, match=told):
-        make([drawn(3), drawn(1, **fields)], path, store=store, **options)
+        make([simulated(3), simulated(1, **fields)], path, store=store, **options)
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
     assert [p.name for p in path.parent.iterdir()] == ["a.zarr"]
 
 
 def test_a_broken_image_is_named(
-    drawn: MakeScene, on_disk: tuple[Store, dict[str, Any]], tmp_path: Path
+    simulated: MakeScene, on_disk: tuple[Store, dict[str, Any]], tmp_path: Path
 ) -> None:
     store, fields = on_disk
     file = tmp_path / "mirror" / "scene.npz"
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(InputError, match=r"scene\.npz: truncated"):
-        make([drawn(1, **fields)], tmp_path / "a.zarr", store=store, bands=["red"])
+        make([simulated(1, **fields)], tmp_path / "a.zarr", store=store, bands=["red"])
     assert not (tmp_path / "a.zarr").exists()
 
 
 def test_writing_that_breaks_off_leaves_the_old_chips(
-    drawn: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    simulated: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.zarr"
-    make([drawn(1)], path)
+    make([simulated(1)], path)
     whole = xr.Dataset.to_zarr
 
     def full(self: xr.Dataset, store: Path, **options: Any) -> None:
@@ -212,10 +217,10 @@ def test_writing_that_breaks_off_leaves_the_old_chips(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(xr.Dataset, "to_zarr", full)
-        make([drawn(2)], path)
-    assert list(Chips.open(path, BANDS, "truth", "train").sources) == ["drawn-1"]
-    make([drawn(2)], path)  # what was left behind is in nobody's way
-    assert list(Chips.open(path, BANDS, "truth", "train").sources) == ["drawn-2"]
+        make([simulated(2)], path)
+    assert list(Chips.open(path, BANDS, "truth", "train").sources) == ["simulated-1"]
+    make([simulated(2)], path)  # what was left behind is in nobody's way
+    assert list(Chips.open(path, BANDS, "truth", "train").sources) == ["simulated-2"]
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
@@ -224,7 +229,7 @@ def test_no_scenes(tmp_path: Path) -> None:
         make([], tmp_path / "a.zarr")
 
 
-def test_several_resolutions(drawn: MakeScene, tmp_path: Path) -> None:
+def test_several_resolutions(simulated: MakeScene, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"several resolutions \[10.0, 30.0\]"):
-        make([drawn(1), drawn(2, resolution=10.0)], tmp_path / "a.zarr")
+        make([simulated(1), simulated(2, resolution=10.0)], tmp_path / "a.zarr")
     assert not (tmp_path / "a.zarr").exists()

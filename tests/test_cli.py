@@ -55,7 +55,7 @@ HELP = {
     "": ["study", "fetch", "predict", "score", "label", "gate", "preflight", "register",
          "refine", "sensors",
          "First steps", "clouddl predict image", "CLOUDDL_MIRROR", "CLOUDDL_CACHE"],
-    "study": ["--profile", "quick", "full", "--corpus", "drawn", "--mirror", "--only", "--force",
+    "study": ["--profile", "quick", "full", "--corpus", "simulated", "--mirror", "--only", "--force",
               "--publish", "build/<profile>"],
     "fetch": ["--mirror", "CLOUDDL_MIRROR", "--catalogue", "--role", "verified", "alcd",
               "account"],
@@ -69,7 +69,7 @@ HELP = {
               "0 clear, 1 cloud, 255 nodata", "QGIS", "low cloud", "clouddl label image.tif"],
     "gate": ["--spec", "--report", "--mirror", "CLOUDDL_MIRROR", "exit code", "calibration",
              "clouddl gate spot real"],
-    "preflight": ["--out", "--corpus", "--epochs", "--draws", "expected.csv", "drawn",
+    "preflight": ["--out", "--corpus", "--epochs", "--draws", "expected.csv", "simulated",
                   "clouddl preflight my_sensor.yaml"],
     "register": ["catalogue", "SHA-256", "registered"],
     "refine": ["--out", "--epochs", "role train", "clouddl refine"],
@@ -97,12 +97,12 @@ def test_all_cards_are_listed(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["plot spot-4 co3d --out new/drawn.png", "plot --out new/drawn.png"]
+    "line", ["plot spot-4 co3d --out new/simulated.png", "plot --out new/simulated.png"]
 )
 def test_responses_are_drawn(run: Run, place: Path, line: str) -> None:
     code, out, err = run(f"sensors {line}")
-    assert (code, out, err) == (0, "new/drawn.png\n", "")
-    image = plt.imread(place / "new" / "drawn.png")
+    assert (code, out, err) == (0, "new/simulated.png\n", "")
+    image = plt.imread(place / "new" / "simulated.png")
     assert image.shape[1] > 800 and image[..., :3].std() > 0.02
 
 

@@ -8,13 +8,16 @@ import pytest
 import torch
 import xarray as xr
 
-from clouddl.catalogue import Scene, Store, open_corpus
-from clouddl.degrade import DEGRADATIONS, degrade, robustness
 from clouddl.errors import InputError
+from clouddl.files import Store
 from clouddl.labels import to_mask
-from clouddl.model import CloudModel, ModelCard, build, load_model
+from clouddl.mission.degrade import DEGRADATIONS, degrade, robustness
+from clouddl.model import CloudModel, load_model
+from clouddl.network import ModelCard, build
+from clouddl.scenes import Scene
 from clouddl.score import pooled
 from clouddl.transfer import open_at, predictions, score_masks
+from clouddl_study.corpora import open_corpus
 
 BANDS = ["green", "red", "nir", "swir16"]
 HARMLESS = {"saturation": 9.0, "resolution": 30.0}  # of all others, 0
@@ -22,9 +25,9 @@ HARMFUL = {"resolution": 60.0, "rotation": 90.0, "saturation": 0.1}  # of all ot
 
 
 @pytest.fixture
-def scene(drawn: Callable[..., Scene]) -> xr.Dataset:
-    """One drawn SPOT-5 scene of 48 × 64 pixels of 30 m with a hole."""
-    opened = open_at([drawn(1, sensor="spot-5")], Store(None), 30)["drawn-1"]
+def scene(simulated: Callable[..., Scene]) -> xr.Dataset:
+    """One simulated SPOT-5 scene of 48 × 64 pixels of 30 m with a hole."""
+    opened = open_at([simulated(1, sensor="spot-5")], Store(None), 30)["simulated-1"]
     cut = opened.isel(y=slice(48)).copy(deep=True)
     cut.reflectance.values[:, 3:7, 10:20] = np.nan
     return cut
@@ -169,13 +172,13 @@ def model(tiny: Callable[..., ModelCard]) -> CloudModel:
 
 
 def test_robustness_without_harm_is_the_plain_score(
-    model: CloudModel, drawn: Callable[..., Scene]
+    model: CloudModel, simulated: Callable[..., Scene]
 ) -> None:
-    scenes = open_at([drawn(seed, sensor="spot-5") for seed in range(3)], Store(None), 30)
+    scenes = open_at([simulated(seed, sensor="spot-5") for seed in range(3)], Store(None), 30)
     probabilities = predictions(model, scenes, BANDS)
     threshold = float(np.median(np.stack(list(probabilities.values()))))
-    found = robustness(model, scenes, BANDS, "noise", [0, 0.2], threshold=threshold)
-    assert found[["degradation", "level"]].to_numpy().tolist() == [["noise", 0], ["noise", 0.2]]
+    found = robustness(model, scenes, BANDS, "noise", [0, 0.5], threshold=threshold)
+    assert found[["degradation", "level"]].to_numpy().tolist() == [["noise", 0], ["noise", 0.5]]
     masks = {name: to_mask(values, threshold) for name, values in probabilities.items()}
     plain = pooled(score_masks(masks, scenes))
     for column in ("f2", "f2_low", "f2_high", "f1", "cloud", "scenes"):
@@ -189,9 +192,9 @@ def test_robustness_without_harm_is_the_plain_score(
     ("name", "level"), [("resolution", 60.0), ("resolution", 75.0), ("rotation", 30.0)]
 )
 def test_robustness_where_the_grid_changes(
-    model: CloudModel, drawn: Callable[..., Scene], name: str, level: float
+    model: CloudModel, simulated: Callable[..., Scene], name: str, level: float
 ) -> None:
-    scenes = open_at([drawn(seed, sensor="spot-5") for seed in range(2)], Store(None), 30)
+    scenes = open_at([simulated(seed, sensor="spot-5") for seed in range(2)], Store(None), 30)
     found = robustness(model, scenes, BANDS, name, [level])
     assert 0 <= found.f2_low[0] <= found.f2[0] <= found.f2_high[0] <= 1
 

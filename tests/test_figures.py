@@ -81,6 +81,6 @@ def test_the_edges_of_a_panel_are_white(tmp_path: Path, rows: int) -> None:
         bands,
     )
     figures.save(figures.panel([("A scene", scene, {"CloudDL": mask})] * rows), tmp_path / "p.png")
-    drawn = matplotlib.image.imread(tmp_path / "p.png")[..., :3]
-    for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
+    simulated = matplotlib.image.imread(tmp_path / "p.png")[..., :3]
+    for edge in (simulated[0], simulated[-1], simulated[:, 0], simulated[:, -1]):
         assert (edge == 1).all()

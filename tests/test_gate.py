@@ -13,12 +13,14 @@ import torch
 import xarray as xr
 import yaml
 
-from clouddl import gate
-from clouddl.catalogue import Scene, Store
 from clouddl.cli import main
 from clouddl.errors import InputError
-from clouddl.gate import Spec, drift, read_spec, run_gate
-from clouddl.model import CloudModel, ModelCard, build, save_model
+from clouddl.files import Store
+from clouddl.mission import gate
+from clouddl.mission.gate import Spec, drift, read_spec, run_gate
+from clouddl.model import CloudModel, save_model
+from clouddl.network import ModelCard, build
+from clouddl.scenes import Scene
 from clouddl.transfer import open_at
 
 MakeCard = Callable[..., ModelCard]
@@ -26,10 +28,10 @@ SAMPLE = Path(__file__).parents[1] / "data" / "gate.yml"
 
 
 @pytest.fixture
-def scenes(drawn: Callable[..., Scene]) -> dict[str, xr.Dataset]:
-    """Three drawn SPOT-5 scenes of two surfaces."""
+def scenes(simulated: Callable[..., Scene]) -> dict[str, xr.Dataset]:
+    """Three simulated SPOT-5 scenes of two surfaces."""
     biomes = ("Barren", "Mixed", "Mixed")
-    records = [drawn(n, "reference", sensor="spot-5", biome=b) for n, b in enumerate(biomes)]
+    records = [simulated(n, "reference", sensor="spot-5", biome=b) for n, b in enumerate(biomes)]
     return open_at(records, Store(None), 30)
 
 
@@ -76,7 +78,7 @@ def test_one_number_for_every_surface_that_has_cloud(
     model: CloudModel, scenes: dict[str, xr.Dataset]
 ) -> None:
     assert judged(model, scenes, surface_f2_min=0.5).surface.tolist() == ["Barren", "Mixed"]
-    scenes["drawn-0"]["mask"] = scenes["drawn-0"].mask * 0
+    scenes["simulated-0"]["mask"] = scenes["simulated-0"].mask * 0
     assert judged(model, scenes, surface_f2_min=0.5).surface.tolist() == ["Mixed"]
 
 
@@ -87,14 +89,14 @@ def test_what_cannot_be_measured_does_not_pass(
     rows = judged(model, scenes, surface_f2_min={"SnowIce": 0.1})
     assert np.isnan(rows.found[0])
     assert not rows.passed[0]
-    one = {"drawn-0": scenes["drawn-0"]}  # one group: nothing to draw from
+    one = {"simulated-0": scenes["simulated-0"]}  # one group: nothing to draw from
     assert not run_gate(model, one, Spec(f2_lower_min=0.1)).passed
-    scenes["drawn-0"]["mask"] = scenes["drawn-0"].mask * 0
+    scenes["simulated-0"]["mask"] = scenes["simulated-0"].mask * 0
     assert not run_gate(model, one, Spec(surface_f2_min=0.1)).passed
 
 
 def test_drift_by_hand(tiny: MakeCard, scenes: dict[str, xr.Dataset]) -> None:
-    scene = scenes["drawn-0"]
+    scene = scenes["simulated-0"]
     scene.reflectance.values[:] = 0.45
     scene.reflectance.values[:, 0] = np.nan
     fixed = dict(drift(tiny(mean=[0.25] * 4, std=[0.1] * 4), {"a": scene}))
@@ -107,7 +109,7 @@ def test_drift_by_hand(tiny: MakeCard, scenes: dict[str, xr.Dataset]) -> None:
 def test_sensors_that_drift_apart_do_not_cancel(
     tiny: MakeCard, scenes: dict[str, xr.Dataset]
 ) -> None:
-    up, down = scenes["drawn-0"], scenes["drawn-1"].assign_attrs(sensor="spot-4")
+    up, down = scenes["simulated-0"], scenes["simulated-1"].assign_attrs(sensor="spot-4")
     up.reflectance.values[:], down.reflectance.values[:] = 0.3, 0.1
     found = dict(drift(tiny(), {"up": up, "down": down}))
     assert found["red of spot-5"] == pytest.approx(1, abs=1e-5)
@@ -126,14 +128,14 @@ def test_an_image_calibrated_otherwise_is_told(
 def test_scenes_that_cannot_be_scored_are_named(
     tiny: MakeCard, model: CloudModel, scenes: dict[str, xr.Dataset]
 ) -> None:
-    model.card.trained_on = {"drawn-0": "drawn", "other": "5ea1"}
-    scenes["bare"] = scenes["drawn-1"].drop_vars("mask")
-    scenes["blue"] = scenes["drawn-1"].isel(band=[0, 1])
-    scenes["copy"] = scenes["drawn-1"].assign_attrs(sha256="5ea1", scene="renamed")
+    model.card.trained_on = {"simulated-0": "simulated", "other": "5ea1"}
+    scenes["bare"] = scenes["simulated-1"].drop_vars("mask")
+    scenes["blue"] = scenes["simulated-1"].isel(band=[0, 1])
+    scenes["copy"] = scenes["simulated-1"].assign_attrs(sha256="5ea1", scene="renamed")
     found = run_gate(model, scenes, Spec(f2_min=0.1))
-    assert found.scenes.scene.tolist() == ["drawn-1", "drawn-2"]
+    assert found.scenes.scene.tolist() == ["simulated-1", "simulated-2"]
     assert found.left_out == {
-        "drawn-0": "is one the model was trained on",
+        "simulated-0": "is one the model was trained on",
         "bare": "has no reference mask",
         "blue": "has green, red, which the model cannot work from",
         "copy": "is one the model was trained on",
@@ -148,7 +150,7 @@ def test_scenes_that_cannot_be_scored_are_named(
 def test_the_report_can_be_filed(
     model: CloudModel, scenes: dict[str, xr.Dataset], tmp_path: Path
 ) -> None:
-    scenes["bare"] = scenes["drawn-1"].drop_vars("mask")
+    scenes["bare"] = scenes["simulated-1"].drop_vars("mask")
     verdict = run_gate(model, scenes, Spec(f2_min=0.9, surface_f2_min={"SnowIce": 0.1}))
     path = verdict.write(tmp_path / "deep" / "report", "the scenes of May")
     text = path.read_text("utf-8")
@@ -157,7 +159,7 @@ def test_the_report_can_be_filed(
         "# Quality gate: FAILED", " UTC", "the scenes of May; 3 scored, 1 left out", "model: tiny",
         "sha256 of the weights: abc", "| f2 at least | all | 1.000 | 0.900 | yes |",
         "| f2 at least | SnowIce | – | 0.100 | **no** |", "f2_low", "| Barren | 1 | 1 |",
-        "| drawn-2 | spot-5 | Mixed | drawn |", "| bare | has no reference mask |",
+        "| simulated-2 | spot-5 | Mixed | simulated |", "| bare | has no reference mask |",
     ):  # fmt: skip
         assert words in text, words
     table = pd.read_csv(path.with_name("gate.csv"))
@@ -221,12 +223,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture
-def place(tmp_path: Path, model: CloudModel, drawn: Callable[..., Scene]) -> Path:
-    """A model, a catalogue of drawn scenes and three specifications."""
+def place(tmp_path: Path, model: CloudModel, simulated: Callable[..., Scene]) -> Path:
+    """A model, a catalogue of simulated scenes and three specifications."""
     save_model(model, tmp_path / "tiny")
     for name, role in (("mine", "reference"), ("bare", "train")):
-        records = [drawn(n, role).model_dump(exclude={"collection"}) for n in range(2)]
-        fields = {"name": name, "title": name, "collections": {"drawn": {"scenes": records}}}
+        records = [simulated(n, role).model_dump(exclude={"collection"}) for n in range(2)]
+        fields = {"name": name, "title": name, "collections": {"simulated": {"scenes": records}}}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(fields))
     for name, text in (("low", "f2_min: 0.0"), ("high", "f2_min: 1.0"), ("bad", "f2: 1")):
         (tmp_path / f"{name}.yml").write_text(text)

@@ -123,7 +123,7 @@ def test_dilation_leaves_nodata_and_a_clear_sky() -> None:
         dilate(mask, -1, 10)
 
 
-def drawn(size: int = 64) -> tuple[np.ndarray, list[str]]:
+def simulated(size: int = 64) -> tuple[np.ndarray, list[str]]:
     """Dark ground under a bright square in all thirteen bands, with a hole in one corner."""
     image = np.full((13, size, size), 0.05, np.float32)
     image[:, 20:40, 20:40] = 0.7
@@ -135,7 +135,7 @@ def drawn(size: int = 64) -> tuple[np.ndarray, list[str]]:
 
 def test_s2cloudless_is_the_package_in_whatever_order_the_bands_come() -> None:
     detector = pytest.importorskip("s2cloudless").S2PixelCloudDetector
-    image, bands = drawn()
+    image, bands = simulated()
     mask = s2cloudless(image, bands, resolution=10)
     stack = np.moveaxis(np.nan_to_num(image), 0, -1)[np.newaxis]
     reference = detector(threshold=0.4, all_bands=True, average_over=4, dilation_size=2)
@@ -149,7 +149,7 @@ def test_s2cloudless_is_the_package_in_whatever_order_the_bands_come() -> None:
 
 
 def test_a_missing_band_is_named() -> None:
-    image, bands = drawn()
+    image, bands = simulated()
     with pytest.raises(InputError, match=r"s2cloudless.*cirrus"):
         s2cloudless(np.delete(image, 10, 0), bands[:10] + bands[11:], resolution=10)
     with pytest.raises(InputError, match=r"ukis-csmask.*swir16, swir22"):
@@ -159,7 +159,7 @@ def test_a_missing_band_is_named() -> None:
 @pytest.mark.parametrize(("size", "n_bands"), [(64, 6), (64, 4)])
 def test_ukis_csmask_on_a_small_image(size: int, n_bands: int, recwarn) -> None:
     pytest.importorskip("ukis_csmask.mask")
-    image, bands = drawn(size)
+    image, bands = simulated(size)
     before = image.copy()
     mask = ukis_csmask(image, bands, n_bands=n_bands)
     assert mask.shape == (size, size)
@@ -170,7 +170,7 @@ def test_ukis_csmask_on_a_small_image(size: int, n_bands: int, recwarn) -> None:
 
 
 def test_ukis_csmask_options_and_absence(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, bands = drawn()
+    image, bands = simulated()
     with pytest.raises(InputError, match="l1c"):
         ukis_csmask(image, bands, level="l1c")
     monkeypatch.setitem(__import__("sys").modules, "ukis_csmask.mask", None)
@@ -183,13 +183,13 @@ def scene(image: np.ndarray, bands: list[str], level: str = "toa") -> xr.Dataset
     return xr.Dataset(
         {"reflectance": (("band", "y", "x"), image)},
         {"band": bands, "y": centres[::-1], "x": centres},
-        {"resolution": 10.0, "level": level, "scene": "drawn"},
+        {"resolution": 10.0, "level": level, "scene": "simulated"},
     )
 
 
 def test_label_scene_writes_down_how() -> None:
     pytest.importorskip("s2cloudless")
-    image, bands = drawn()
+    image, bands = simulated()
     plain = label_scene(scene(image, bands), "s2cloudless")
     grown = label_scene(scene(image, bands), "s2cloudless", dilation_m=30)
     assert plain.dims == ("y", "x")

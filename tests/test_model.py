@@ -13,19 +13,8 @@ import torch
 
 import clouddl.model
 from clouddl.errors import InputError
-from clouddl.model import (
-    CloudModel,
-    ModelCard,
-    UNet,
-    build,
-    chip_statistics,
-    load_model,
-    normalise,
-    pick_model,
-    read_card,
-    save_model,
-    shipped_models,
-)
+from clouddl.model import CloudModel, load_model, pick_model, read_card, save_model, shipped_models
+from clouddl.network import ModelCard, UNet, build, chip_statistics, normalise
 
 MakeCard = Callable[..., ModelCard]
 

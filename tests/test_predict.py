@@ -13,9 +13,10 @@ from rasterio.windows import Window
 
 from clouddl import predict
 from clouddl.errors import InputError
-from clouddl.model import CloudModel, ModelCard, build
+from clouddl.model import CloudModel
+from clouddl.network import ModelCard, build
 from clouddl.predict import predict_array, predict_file, receptive_field
-from clouddl.scene import resample
+from clouddl.scenes import resample
 from clouddl.sensors import get_sensor
 
 SPOT = get_sensor("spot-5")

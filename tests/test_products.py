@@ -18,12 +18,11 @@ import rasterio
 import xarray as xr
 from rasterio.transform import from_origin
 
-from clouddl import archive
 from clouddl.errors import InputError
 from clouddl.model import load_model, pick_model
 from clouddl.predict import predict_array, predict_file
-from clouddl.products import KINDS, find_product, open_product
-from clouddl.scene import resample
+from clouddl.products import KINDS, archives, find_product, open_product
+from clouddl.scenes import resample
 
 SIZE = 12
 RNG = np.random.default_rng(7)
@@ -659,7 +658,7 @@ def test_large_archives_are_refused(
 ) -> None:
     path, _ = landsat(tmp_path)
     whole = packed(path, "zip")
-    monkeypatch.setattr(archive, limit, 5)
+    monkeypatch.setattr(archives, limit, 5)
     with pytest.raises(InputError, match="If you trust it, unpack it"):
         open_product(whole)
     if limit == "MAX_FILES":

@@ -10,13 +10,13 @@ import pytest
 import rioxarray
 import yaml
 
-from clouddl.catalogue import DATA, load_catalogue, register, store_of
 from clouddl.cli import app
-from clouddl.drawn import draw_scene
 from clouddl.errors import InputError
-from clouddl.preflight import expected, working_bands, working_resolution
-from clouddl.reference import read_labels
+from clouddl.mission.labelling import read_labels
+from clouddl.mission.preflight import expected, working_bands, working_resolution
+from clouddl.scenes import DATA, load_catalogue, register, store_of
 from clouddl.sensors import get_sensor
+from clouddl.simulate import simulate_scene
 
 PAGE = Path(__file__).parents[1] / "book" / "adapt.md"
 CARD = """\
@@ -33,7 +33,7 @@ missing: [swir16]
 sources: [this test]
 """
 # What makes a run of minutes one of seconds; the commands are otherwise as the page has them.
-SHORT = {"preflight": "--corpus drawn --epochs 1 --draws 2", "refine": "--epochs 2"}
+SHORT = {"preflight": "--corpus simulated --epochs 1 --draws 2", "refine": "--epochs 2"}
 
 
 def commands() -> list[str]:
@@ -42,7 +42,7 @@ def commands() -> list[str]:
 
 
 def answered(proposed: Path, truth: Path, scene: object) -> dict:
-    """What a person makes of proposed points: the class of each, from the drawn truth."""
+    """What a person makes of proposed points: the class of each, from the simulated truth."""
     points = json.loads(proposed.read_text())
     mask = rioxarray.open_rasterio(truth).squeeze()
     for feature in points["features"]:
@@ -67,7 +67,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("my-card.yaml").write_text(CARD)
     card = get_sensor("my-card.yaml")
     for number, name in enumerate(("image", "other")):
-        scene = draw_scene(card, seed=60 + number, size=128, cloud_fraction=0.4, clouds="cumulus")
+        scene = simulate_scene(
+            card, seed=60 + number, size=128, cloud_fraction=0.4, clouds="cumulus"
+        )
         scene.reflectance.rio.to_raster(f"{name}.tif")
         scene.mask.rio.to_raster(f"{name}_truth.tif")
     Path("other_truth.tif").rename("other_reference.tif")
@@ -75,21 +77,23 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = {"f2_min": 0.01, "drift_max": 9.0}
     Path("gate.yml").write_text(yaml.safe_dump(spec))
     # An archive of four small scenes: the embedded one takes minutes.
-    whole = yaml.safe_load((DATA / "catalogue" / "drawn.yaml").read_text())
+    whole = yaml.safe_load((DATA / "catalogue" / "simulated.yaml").read_text())
     small = {name: c for name, c in whole["collections"].items() if "reference" not in name}
     for collection in small.values():
         for role, count in (("train", 3), ("validation", 1)):
             some = [s for s in collection["scenes"] if s["role"] == role][:count]
             for scene in some:
-                scene["drawn"] |= {"size": 64, "cloud_fraction": 0.4}
+                scene["simulated"] |= {"size": 64, "cloud_fraction": 0.4}
             collection[role] = some
         collection["scenes"] = collection.pop("train") + collection.pop("validation")
     data = tmp_path / "data"
     (data / "catalogue").mkdir(parents=True)
-    (data / "catalogue" / "drawn.yaml").write_text(yaml.safe_dump(whole | {"collections": small}))
+    (data / "catalogue" / "simulated.yaml").write_text(
+        yaml.safe_dump(whole | {"collections": small})
+    )
     (data / "registry").mkdir()
     (data / "registry" / "real.csv").write_bytes((DATA / "registry" / "real.csv").read_bytes())
-    monkeypatch.setattr("clouddl.catalogue.DATA", data)
+    monkeypatch.setattr("clouddl.scenes.DATA", data)
     return tmp_path
 
 
@@ -151,8 +155,9 @@ def test_working_bands_and_resolution() -> None:
         working_bands(lonely)
 
 
-def test_a_closed_card_is_expected_once(tiny, drawn) -> None:  # type: ignore[no-untyped-def]
-    from clouddl.model import CloudModel, build
+def test_a_closed_card_is_expected_once(tiny, simulated) -> None:  # type: ignore[no-untyped-def]
+    from clouddl.model import CloudModel
+    from clouddl.network import build
 
     card = tiny()
     model = CloudModel(card, build(card))

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import clouddl.search
-from clouddl.cluster import Cluster, Lost
 from clouddl.errors import InputError
+from clouddl.scale.cluster import Cluster, Lost
 from clouddl.search import CHOICES, COLUMNS, SPACE, best_trial, read_trials, search, worth
 
 

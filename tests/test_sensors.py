@@ -6,7 +6,7 @@ import pytest
 from clouddl.errors import InputError
 from clouddl.figures import sensor_responses
 from clouddl.sensors import CARDS, STUDY_BANDS, get_sensor, middle, sensors, shared_bands
-from clouddl.spectra import GRID, response
+from clouddl.simulate.spectra import GRID, response
 
 CARD = """
 id: mine
@@ -51,9 +51,9 @@ def test_every_reflective_band_has_the_response_its_card_promises(name):
 
 def test_an_open_card_is_closed_by_a_seed_or_by_its_middle():
     card = get_sensor("microcarb")
-    drawn = [card.sample(seed) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    for one in drawn:
+    simulated = [card.sample(seed) for seed in (1, 1, 2)]
+    assert simulated[0] == simulated[1] != simulated[2]
+    for one in simulated:
         assert not one.open
         for band, given in zip(one.bands, card.bands, strict=True):
             for field, (low, high) in given.ranges.items():

@@ -7,7 +7,7 @@ import pytest
 
 from clouddl.errors import InputError
 from clouddl.sensors import BAND_SETS, get_sensor
-from clouddl.spectra import GRID, adjustment, surfaces, through
+from clouddl.simulate.spectra import GRID, adjustment, surfaces, through
 
 FIVE, SPOT = BAND_SETS["five"], BAND_SETS["spot"]
 

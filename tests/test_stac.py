@@ -14,11 +14,11 @@ from pystac import STACObjectType
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rasterio.transform import from_origin
 
-from clouddl.batch import predict_batch
 from clouddl.errors import InputError
 from clouddl.products import open_product
+from clouddl.products.stac import date_of, load_item, read_item, write_item
+from clouddl.scale.batch import predict_batch
 from clouddl.sensors import get_sensor
-from clouddl.stac import date_of, load_item, read_item, write_item
 
 SIZE = 24
 BANDS = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "swir16": "B11"}

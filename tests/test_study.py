@@ -9,8 +9,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from clouddl import study
 from clouddl.errors import InputError
+from clouddl_study import run as study
 
 PAGE = """# %% [markdown]
 # # A page
@@ -150,7 +150,7 @@ def test_study_resumes_and_reruns_what_follows(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(**options: Any) -> list[str]:
-        study.run_study("tiny", corpus="drawn", build=False, **options)
+        study.run_study("tiny", corpus="simulated", build=False, **options)
         lines = capsys.readouterr().out.splitlines()
         return [line.split(",")[0] for line in lines if ": " in line]
 
@@ -169,11 +169,11 @@ def test_study_resumes_and_reruns_what_follows(
     assert {p.name for p in results.iterdir()} == made
     assert (results / "headline.csv").read_text() == "sensor,f2\nlandsat-8,0.9\n"
     assert (results / "shown" / "headline.csv").read_text() == "Sensor,F2 %\nLandsat 8,90.0\n"
-    assert "| Images | drawn |" in (results / "run_card.md").read_text()
+    assert "| Images | simulated |" in (results / "run_card.md").read_text()
     assert len(list((root / "book" / "notebooks").iterdir())) == 2
     readme = (root / "README.md").read_text()
     assert readme.startswith(
-        "# T\n<!-- scores -->\nMeasured on drawn images, with the profile `tiny`. "
+        "# T\n<!-- scores -->\nMeasured on simulated images, with the profile `tiny`. "
     )
     table = "| Sensor | F2 % |\n|---|---|\n| Landsat 8 | 90.0 |\n<!-- /scores -->\nend\n"
     assert readme.endswith("\n\n" + table)
@@ -188,7 +188,7 @@ def test_study_resumes_and_reruns_what_follows(
 )
 def test_wrong_profile_stops_before_anything_runs(root: Path, profile: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        study.run_study(profile, corpus="drawn")
+        study.run_study(profile, corpus="simulated")
     assert not (root / "build").exists()
 
 
@@ -213,7 +213,7 @@ def test_one_run_at_a_time_in_a_folder(root: Path) -> None:
 def test_a_killed_run_leaves_no_lock(root: Path) -> None:
     here = str(root / "here")
     hold = "with study._locked(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
-    start = f"import os, sys; from pathlib import Path; from clouddl import study\n{hold}"
+    start = f"import os, sys; from pathlib import Path; from clouddl_study import run as study\n{hold}"
     assert subprocess.run([sys.executable, "-c", start, here]).returncode == -9
     assert (root / "here" / ".lock").exists()
     with study._locked(Path(here)):

@@ -15,24 +15,22 @@ from conftest import BANDS
 from safetensors import safe_open
 from torch import Tensor
 
+import clouddl.augment
 import clouddl.train
+from clouddl.augment import CROP, Augmentation, crop, paste
 from clouddl.chips import Chips
 from clouddl.errors import InputError
-from clouddl.model import CloudModel, ModelCard, build
+from clouddl.model import CloudModel
+from clouddl.network import ModelCard, build, cloud_loss
 from clouddl.score import best_threshold
 from clouddl.train import (
-    CROP,
-    Augmentation,
     CloudTask,
     PlainCheckpoints,
     at_resolution,
-    cloud_loss,
-    crop,
     fit,
     fit_trial,
     labelled,
     on_validation,
-    paste,
 )
 
 MakeCard = Callable[..., ModelCard]
@@ -214,7 +212,7 @@ def test_resolutions_stay_in_their_range(monkeypatch: pytest.MonkeyPatch) -> Non
         factors.append(factor)
         return x, y
 
-    monkeypatch.setattr(clouddl.train, "crop", spy)
+    monkeypatch.setattr(clouddl.augment, "crop", spy)
     for seed in range(200):
         Augmentation((20.0, 60.0))(*batch(16), 10.0, dice(seed))
     assert 2 <= min(factors) < 2.1

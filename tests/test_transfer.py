@@ -9,10 +9,11 @@ import pytest
 import torch
 import xarray as xr
 
-from clouddl import workspace
-from clouddl.catalogue import Catalogue, Scene, Store, load_catalogue
+from clouddl.files import Store
 from clouddl.labels import to_mask
-from clouddl.model import CloudModel, ModelCard, build, save_model
+from clouddl.model import CloudModel, save_model
+from clouddl.network import ModelCard, build
+from clouddl.scenes import Catalogue, Scene, load_catalogue
 from clouddl.score import COUNTS
 from clouddl.transfer import (
     adapt,
@@ -24,6 +25,7 @@ from clouddl.transfer import (
     score_masks,
     teaching_order,
 )
+from clouddl_study import workspace
 
 MakeCard = Callable[..., ModelCard]
 MakeScene = Callable[..., Scene]
@@ -35,21 +37,25 @@ def model_of(card: ModelCard) -> CloudModel:
 
 
 @pytest.fixture(scope="module")
-def scenes(drawn: MakeScene) -> dict[str, xr.Dataset]:
-    """Two drawn scenes as SPOT-5 would see them, 64 × 64 pixels of 30 m."""
-    records = [drawn(seed, "reference", sensor="spot-5") for seed in (1, 2)]
+def scenes(simulated: MakeScene) -> dict[str, xr.Dataset]:
+    """Two simulated scenes as SPOT-5 would see them, 64 × 64 pixels of 30 m."""
+    records = [simulated(seed, "reference", sensor="spot-5") for seed in (1, 2)]
     return open_at(records, Store(None), 30)
 
 
-def test_scenes_come_at_the_working_resolution(drawn: MakeScene) -> None:
-    records = [drawn(0, biome="Barren"), drawn(1, resolution=60.0), drawn(2, resolution=90.0)]
+def test_scenes_come_at_the_working_resolution(simulated: MakeScene) -> None:
+    records = [
+        simulated(0, biome="Barren"),
+        simulated(1, resolution=60.0),
+        simulated(2, resolution=90.0),
+    ]
     found = open_at(records, Store(None), 60)
-    assert list(found) == ["drawn-0", "drawn-1", "drawn-2"]
+    assert list(found) == ["simulated-0", "simulated-1", "simulated-2"]
     assert [scene.sizes["y"] for scene in found.values()] == [32, 64, 96]
     assert [scene.attrs["biome"] for scene in found.values()] == ["Barren", "", ""]
     for record, scene in zip(records, found.values(), strict=True):
         assert scene.attrs["resolution"] == 60
-        assert (scene.attrs["group"], scene.attrs["collection"]) == (record.group, "drawn")
+        assert (scene.attrs["group"], scene.attrs["collection"]) == (record.group, "simulated")
         assert scene.mask.shape == scene.reflectance.shape[1:]
         assert set(np.unique(scene.mask)) == {0, 1}
 
@@ -87,7 +93,7 @@ def test_bands_out_of_the_set_stay_empty(
         return genuine(reflectance)
 
     monkeypatch.setattr(model, "probability", spy)
-    scene = scenes["drawn-1"]
+    scene = scenes["simulated-1"]
     found = probability(model, scene, ["green", "red", "nir"])
     assert found.shape == (64, 64)
     assert ((found > 0) & (found < 1)).all()
@@ -111,7 +117,7 @@ def test_predictions_of_each_scene(tiny: MakeCard, scenes: dict[str, xr.Dataset]
 def test_nodata_of_a_scene_is_nodata_of_its_mask(
     tiny: MakeCard, scenes: dict[str, xr.Dataset]
 ) -> None:
-    scene = scenes["drawn-1"].copy(deep=True)
+    scene = scenes["simulated-1"].copy(deep=True)
     scene.reflectance.values[:, :5, :7] = np.nan
     found = probability(model_of(tiny()), scene)
     assert np.isnan(found[:5, :7]).all()
@@ -134,19 +140,19 @@ def test_to_mask_grows_cloud_in_metres_but_not_into_nodata() -> None:
 
 
 def test_scores_of_masks_by_hand(scenes: dict[str, xr.Dataset]) -> None:
-    scene = scenes["drawn-1"].isel(y=slice(2), x=slice(3)).copy(deep=True)
+    scene = scenes["simulated-1"].isel(y=slice(2), x=slice(3)).copy(deep=True)
     scene["mask"] = ("y", "x"), np.array([[0, 1, 1], [0, 255, 1]], np.uint8)
     mask = np.array([[1, 1, 0], [255, 1, 1]], np.uint8)
     table = score_masks({"one": mask, "two": scene.mask.values}, {"one": scene, "two": scene})
     assert table[COUNTS].to_numpy().tolist() == [[2, 1, 1, 0], [3, 0, 0, 2]]
     about = table[["scene", "group", "biome", "collection", "sensor"]]
     assert about.to_numpy().tolist() == [
-        [name, "group-1", "", "drawn", "spot-5"] for name in ("one", "two")
+        [name, "group-1", "", "simulated", "spot-5"] for name in ("one", "two")
     ]
 
 
 def test_pixels_that_are_labelled_and_seen(scenes: dict[str, xr.Dataset]) -> None:
-    scene = scenes["drawn-1"].isel(y=slice(1), x=slice(4)).copy(deep=True)
+    scene = scenes["simulated-1"].isel(y=slice(1), x=slice(4)).copy(deep=True)
     scene["mask"] = ("y", "x"), np.array([[0, 1, 255, 1]], np.uint8)
     values = np.array([[0.1, 0.7, 0.9, np.nan]])
     found, truth = pixels({"a": values, "b": values}, {"a": scene, "b": scene})
@@ -168,13 +174,13 @@ def test_adaptation_moves_weights_and_keeps_the_threshold(
     assert (found.card.mean, found.card.std) == (card.mean, card.std)
     assert found.card.name == "tiny-adapted"
     assert found.card.labels == "people"
-    assert list(found.card.trained_on) == ["old", "drawn-1", "drawn-2"]
+    assert list(found.card.trained_on) == ["old", "simulated-1", "simulated-2"]
     assert found.card.trained_on["old"] == "abc"
     # the model one started from is left alone
     assert model.card == card
     assert all(torch.equal(model.net.state_dict()[name], value) for name, value in before.items())
     assert not np.array_equal(
-        probability(found, scenes["drawn-1"]), probability(model, scenes["drawn-1"])
+        probability(found, scenes["simulated-1"]), probability(model, scenes["simulated-1"])
     )
 
 
@@ -199,7 +205,7 @@ def test_a_relative_work_folder_lies_under_the_project(
 
 
 def test_the_project_is_where_the_package_lies() -> None:
-    assert (workspace.ROOT / "clouddl" / "workspace.py").is_file()
+    assert (workspace.ROOT / "clouddl_study" / "workspace.py").is_file()
     assert workspace.work_folder(workspace.ROOT) == workspace.ROOT
 
 
@@ -232,8 +238,12 @@ def test_a_model_of_the_work_folder_goes_before_the_shipped_one(
 @pytest.mark.parametrize(
     ("name", "said", "unsaid"),
     [
-        ("drawn", ["drawn by the package", "none is real", "say nothing about clouds"], "SPOT"),
-        ("real", ["shows real images", "made by people", "not real but drawn"], "none is real"),
+        (
+            "simulated",
+            ["simulated by the package", "none is real", "say nothing about clouds"],
+            "SPOT",
+        ),
+        ("real", ["shows real images", "made by people", "not real but simulated"], "none is real"),
     ],
 )
 def test_the_note_says_which_images_a_build_shows(

@@ -1,4 +1,4 @@
-"""Write `clouddl/tables`: what drawn scenes are made of, taken from published packages.
+"""Write `clouddl/simulate/tables`: what drawn scenes are made of, taken from published packages.
 
 Run once, by hand, where these can be had: `pip install earthlib tartes pvlib pyrsr prosail`, then
 `python data/spectra/make_spectra.py`. Its output is committed, so that drawing needs none of them.
@@ -21,7 +21,7 @@ import tartes
 from pvlib.spectrum.spectrl2 import _SPECTRL2_COEFFS as SUN
 from tartes.refractive_index import refice2016
 
-OUT = Path(__file__).resolve().parents[2] / "clouddl" / "tables"
+OUT = Path(__file__).resolve().parents[2] / "clouddl" / "simulate" / "tables"
 COARSE = np.round(np.arange(0.40, 2.4501, 0.02), 3)  # µm; water bands lie within
 GRID = np.round(np.arange(0.40, 2.4501, 0.005), 3)
 WANTED = {"soil": 160, "canopy": 90, "litter": 30, "sand": 24, "roof": 40, "road": 40, "char": 8}

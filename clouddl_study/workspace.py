@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from clouddl.catalogue import Catalogue
 from clouddl.model import WEIGHTS, CloudModel, load_model
+from clouddl.scenes import Catalogue
 
 ROOT = Path(__file__).parent.parent
+
+
 # Used where 02_training has not run: what it chose for the published pages.
 DEFAULT_CHOICES = {"labels": "auto", "normalisation": "log", "resolution": 30.0, "grounds": True}
 
@@ -56,22 +58,22 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
         f"{count['train']} scenes to train on, {count['validation']} to choose on and "
         f"{count['reference']} to score on"
     )
-    if all(scene.drawn for scene in catalogue.scenes):
+    if all(scene.simulated for scene in catalogue.scenes):
         text = (
-            "**Every image in this build is drawn by the package from a seed; none is real.** The "
+            "**Every image in this build is simulated by the package from a seed; none is real.** The "
             "real images could not be had, or were not asked for, when it was made. There are "
             f"{numbers}. The numbers show that the study runs. They say nothing about clouds, "
             "sensors or how good the method is."
         )
     else:
-        drawn = [sum(s.drawn is not None for s in catalogue.select(r)) for r in count]
+        simulated = [sum(s.simulated is not None for s in catalogue.select(r)) for r in count]
         sensors = ", ".join(sorted({scene.sensor for scene in catalogue.select("reference")}))
         sensors = sensors.replace("landsat-", "Landsat ").replace("sentinel-", "Sentinel-")
         text = (
             f"**This build shows real images**: {numbers} ({sensors}). Training and "
             "validation are Sentinel-2 with labels made by a processor; the masks scored against "
-            f"were made by people. {drawn[0]} of the training scenes and {drawn[1]} of those to "
-            "choose on are not real but drawn, to show grounds and clouds of which the archive has "
+            f"were made by people. {simulated[0]} of the training scenes and {simulated[1]} of those to "
+            "choose on are not real but simulated, to show grounds and clouds of which the archive has "
             "little. There are no SPOT images among them: Landsat 5 and 8, cut to SPOT's bands, "
             "stand in."
         )

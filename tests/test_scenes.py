@@ -9,9 +9,11 @@ import xarray as xr
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from clouddl.catalogue import Scene, Store, load_catalogue
 from clouddl.errors import InputError
-from clouddl.scene import check_reflectance, open_scene, read_dem, read_image, resample
+from clouddl.files import Store
+from clouddl.products.dem import read_dem
+from clouddl.products.raster import check_reflectance, read_image
+from clouddl.scenes import Scene, load_catalogue, open_scene, resample
 from clouddl.sensors import get_sensor
 
 real = pytest.mark.skipif(
@@ -164,7 +166,7 @@ def test_open_scene_refuses_what_does_not_fit(tmp_path):
 
 
 def test_a_drawn_scene_needs_no_files():
-    scene = open_scene(record(bands=[], image=[], drawn={"seed": 1, "size": 64}), Store(None))
+    scene = open_scene(record(bands=[], image=[], simulated={"seed": 1, "size": 64}), Store(None))
     assert scene.reflectance.shape[1:] == (64, 64) and scene.attrs["scene"] == "s"
     assert {"mask", "elevation"} <= set(scene)
 
@@ -237,8 +239,8 @@ def test_every_collection_of_the_real_corpus_opens():
     first = {scene.collection: scene for scene in reversed(catalogue.scenes)}
     for scene in first.values():
         opened = open_scene(scene, store)
-        assert ("mask" in opened) == bool(scene.label or scene.drawn), scene.id
-        assert ("elevation" in opened) == bool(scene.dem or scene.drawn), scene.id
+        assert ("mask" in opened) == bool(scene.label or scene.simulated), scene.id
+        assert ("elevation" in opened) == bool(scene.dem or scene.simulated), scene.id
         coarse = resample(opened, 60)
         np.testing.assert_allclose(
             coarse.reflectance.mean(("y", "x")), opened.reflectance.mean(("y", "x")), rtol=0.01

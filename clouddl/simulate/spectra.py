@@ -1,6 +1,6 @@
 """Spectra: what surfaces, air and cloud drops do to light, and how a sensor's bands see it.
 
-The tables in `clouddl/tables` come from published packages (`data/spectra/make_spectra.py` says
+The tables in `clouddl/simulate/tables` come from published packages (`data/spectra/make_spectra.py` says
 which). Everything is on `GRID`, and is brought to bands by the sensor's response under sunlight.
 """
 
@@ -16,7 +16,10 @@ from clouddl.errors import InputError
 if TYPE_CHECKING:
     from clouddl.sensors import Band, Sensor
 
+
 TABLES = Path(__file__).parent / "tables"
+
+
 GRID = np.round(np.arange(0.40, 2.4501, 0.005), 3)  # µm
 
 

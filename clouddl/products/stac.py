@@ -22,15 +22,21 @@ import requests
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from rasterio.warp import transform_bounds, transform_geom
 
-from clouddl.archive import MAX_TEXT, Files
 from clouddl.errors import InputError, WriteError, invalid
 from clouddl.labels import CLEAR, CLOUD, NODATA
 from clouddl.products import Product
+from clouddl.products.archives import MAX_TEXT, Files
 from clouddl.sensors import Sensor, get_sensor, sensors
 
 TIMEOUT = 30  # seconds without an answer
+
+
 ALIASES = {"phr": "pleiades", "vns": "venus"}  # platforms, where the card has another name
+
+
 LOOKS = ("overview", "visual", "thumbnail")  # roles of assets to look at, stretched to 8 bits
+
+
 EXTENSIONS = ("eo/v1.1.0", "projection/v2.0.0", "raster/v1.1.0", "classification/v2.0.0",
               "processing/v1.2.0")  # fmt: skip
 

@@ -8,17 +8,53 @@ where it is not released; heights there stay unknown, and it is said which.
 import math
 import warnings
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import rioxarray
 import xarray as xr
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from clouddl.catalogue import Store
 from clouddl.errors import InputError
+from clouddl.files import Store
 from clouddl.labels import on_grid
-from clouddl.scene import read_dem
+
+
+def read_dem(
+    path: Path | str, like: xr.Dataset | xr.DataArray, covers: bool = True
+) -> xr.DataArray:
+    """Heights (y, x) float32 in metres on the grid of `like`, bilinear; NaN outside the DEM.
+
+    InputError if it does not cover the image at all, unless it is one of several (`covers` False).
+    A declared nodata of 0 is read as sea level: 0 m is a height, and SRTM files use it for the sea.
+    """
+    if like.rio.crs is None:
+        raise InputError(f"{path}: the image has no CRS, so no DEM can be laid on it")
+    try:
+        raster = cast(xr.DataArray, rioxarray.open_rasterio(path))
+        raw = raster.squeeze("band", drop=True).load()
+    except (OSError, RasterioError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a DEM of one band: {error}") from error
+    if raw.rio.crs is None:
+        raise InputError(f"{path}: the DEM has no CRS; write one with gdal_edit.py -a_srs")
+    hole = raw.rio.nodata
+    height = raw.astype(np.float32)
+    height = height.where(raw != hole) if hole else height  # 0 and None: every value is a height
+    height.attrs = {}
+    height = height.rio.write_nodata(np.nan).rio.reproject_match(
+        like, resampling=Resampling.bilinear
+    )
+    if covers and not np.isfinite(height).any():
+        raise InputError(f"{path}: the DEM does not cover the image")
+    grid = {axis: like[axis] for axis in ("y", "x")}
+    return height.assign_coords(grid).rename("elevation").assign_attrs(units="m")
+
 
 COPERNICUS = "https://copernicus-dem-30m.s3.amazonaws.com"
+
+
 MARGIN = 0.001  # degrees around a scene: bilinear looks past its edge
 
 

@@ -23,18 +23,23 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from clouddl.archive import Fields, Files, list_files
 from clouddl.errors import InputError
 from clouddl.labels import NODATA, dilate, read_mask
-from clouddl.scene import open_raster, read_image, weighted_mean, weights
+from clouddl.products.archives import Fields, Files, list_files
+from clouddl.products.grids import weighted_mean, weights
+from clouddl.products.raster import open_raster, read_image
 from clouddl.sensors import Sensor, get_sensor, middle
 
 STRIP = 1 << 24  # pixels of a band in memory at once
+
+
 SURFACE = (
     "surface reflectance, and the models learnt from top-of-atmosphere. The correction takes part "
     "of thin cloud and haze away, so expect more of it missed: a lower recall, and with it a lower "
     "F2, than published; by how much was not measured. Prefer the level 1 of the same date"
 )
+
+
 # Masks that may lie in a product, the ones to prefer first: people's, then the processors'.
 MASKS = {
     r"(^|/)classification_map\.tif$": "alcd",
@@ -294,6 +299,8 @@ def _sentinel2(files: Files, member: str) -> Product:
 
 
 PLATFORMS = {"SENTINEL2": "sentinel-2", "VENUS": "venus", "SPOT4": "spot-4", "SPOT5": "spot-5"}
+
+
 SPOT = {"B1": "XS1", "B2": "XS2", "B3": "XS3", "B4": "SWIR"}  # the card's names to the products'
 
 
@@ -574,7 +581,9 @@ def open_product(
         grown = dilate(mask.values, dilation_m, dataset.attrs["resolution"])
         dataset["mask"] = mask.copy(data=grown)
     if elevation:
-        from clouddl.dem import copernicus_dem  # late: few ask for it, and it wants the network
+        from clouddl.products.dem import (
+            copernicus_dem,  # late: few ask for it, and it wants the network
+        )
 
         dataset["elevation"] = copernicus_dem(dataset)
     return dataset
@@ -582,7 +591,7 @@ def open_product(
 
 def find_product(path: Path | str) -> Product:
     """Recognise a product and read its metadata. InputError lists the kinds that are known."""
-    from clouddl.stac import is_item, read_item  # late: it builds on this module
+    from clouddl.products.stac import is_item, read_item  # late: it builds on this module
 
     if is_item(path):
         return read_item(path)

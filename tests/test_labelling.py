@@ -14,24 +14,24 @@ import shapely
 import xarray as xr
 from rasterio.warp import transform
 
-from clouddl import reference
 from clouddl.cli import main
-from clouddl.drawn import draw_scene
 from clouddl.errors import InputError
-from clouddl.reference import features, fill, propose, read_labels, simulated_person
+from clouddl.mission import labelling
+from clouddl.mission.labelling import features, fill, propose, read_labels, simulated_person
 from clouddl.sensors import get_sensor
+from clouddl.simulate import simulate_scene
 
 SIZE = 64
 
 
 @pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "TREES", 40)
+    monkeypatch.setattr(labelling, "TREES", 40)
 
 
 @pytest.fixture(scope="module")
 def scene() -> xr.Dataset:
-    return draw_scene("spot-5", seed=6, size=SIZE, cloud_fraction=0.35, clouds="cumulus")
+    return simulate_scene("spot-5", seed=6, size=SIZE, cloud_fraction=0.35, clouds="cumulus")
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_a_person_who_errs_does_worse_and_one_who_cannot_tell_says_nothing(
     scene: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(reference, "fill", lambda *a: seen.append(a[1].copy()) or fill(*a))
+    monkeypatch.setattr(labelling, "fill", lambda *a: seen.append(a[1].copy()) or fill(*a))
     truth = scene.mask.values.copy()
     truth[:, 40:] = 255
     right = simulated_person(scene, truth, 2, 12, seed=1)

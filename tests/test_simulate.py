@@ -1,4 +1,4 @@
-"""The drawn scenes: form, truth, physics, and the same numbers on every machine."""
+"""The simulated scenes: form, truth, physics, and the same numbers on every machine."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 import xarray as xr
 import yaml
 
-from clouddl.drawn import CLOUD_OPTICAL_DEPTH, CLOUDS, LANDSCAPES, draw_scene
 from clouddl.errors import InputError
 from clouddl.sensors import Band, Sensor, get_sensor
-from clouddl.spectra import GRID, air, response, surfaces, through
+from clouddl.simulate import CLOUD_OPTICAL_DEPTH, CLOUDS, LANDSCAPES, simulate_scene
+from clouddl.simulate.spectra import GRID, air, response, surfaces, through
 
-CATALOGUE = Path(__file__).parents[1] / "data" / "catalogue" / "drawn.yaml"
+CATALOGUE = Path(__file__).parents[1] / "data" / "catalogue" / "simulated.yaml"
 
 
 CENTRES = {"blue": 0.49, "green": 0.56, "red": 0.66, "nir": 0.84, "cirrus": 1.375, "swir16": 1.61}
@@ -43,7 +43,7 @@ NUMBERS, CLOUDY = [0.1324, 0.1152, 0.4368, 0.0988, 0.2608], 910
 @pytest.mark.parametrize("surface", LANDSCAPES)
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.6])
 def test_form_and_share_of_cloud(surface: str, fraction: float) -> None:
-    scene = draw_scene(toy(), seed=3, size=96, surface=surface, cloud_fraction=fraction)
+    scene = simulate_scene(toy(), seed=3, size=96, surface=surface, cloud_fraction=fraction)
     assert dict(scene.sizes) == {"band": 6, "y": 96, "x": 96}
     assert list(scene.band.values) == list(CENTRES)
     assert scene.reflectance.dims == ("band", "y", "x")
@@ -57,33 +57,33 @@ def test_form_and_share_of_cloud(surface: str, fraction: float) -> None:
 
 
 def test_attributes_and_place() -> None:
-    scene = draw_scene(toy(), seed=3, size=32, resolution=20, role="reference", group="north")
+    scene = simulate_scene(toy(), seed=3, size=32, resolution=20, role="reference", group="north")
     assert scene.attrs["level"] == "toa" and scene.attrs["sensor"] == "toy"
     assert scene.attrs["role"] == "reference" and scene.attrs["group"] == "north"
-    assert scene.attrs["resolution"] == 20.0 and scene.attrs["scene"] == "drawn-toy-mixed-3"
+    assert scene.attrs["resolution"] == 20.0 and scene.attrs["scene"] == "simulated-toy-mixed-3"
     assert scene.rio.crs.to_epsg() == 32631
     assert scene.rio.resolution() == (20.0, -20.0)
 
 
 def test_same_seed_same_scene() -> None:
-    first, second = (draw_scene(toy(), seed=11, size=64) for _ in range(2))
+    first, second = (simulate_scene(toy(), seed=11, size=64) for _ in range(2))
     xr.testing.assert_identical(first, second)
-    assert not first.equals(draw_scene(toy(), seed=12, size=64))
+    assert not first.equals(simulate_scene(toy(), seed=12, size=64))
 
 
 def test_same_numbers_on_every_machine() -> None:
-    scene = draw_scene(toy(), seed=11, size=64, surface="mixed", clouds="cumulus")
-    drawn = scene.reflectance.values[[0, 2, 3, 4, 5], [5, 20, 33, 47, 60], [8, 50, 31, 2, 44]]
-    np.testing.assert_allclose(drawn, NUMBERS, rtol=0, atol=5e-4)  # a step of the instrument
+    scene = simulate_scene(toy(), seed=11, size=64, surface="mixed", clouds="cumulus")
+    simulated = scene.reflectance.values[[0, 2, 3, 4, 5], [5, 20, 33, 47, 60], [8, 50, 31, 2, 44]]
+    np.testing.assert_allclose(simulated, NUMBERS, rtol=0, atol=5e-4)  # a step of the instrument
     assert abs(int(scene.mask.sum()) - CLOUDY) <= 1
 
 
 def test_other_weather_over_the_same_ground() -> None:
-    one, other = (draw_scene(toy(), seed=5, size=64, weather=day) for day in (0, 1))
+    one, other = (simulate_scene(toy(), seed=5, size=64, weather=day) for day in (0, 1))
     xr.testing.assert_equal(one.elevation, other.elevation)
     assert not one.optical_depth.equals(other.optical_depth)
     clear = [
-        draw_scene(toy(), seed=5, size=64, weather=day, cloud_fraction=0).reflectance
+        simulate_scene(toy(), seed=5, size=64, weather=day, cloud_fraction=0).reflectance
         for day in (0, 1)
     ]
     alike = xr.corr(clear[0].sel(band="nir"), clear[1].sel(band="nir"))
@@ -92,7 +92,7 @@ def test_other_weather_over_the_same_ground() -> None:
 
 @pytest.mark.parametrize("kind", CLOUDS)
 def test_every_kind_of_cloud(kind: str) -> None:
-    scene = draw_scene(toy(), seed=6, surface="forest", clouds=kind, cloud_fraction=0.3)
+    scene = simulate_scene(toy(), seed=6, surface="forest", clouds=kind, cloud_fraction=0.3)
     cloud, red = scene.mask == 1, scene.reflectance.sel(band="red")
     assert 0.03 < float(cloud.mean()) < 0.6
     assert float(red.where(cloud).mean()) > float(red.where(~cloud).mean())
@@ -103,11 +103,11 @@ def test_every_kind_of_cloud(kind: str) -> None:
 def test_snow_under_trees_is_grey_and_dark_in_the_short_wave_infrared() -> None:
     """Not the white of a snow field: what was taken for thin cloud, on a sensor never seen."""
     for seed in range(4):
-        scene = draw_scene(toy(), seed=seed, surface="taiga", cloud_fraction=0)
+        scene = simulate_scene(toy(), seed=seed, surface="taiga", cloud_fraction=0)
         visible, infrared = (scene.reflectance.sel(band=b) for b in ("red", "swir16"))
         assert 0.05 < float(visible.median()) < 0.45
         assert float(infrared.median()) < float(visible.median()) + 0.05
-    bare = draw_scene(toy(), seed=0, surface="forest", cloud_fraction=0).reflectance
+    bare = simulate_scene(toy(), seed=0, surface="forest", cloud_fraction=0).reflectance
     assert float(bare.sel(band="swir16").median()) > float(bare.sel(band="red").median()) + 0.05
 
 
@@ -117,7 +117,7 @@ def test_ice_is_darker_than_water_in_the_short_wave_infrared() -> None:
     for kind in ("cumulus", "deep"):
         found = []
         for seed in range(4):
-            s = draw_scene(toy(), seed=seed, size=64, clouds=kind, cloud_fraction=0.6)
+            s = simulate_scene(toy(), seed=seed, size=64, clouds=kind, cloud_fraction=0.6)
             thick = s.optical_depth > 10
             found.append(float((s.reflectance.sel(band="swir16") / s.reflectance.sel(band="red"))
                                .where(thick).mean()))  # fmt: skip
@@ -128,8 +128,10 @@ def test_ice_is_darker_than_water_in_the_short_wave_infrared() -> None:
 def test_only_high_cloud_is_seen_in_the_cirrus_band() -> None:
     """Vapour swallows 1.38 µm below: the ground is dark, cirrus is not (Gao 1993)."""
     card = get_sensor("landsat-8")
-    ground = draw_scene(card, seed=4, size=64, cloud_fraction=0, surface="sand")
-    high = draw_scene(card, seed=4, size=64, cloud_fraction=0.5, clouds="cirrus", surface="sand")
+    ground = simulate_scene(card, seed=4, size=64, cloud_fraction=0, surface="sand")
+    high = simulate_scene(
+        card, seed=4, size=64, cloud_fraction=0.5, clouds="cirrus", surface="sand"
+    )
     dark, grey = (float(ground.reflectance.sel(band=name).mean()) for name in ("cirrus", "nir"))
     assert dark < 0.2 * grey
     bright = float(high.reflectance.sel(band="cirrus").where(high.mask == 1).mean())
@@ -137,15 +139,15 @@ def test_only_high_cloud_is_seen_in_the_cirrus_band() -> None:
 
 
 def test_blur_and_noise_are_the_cards() -> None:
-    plain = draw_scene(toy(mtf=0.3, snr=1000), seed=2, size=64).reflectance
-    noisy = draw_scene(toy(mtf=0.3, snr=20), seed=2, size=64).reflectance
-    soft = draw_scene(toy(mtf=0.01, snr=1000), seed=2, size=64).reflectance
+    plain = simulate_scene(toy(mtf=0.3, snr=1000), seed=2, size=64).reflectance
+    noisy = simulate_scene(toy(mtf=0.3, snr=20), seed=2, size=64).reflectance
+    soft = simulate_scene(toy(mtf=0.01, snr=1000), seed=2, size=64).reflectance
     step = lambda image: float(abs(image.diff("x")).mean())  # noqa: E731
     assert step(soft) < step(plain) < step(noisy)
 
 
 def test_open_cards_are_drawn_at_their_middle() -> None:
-    scene = draw_scene("co3d", seed=1, size=32)
+    scene = simulate_scene("co3d", seed=1, size=32)
     assert list(scene.band.values) == ["blue", "green", "red", "nir"]
 
 
@@ -177,7 +179,7 @@ def test_spectra_are_reflectances() -> None:
 
 
 def test_sensors_share_the_place_but_not_the_radiometry() -> None:
-    one, other = (draw_scene(toy(name), seed=5, size=64) for name in ("one", "other"))
+    one, other = (simulate_scene(toy(name), seed=5, size=64) for name in ("one", "other"))
     xr.testing.assert_equal(one.mask, other.mask)
     xr.testing.assert_equal(one.elevation, other.elevation)
     difference = float(abs(one.reflectance - other.reflectance).mean())
@@ -187,14 +189,14 @@ def test_sensors_share_the_place_but_not_the_radiometry() -> None:
 def test_brightness_alone_does_not_give_the_mask() -> None:
     """Over snow and sand no threshold on red finds the clouds."""
     for surface in ("snow", "sand"):
-        scene = draw_scene(toy(), seed=105, surface=surface, cloud_fraction=0.3)
+        scene = simulate_scene(toy(), seed=105, surface=surface, cloud_fraction=0.3)
         red, cloud = scene.reflectance.sel(band="red").values, scene.mask.values == 1
         best = max(((red > level) == cloud).mean() for level in np.linspace(0, 1.2, 60))
         assert best < 0.95
 
 
 def test_thermal_bands_are_left_out() -> None:
-    scene = draw_scene(toy(names=("blue", "lwir11", "swir16")), seed=1, size=32)
+    scene = simulate_scene(toy(names=("blue", "lwir11", "swir16")), seed=1, size=32)
     assert list(scene.band.values) == ["blue", "swir16"]
 
 
@@ -213,7 +215,7 @@ def test_thermal_bands_are_left_out() -> None:
 )
 def test_bad_arguments(wrong: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        draw_scene(**({"sensor": toy(), "seed": 1, "size": 32} | wrong))
+        simulate_scene(**({"sensor": toy(), "seed": 1, "size": 32} | wrong))
 
 
 def test_catalogue_can_be_drawn() -> None:
@@ -223,6 +225,6 @@ def test_catalogue_can_be_drawn() -> None:
         sensor = get_sensor(collection["sensor"])
         for record in collection["scenes"]:
             assert groups.setdefault(record["group"], record["role"]) == record["role"]
-        draw_scene(sensor, **(record["drawn"] | {"size": 32}))
-    seeds = [r["drawn"]["seed"] for c in collections.values() for r in c["scenes"]]
+        simulate_scene(sensor, **(record["simulated"] | {"size": 32}))
+    seeds = [r["simulated"]["seed"] for c in collections.values() for r in c["scenes"]]
     assert len(seeds) == len(set(seeds)) == 60

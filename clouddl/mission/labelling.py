@@ -29,20 +29,36 @@ from shapely.geometry import shape
 from clouddl.errors import InputError
 from clouddl.labels import CLEAR, CLOUD, NODATA, decode
 from clouddl.predict import _georeferenced
-from clouddl.scene import check_reflectance, read_image
+from clouddl.products.raster import check_reflectance, read_image
 from clouddl.score import COUNTS, counts, measures
 from clouddl.sensors import Sensor
 
 # What the attribute `class` may say: ours, and ALCD's, which labels.CODES makes cloud or clear.
 _ALCD = {"low cloud": 2, "high cloud": 3, "shadow": 4, "land": 5, "water": 6, "snow": 7}
+
+
 CLASSES = {"cloud": CLOUD, "clear": CLEAR}
+
+
 CLASSES |= dict(zip(_ALCD, decode(np.array([*_ALCD.values()]), "alcd").tolist(), strict=True))
+
+
 # Normalised differences: vegetation, water, snow, moisture, and haze, which is not as red as soil.
 PAIRS = (("nir", "red"), ("green", "nir"), ("green", "swir16"), ("nir", "swir16"), ("blue", "red"))
+
+
 WINDOW = 5  # pixels a side: of local means and deviations, and of the places that are put next
+
+
 TREES = 200
+
+
 MOST = 20_000  # pixels of a class to learn from: beyond, polygons cost time and teach nothing
+
+
 WGS84 = CRS.from_epsg(4326)  # what GeoJSON is in (RFC 7946), unless it says otherwise
+
+
 Places = tuple[np.ndarray, np.ndarray]  # rows and columns of pixels
 
 

@@ -31,19 +31,34 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from clouddl.catalogue import DATA, Store, choose_corpus
 from clouddl.errors import InputError, read_yaml, validated
+from clouddl.files import Store
+from clouddl.model import WEIGHTS
+from clouddl.scenes import DATA
 from clouddl.sensors import BAND_SETS, CARDS
+from clouddl_study.corpora import choose_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
 TYPES: dict[str, Any] = {
     "int": int, "float": float, "bool": bool, "str": str, "list[int]": list[int],
     "list[float]": list[float], "list[bool]": list[bool], "list[str]": list[str],
 }  # fmt: skip
+
+
 PACKAGES = ("clouddl", "torch", "numpy", "xarray", "lightning", "hyperopt")
+
+
 PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
+
+
 BAR = re.compile(r"\d+%\||\b(?:it|s|[kMG]?B)/(?:s|it)\b|TqdmWarning|import tqdm")  # of tqdm
+
+
 SCORES = re.compile(r"(?<=<!-- scores -->\n).*?(?=<!-- /scores -->)", re.DOTALL)  # in README.md
+
+
 METER = "import re\nprint(*re.findall(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read()))"
 
 
@@ -212,7 +227,7 @@ def run_study(
                 raise InputError(f"nothing published: no page of {lacking[0]}; run without --only")
             return book
         if len({m.parameters.get("corpus") for m in made.values()}) > 1:
-            raise InputError(f"{folder}: pages of drawn and of real images; run without --only")
+            raise InputError(f"{folder}: pages of simulated and of real images; run without --only")
         for page in set((book / "notebooks").glob("*.ipynb")):
             if page.stem not in made:  # of a notebook that was renamed
                 page.unlink()
@@ -286,7 +301,7 @@ def _made(source: Path, page: Path, given: Mapping[str, Any]) -> Manifest | None
 
 
 def _code_hash(source: Path) -> str:
-    package = Path(__file__).parent
+    package = WEIGHTS.parent
     files = sorted(
         [*package.rglob("*.py"), *package.glob("cards/*.yaml"), *package.rglob("tables/**/*.csv")]
     )
@@ -415,11 +430,10 @@ def _publish(book: Path, profile: str, made: Mapping[str, Manifest]) -> None:
     for name in ("notebooks", "results"):
         shutil.rmtree(ROOT / "book" / name, ignore_errors=True)
         shutil.copytree(book / name, ROOT / "book" / name, ignore=shutil.ignore_patterns(".*"))
-    weights = Path(__file__).parent / "weights"
-    weights.mkdir(exist_ok=True)
+    WEIGHTS.mkdir(exist_ok=True)
     for name in (*BAND_SETS, "any"):
         for file in (book.parent / "work" / "models").glob(f"{name}.*"):
-            shutil.copy(file, weights)
+            shutil.copy(file, WEIGHTS)
     readme.write_text(SCORES.sub(lambda _: table, readme.read_text("utf-8"), count=1), "utf-8")
 
 

@@ -16,15 +16,20 @@ import xarray as xr
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from clouddl.catalogue import write_whole
 from clouddl.errors import InputError, validated
+from clouddl.files import write_whole
 from clouddl.labels import NODATA, to_mask
-from clouddl.model import CloudModel, ModelCard, logarithm
+from clouddl.model import CloudModel
+from clouddl.network import ModelCard, logarithm
 from clouddl.score import pooled, reliability
 from clouddl.transfer import pixels, predictions, score_masks
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
 ALL = "all"  # the surface of the scores of all scenes
+
+
 SHOWN = ["surface", "scenes", "units", "cloud", "f2", "f2_low", "f2_high", "precision", "recall"]
 
 
@@ -140,7 +145,7 @@ def _unfit(card: ModelCard, scene: xr.Dataset) -> str | None:
     if card.best_set(bands := scene.band.values.tolist()) is None:
         return f"has {', '.join(bands)}, which the model cannot work from"
     name, sha = scene.attrs["scene"], scene.attrs["sha256"]
-    known = name in card.trained_on if sha == "drawn" else sha in card.trained_on.values()
+    known = name in card.trained_on if sha == "simulated" else sha in card.trained_on.values()
     return "is one the model was trained on" if known else None
 
 

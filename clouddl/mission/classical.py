@@ -18,11 +18,21 @@ from clouddl.labels import CLOUD, NODATA, dilate, on_grid
 
 # Zhu & Woodcock 2012, eq. 1 to 4; reflectances as shares.
 NDSI_BELOW, NDVI_BELOW, SWIR22_ABOVE = 0.8, 0.8, 0.03
+
+
 WHITENESS_BELOW = 0.7  # sum of |band / mean - 1| over blue, green and red
+
+
 HOT_ABOVE = 0.08  # blue - 0.5 red
+
+
 NIR_OVER_SWIR_ABOVE = 0.75  # rock is brighter in the short-wave infrared
+
+
 # Hagolle 2010: the rise that is a cloud, growing with the days the ground had to change in.
 RISE, RISE_DAYS = 0.03, 30.0
+
+
 RED_OVER_BLUE = 1.5  # ploughed soil turns redder; a cloud does not
 
 

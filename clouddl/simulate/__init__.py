@@ -1,4 +1,4 @@
-"""Scenes drawn by physics from a seed: ground, air, clouds and instrument, with exact truth.
+"""Scenes simulated by physics from a seed: ground, air, clouds and instrument, with exact truth.
 
 Fractal noise (power-law spectra, Lovejoy and Schertzer 2013) makes terrain, cover and optical
 depth; surfaces have measured or simulated spectra; air and clouds are layers of two-stream
@@ -16,13 +16,21 @@ from scipy import ndimage
 
 from clouddl.errors import InputError
 from clouddl.sensors import Sensor, get_sensor, middle
-from clouddl.spectra import GRID, air, surfaces, through
+from clouddl.simulate.spectra import GRID, air, surfaces, through
 
 #: A pixel is cloud where the optical depth (water and ice cloud together) is above this.
 CLOUD_OPTICAL_DEPTH = 0.8
+
+
 CLOUDS = ("cumulus", "stratus", "deep", "cirrus", "contrails", "fog")
+
+
 VAPOUR_SCALE_M, AEROSOL_SCALE_M, AIR_SCALE_M = 2000.0, 1500.0, 8000.0  # heights of fall by e
+
+
 ICE_HEIGHT_M = 9000.0
+
+
 ASYMMETRY = {"water": 0.85, "ice": 0.77}  # of scattering by drops and by crystals
 
 
@@ -59,7 +67,7 @@ LANDSCAPES = {
 }
 
 
-def draw_scene(
+def simulate_scene(
     sensor: Sensor | str,
     *,
     seed: int,
@@ -71,13 +79,13 @@ def draw_scene(
     weather: int = 0,
     scene: str | None = None,
     role: str = "train",
-    group: str = "drawn",
+    group: str = "simulated",
 ) -> xr.Dataset:
     """Draw one scene of `size` x `size` pixels of `resolution` metres as the sensor would see it.
 
     The ground depends on `seed` and `surface` (a key of `LANDSCAPES`), sun, air and clouds on
     `seed` and `weather`: other weathers of one seed are a time series of one place. `clouds` names
-    the low ones (one of `CLOUDS`; None: drawn); `cloud_fraction` is the share of cloudy pixels
+    the low ones (one of `CLOUDS`; None: simulated); `cloud_fraction` is the share of cloudy pixels
     aimed at. Nothing but the last step, the instrument, depends on the sensor. An open card is
     taken at the middle of its ranges. Thermal bands, which hold no reflectance, are left out.
 
@@ -133,7 +141,7 @@ def draw_scene(
     data["optical_depth"] = ("y", "x"), total.astype("float32")
     data["mask"] = ("y", "x"), (total > CLOUD_OPTICAL_DEPTH).astype("uint8")
     data["elevation"] = ("y", "x"), elevation.astype("float32")
-    data.attrs = {"scene": scene or f"drawn-{sensor.id}-{surface}-{seed}", "sensor": sensor.id}
+    data.attrs = {"scene": scene or f"simulated-{sensor.id}-{surface}-{seed}", "sensor": sensor.id}
     data.attrs |= {"resolution": float(resolution), "level": "toa", "group": group, "role": role}
     data.attrs |= {"sun_elevation": float(np.degrees(sun)), "surface": surface}
     return data.rio.write_crs("EPSG:32631")
@@ -144,7 +152,7 @@ def _noise(
 ) -> np.ndarray:
     """Periodic noise (n, n), mean 0, deviation 1, spectrum k**-slope below `outer` pixels.
 
-    Drawn out five times along the direction `wind` (radians), where that is given.
+    Simulated out five times along the direction `wind` (radians), where that is given.
     """
     rows, columns = np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None, :]
     k = np.hypot(rows, columns)
@@ -252,7 +260,7 @@ def _clouds(
         ]
         high = rng.uniform(0.3, 2) * np.max(lines, axis=0) * np.exp(0.4 * field)
     else:
-        if veil:  # cirrus is drawn out along the wind
+        if veil:  # cirrus is simulated out along the wind
             streaks = _noise(rng, n, 3.2, 9000 / resolution, rng.uniform(0, np.pi))
             high = depth(streaks, fraction * veil, rng.uniform(0.3, 0.8), rng.uniform(1.0, 8.0))
         if kind != "cirrus":
@@ -394,7 +402,7 @@ def _instrument(
     return np.clip(out, 0, 1.6)
 
 
-def draw_set(
+def simulate_set(
     sensor: Sensor | str,
     count: int,
     *,
@@ -404,7 +412,7 @@ def draw_set(
     role: str = "reference",
     days: int = 1,
 ) -> dict[str, xr.Dataset]:
-    """`count` drawn places in turn of every landscape and share of cloud, by scene id.
+    """`count` simulated places in turn of every landscape and share of cloud, by scene id.
 
     Places of one `seed` are the same for every sensor. `days` draws each place in that many
     weathers, one after the other (ids end in the number of the day); a place is one split group.
@@ -417,10 +425,10 @@ def draw_set(
         for day in range(days):
             share = shares[(number // len(LANDSCAPES) + number + day) % len(shares)]
             name = f"{place}-{day}" if days > 1 else place
-            scene = draw_scene(
+            scene = simulate_scene(
                 sensor, seed=seed + number, weather=day, surface=surface, cloud_fraction=share,
                 size=size, resolution=resolution, scene=name, group=place, role=role,
             )  # fmt: skip
-            about = {"biome": surface, "collection": "drawn", "sha256": "drawn"}
+            about = {"biome": surface, "collection": "simulated", "sha256": "simulated"}
             found[name] = scene.assign_attrs(about)
     return found

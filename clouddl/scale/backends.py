@@ -1,6 +1,6 @@
 """Running the network: the fastest way this machine has, plain PyTorch float32 everywhere else.
 
-Three backends give the same mask, or so nearly that tests/test_fast.py bounds the difference:
+Three backends give the same mask, or so nearly that tests/test_backends.py bounds the difference:
 
 - `float32`: PyTorch as it is; the yardstick.
 - `mixed`: batch normalisation folded into the convolutions, half precision by autocast: float16 on
@@ -28,17 +28,26 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clouddl.errors import InputError
-from clouddl.model import DARK, ELEVATION, ModelCard, UNet, normalise
+from clouddl.network import DARK, ELEVATION, ModelCard, UNet, normalise
 
 BACKENDS = ("auto", "float32", "mixed", "openvino")
+
+
 SHAPES = 2  # shapes of image that are kept ready: each needs memory of its own
+
+
 BLOCK = 1 << 16  # pixels of one band that are worked on at once: they stay in the cache
+
+
 # Half precision moves a probability by up to 0.005. Where more than a hundredth of an image is as
 # near as that to the threshold, the mask would differ visibly: such an image is computed again in
 # float32. Of the 25 real references one is such.
 NEAR, NEAR_SHARE = 0.005, 0.01
 
+
 Run = Callable[..., np.ndarray]  # (x, *statistics) to probability
+
+
 Seat = tuple[np.ndarray, Callable[[], np.ndarray]]  # squares to write to, and what turns them
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from clouddl.catalogue import Scene, Store, open_corpus
-from clouddl.comparators import available_tests, multi_temporal_test, spectral_tests
 from clouddl.errors import InputError
+from clouddl.files import Store
+from clouddl.mission.classical import available_tests, multi_temporal_test, spectral_tests
+from clouddl.scenes import Scene
 from clouddl.score import counts, pooled
 from clouddl.transfer import open_at, score_masks
+from clouddl_study.corpora import open_corpus
 
 SIX = ["blue", "green", "red", "nir", "swir16", "swir22"]
 SPOT = ["green", "red", "nir", "swir16"]
@@ -167,24 +169,26 @@ def test_a_series_that_is_none(bands: list[list[str]], dates: list[str], told: s
 
 
 @pytest.mark.parametrize("sensor", ["sentinel-2", "spot-5", "pleiades"])
-def test_drawn_clouds_are_found(drawn: Callable[..., Scene], sensor: str) -> None:
-    scenes = open_at([drawn(seed, sensor=sensor) for seed in range(3)], Store(None), 30)
+def test_drawn_clouds_are_found(simulated: Callable[..., Scene], sensor: str) -> None:
+    scenes = open_at([simulated(seed, sensor=sensor) for seed in range(3)], Store(None), 30)
     masks = {name: spectral_tests(scene.reflectance) for name, scene in scenes.items()}
     found = pooled(score_masks(masks, scenes))
     assert found.f2[0] > 0.5, found
 
 
-def test_a_cloud_that_comes_and_goes_over_drawn_ground(drawn: Callable[..., Scene]) -> None:
+def test_a_cloud_that_comes_and_goes_over_drawn_ground(simulated: Callable[..., Scene]) -> None:
     fields = {"seed": 1, "size": 64, "surface": "crops"}
     shares = {0: 0.0, 1: 0.4}
-    records = [drawn(n, drawn=fields | {"cloud_fraction": share}) for n, share in shares.items()]
+    records = [
+        simulated(n, simulated=fields | {"cloud_fraction": share}) for n, share in shares.items()
+    ]
     clear, cloudy = open_at(records, Store(None), 30).values()
     found = multi_temporal_test(
         [clear.reflectance, cloudy.reflectance], ["2020-01-01", "2020-01-11"]
     )
     pixels = counts(found[1].values, cloudy.mask.values)
     assert found[1].without_predecessor < 0.2
-    assert pixels["tp"] > 0.5 * (pixels["tp"] + pixels["fn"])  # drawn clouds have thin rims
+    assert pixels["tp"] > 0.5 * (pixels["tp"] + pixels["fn"])  # simulated clouds have thin rims
     assert pixels["tp"] > 0.8 * (pixels["tp"] + pixels["fp"])
 
 

@@ -26,12 +26,12 @@ from pydantic import BaseModel
 from rasterio.errors import RasterioError
 from tqdm import tqdm
 
-from clouddl.cluster import Died, Lost, open_cluster
 from clouddl.errors import InputError, WriteError
 from clouddl.model import load_model, shipped_models
 from clouddl.predict import predict_file, predict_share, results_folder, results_of, shares
+from clouddl.products.stac import date_of, is_address, is_item, item_of, write_item
+from clouddl.scale.cluster import Died, Lost, open_cluster
 from clouddl.sensors import get_sensor, sensors
-from clouddl.stac import date_of, is_address, is_item, item_of, write_item
 
 LOCK, REPORT, PARTS = ".clouddl.lock", "report.csv", ".clouddl-*"
 

@@ -16,13 +16,17 @@ from clouddl.errors import InputError
 from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel
 from clouddl.predict import predict_array
-from clouddl.scene import resample
+from clouddl.scenes import resample
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor, middle
 from clouddl.transfer import probability, score_masks
 
 ANGSTROM = 1.3  # exponent of continental aerosol: haze weakens with wavelength (Ångström 1929)
+
+
 HAZE_UM = 0.49  # wavelength at which a level of haze is stated
+
+
 Degradation = Callable[[xr.Dataset, float, np.random.Generator], xr.Dataset]
 
 

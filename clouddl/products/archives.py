@@ -19,9 +19,17 @@ from xml.parsers import expat
 from clouddl.errors import InputError
 
 MAX_FILES = 100_000
+
+
 MAX_BYTES = 1 << 36  # of an archive, unpacked: 64 GiB
+
+
 MAX_RATIO = 100  # unpacked to packed; images pack to a half, deflate can reach a thousandth
+
+
 MAX_TEXT = 1 << 26  # bytes of a file of metadata
+
+
 # TIFF, BigTIFF, JPEG 2000 and Erdas: what products hold. A VRT would have GDAL open other files.
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xffO\xffQ", b"EHFA_HEADER")
 

@@ -1,165 +1,30 @@
-"""Catalogues: which scenes there are, what their files hold, and how to get those files.
-
-A catalogue is a YAML file of collections; a registry is a CSV file with the size, SHA-256 and
-address of every data file. Data files are never part of the project: `Store` takes them from a
-mirror folder, or downloads them once into a cache, and checks each against the registry.
-"""
+"""Files in and out: fetched once against their SHA-256, and written whole or not at all."""
 
 import csv
 import difflib
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import pooch
 import requests
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from rasterio._err import CPLE_BaseError  # which some writers raise as it is
+from rasterio.errors import RasterioError
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.util import Retry
 
-from clouddl.errors import InputError, read_yaml, validated
+from clouddl.errors import InputError, WriteError
 
-DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
-pooch.get_logger().setLevel("ERROR")  # the progress bar says what is going on
 NO_NETWORK = (
     "no network: name a folder that holds the files with --mirror or CLOUDDL_MIRROR, "
-    "or use `--corpus drawn`"
+    "or use `--corpus simulated`"
 )
-
-
-class Scene(BaseModel):
-    """One scene. reflectance = DN * scale + offset; `None` in `bands` skips that layer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str
-    collection: str
-    sensor: str
-    bands: list[str | None] = []
-    image: list[str] = []  # one file with all layers, one file per band, or "file.npz#member"
-    scale: float = 1.0
-    offset: float = 0.0
-    nodata: float | None = None
-    resolution: float = Field(gt=0)  # metres
-    level: Literal["toa", "surface"] = "toa"
-    label: str | None = None
-    label_codes: str | None = None  # a table of clouddl.labels.CODES
-    label_kind: Literal["people", "processor"] | None = None
-    role: Literal["train", "validation", "reference", "extra"]
-    group: str  # scenes of one group are never split between training and validation
-    biome: str | None = None
-    dem: str | None = None
-    licence: str = ""
-    note: str = ""
-    drawn: dict[str, Any] | None = None  # arguments of clouddl.drawn.draw_scene
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if (self.drawn is None) == (not self.image):
-            raise ValueError("give either `image` (a list of files) or `drawn`, not both")
-        if self.label and not self.label_codes:
-            raise ValueError("a scene with a label needs label_codes")
-        if len(self.image) > 1 and len(self.image) != len(self.bands):
-            raise ValueError(f"{len(self.image)} image files for {len(self.bands)} bands")
-        return self
-
-    def files(self) -> list[str]:
-        """Registry paths this scene needs: image, label and DEM, without repeats."""
-        paths = [*self.image, self.label, self.dem]
-        return list(dict.fromkeys(path.partition("#")[0] for path in paths if path))
-
-
-class Catalogue(BaseModel):
-    """Scenes that are studied together; `registry` is the CSV file of their data files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    title: str
-    registry: Path | None = None
-    scenes: list[Scene]
-
-    @model_validator(mode="after")
-    def _unique(self) -> Self:
-        ids = [scene.id for scene in self.scenes]
-        if twice := sorted({name for name in ids if ids.count(name) > 1}):
-            raise ValueError(f"scene id {twice[0]!r} is used twice")
-        sides: dict[str, str] = {}
-        for scene in self.scenes:  # a leak between the two would flatter every validation score
-            pair = scene.role in ("train", "validation")
-            if pair and sides.setdefault(scene.group, scene.role) != scene.role:
-                raise ValueError(f"group {scene.group!r} is both in train and in validation")
-        return self
-
-    def scene(self, scene_id: str) -> Scene:
-        """The scene of that id; InputError when there is none."""
-        known = {scene.id: scene for scene in self.scenes}
-        if scene_id not in known:
-            near = _closest(scene_id, known)
-            raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{near}")
-        return known[scene_id]
-
-    def select(self, role: str | None = None, collection: str | None = None) -> list[Scene]:
-        """Scenes of a role and of a collection, in the catalogue's order."""
-        return [
-            scene for scene in self.scenes
-            if role in (None, scene.role) and collection in (None, scene.collection)
-        ]  # fmt: skip
-
-
-def load_catalogue(name_or_path: str | Path) -> Catalogue:
-    """Read a catalogue: a name in `data/catalogue`, or a path ending in .yaml.
-
-    A scene inherits its collection's fields. Raises InputError naming the file and the field.
-    """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = DATA / "catalogue" / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in (DATA / "catalogue").glob("*.yaml"))) or "none"
-        raise InputError(f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}")
-    fields = read_yaml(path, "catalogue")
-    try:
-        collections = fields.pop("collections")
-        fields["scenes"] = [
-            {"collection": name, **{k: v for k, v in shared.items() if k != "scenes"}, **scene}
-            for name, shared in collections.items()
-            for scene in shared["scenes"]
-        ]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error
-    for scene in fields["scenes"]:  # a card of one's own lies beside the catalogue that names it
-        if (card := path.parent / str(scene.get("sensor"))).suffix == ".yaml" and card.is_file():
-            scene["sensor"] = str(card)
-    if isinstance(registry := fields.get("registry"), str):
-        beside = path.parent / registry
-        fields["registry"] = beside if beside.exists() else DATA / "registry" / registry
-    return validated(Catalogue, fields, path)
-
-
-def register(name_or_path: str | Path) -> Path:
-    """Write the registry that a catalogue of one's own names: bytes and SHA-256 of each file.
-
-    The files lie in the catalogue's folder, by the names it gives them; so will the registry.
-    From then on a file that changes is not taken. InputError for a file that is not there.
-    """
-    path = Path(name_or_path)
-    catalogue = load_catalogue(path)
-    if catalogue.registry is None:
-        raise InputError(f"{path}: write a name for its registry, such as `registry: files.csv`")
-    target = path.parent / catalogue.registry.name
-    rows = []
-    for name in dict.fromkeys(file for scene in catalogue.scenes for file in scene.files()):
-        if not (file := path.parent / name).is_file():
-            raise InputError(f"{file}: no such file; {path} names it")
-        rows.append(row_of(name, file))
-    write_registry(target, rows)
-    return target
 
 
 def row_of(name: str, file: Path) -> dict[str, str]:
@@ -206,16 +71,6 @@ def ask(url: str, method: str = "GET", **options: Any) -> requests.Response:
             return answer
     except requests.RequestException as error:
         raise InputError(f"{url}: does not answer ({error}); try again later") from error
-
-
-def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> "Store":
-    """The store of a catalogue's files.
-
-    Those of one's own (`register`) lie beside their registry: a mirror holds the study's alone.
-    """
-    own = catalogue.registry is not None and catalogue.registry.parent != DATA / "registry"
-    beside = catalogue.registry.parent if own and catalogue.registry else None
-    return Store(catalogue.registry, mirror=beside or mirror)
 
 
 class Store:
@@ -372,21 +227,13 @@ def _closest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def choose_corpus(requested: str, store: Store) -> str:
-    """The corpus to study: real, drawn or alcd as asked, or for "auto" real where it can be had."""
-    if requested == "auto":
-        return "real" if store.available() else "drawn"
-    if requested == "alcd" and not (DATA / "catalogue" / "alcd.yaml").exists():
-        raise InputError("corpus alcd: is not here; gather it with `clouddl fetch alcd`")
-    if requested not in ("real", "drawn", "alcd"):
-        raise InputError(f"corpus {requested!r} is unknown; choose auto, real or drawn (or alcd)")
-    return requested
-
-
-def open_corpus(
-    requested: str = "auto", mirror: Path | str | None = None
-) -> tuple[Catalogue, Store]:
-    """The catalogue to study and the store of its files: what every notebook begins with."""
-    store = Store(DATA / "registry" / "real.csv", mirror=mirror)
-    catalogue = load_catalogue(choose_corpus(requested, store))
-    return catalogue, store_of(catalogue, mirror) if catalogue.name == "alcd" else store
+@contextmanager
+def writing(out: Path | str) -> Iterator[None]:
+    """What GDAL or the system say when images cannot be written to a folder, as WriteError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RasterioError, CPLE_BaseError) as error:
+        told = f"a result could not be written ({error}); the disk or the quota is full, it seems"
+        raise WriteError(f"{out}: {told}: make room") from error

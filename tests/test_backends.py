@@ -9,20 +9,14 @@ import pytest
 import torch
 import xarray as xr
 
-from clouddl import fast
-from clouddl.catalogue import Scene, Store, load_catalogue, store_of
 from clouddl.errors import InputError
-from clouddl.fast import Network, choose, fill, folded
+from clouddl.files import Store
 from clouddl.labels import NODATA, to_mask
-from clouddl.model import (
-    CloudModel,
-    ModelCard,
-    build,
-    chip_statistics,
-    load_model,
-    normalise,
-)
-from clouddl.scene import open_scene
+from clouddl.model import CloudModel, load_model
+from clouddl.network import ModelCard, build, chip_statistics, normalise
+from clouddl.scale import backends
+from clouddl.scale.backends import Network, choose, fill, folded
+from clouddl.scenes import Scene, load_catalogue, open_scene, store_of
 from clouddl.score import counts, f_beta
 from clouddl.transfer import open_at, probability
 
@@ -36,7 +30,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision, whether or not this processor gains by it."""
-    monkeypatch.setattr(fast, "has_half", lambda device: True)
+    monkeypatch.setattr(backends, "has_half", lambda device: True)
 
 
 def trained(card: ModelCard) -> CloudModel:
@@ -75,8 +69,10 @@ def check_masks(name: str, backend: str, scenes: Mapping[str, xr.Dataset]) -> No
 
 @pytest.mark.usefixtures("half")
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_masks_of_drawn_scenes_stay_the_same(backend: str, drawn: Callable[..., Scene]) -> None:
-    scenes = {f"drawn-{seed}": open_scene(drawn(seed, size=128), Store(None)) for seed in range(3)}
+def test_masks_of_drawn_scenes_stay_the_same(backend: str, simulated: Callable[..., Scene]) -> None:
+    scenes = {
+        f"simulated-{seed}": open_scene(simulated(seed, size=128), Store(None)) for seed in range(3)
+    }
     check_masks("any", backend, scenes)
 
 
@@ -98,7 +94,7 @@ def test_probability_is_that_of_float32(
     plain = trained(tiny(normalisation=normalisation, stem=4 if normalisation == "log" else 2))
     quick = CloudModel(plain.card, plain.net, "cpu", backend)
     for native, tolerance in ((False, 1e-5), (True, 0.02)):
-        monkeypatch.setattr(fast, "has_half", lambda device, native=native: native)
+        monkeypatch.setattr(backends, "has_half", lambda device, native=native: native)
         quick.fast = Network(plain.net, plain.card, CPU, backend)
         for size in ((48, 64), (30, 41), (48, 64)):
             found, expected = (model.probability(image(*size)) for model in (quick, plain))
@@ -112,7 +108,7 @@ def test_squares_hold_what_training_saw(
     tiny: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch, normalisation: str, stem: int
 ) -> None:  # fmt: skip
     """numpy's normalisation is PyTorch's but for the last bits, in pixel_unshuffle's channels."""
-    monkeypatch.setattr(fast, "BLOCK", 500)
+    monkeypatch.setattr(backends, "BLOCK", 500)
     bands = ["green", "red", "elevation", "nir"]
     card = tiny(bands=bands, normalisation=normalisation, stem=stem, std=[0.1, 0.3, 500, 0.7])
     values = image(41, 30)
@@ -174,12 +170,12 @@ def test_the_backend_is_chosen_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         (True, True, "openvino"), (True, False, "openvino"),
         (False, True, "mixed"), (False, False, "float32"),
     ):  # fmt: skip
-        monkeypatch.setattr(fast, "has_half", lambda device, native=native: native)
+        monkeypatch.setattr(backends, "has_half", lambda device, native=native: native)
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name, installed=installed: installed or None
         )
         assert choose(None, CPU) == expected
-    monkeypatch.setattr(fast, "has_half", lambda device: True)
+    monkeypatch.setattr(backends, "has_half", lambda device: True)
     assert choose(None, torch.device("cuda")) == "mixed"
     with pytest.raises(InputError, match=r"openvino: is not installed.*clouddl\[fast\]"):
         choose("openvino", CPU)
@@ -198,7 +194,7 @@ def test_what_openvino_cannot_do_pytorch_does(
     def fail(*arguments: object) -> None:
         raise ValueError("no such layer")
 
-    monkeypatch.setattr(fast, "_OpenVino", fail)
+    monkeypatch.setattr(backends, "_OpenVino", fail)
     with pytest.warns(UserWarning, match="OpenVINO: no such layer; PyTorch is used"):
         found = quick.probability(image(32, 32))
     np.testing.assert_allclose(found, plain.probability(image(32, 32)), atol=0.02)

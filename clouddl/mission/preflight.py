@@ -1,8 +1,8 @@
 """Before launch: a coarse model for a sensor from its card and the archive, and what to expect.
 
 The idea of 2020: bands that the new sensor shares with Sentinel-2, resolution lowered, Sentinel-2's
-archive to train on. What the model will be worth is predicted on scenes drawn as the sensor would
-see them; while its specification is open, each is drawn through another sample of it.
+archive to train on. What the model will be worth is predicted on scenes simulated as the sensor would
+see them; while its specification is open, each is simulated through another sample of it.
 """
 
 from pathlib import Path
@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from clouddl.chips import Chips
-from clouddl.drawn import draw_set
 from clouddl.errors import InputError
 from clouddl.labels import to_mask
-from clouddl.model import CloudModel, ModelCard
+from clouddl.model import CloudModel
+from clouddl.network import ModelCard
 from clouddl.score import pooled
 from clouddl.sensors import STUDY_BANDS, Sensor, get_sensor, middle, shared_bands
+from clouddl.simulate import simulate_set
 from clouddl.train import fit
 from clouddl.transfer import predictions, score_masks
 
@@ -64,10 +65,10 @@ def coarse_model(
 def expected(
     model: CloudModel, card: Sensor, *, draws: int = 5, places: int = 20, seed: int = 100
 ) -> pd.DataFrame:
-    """Scores on drawn scenes, a row for each draw of the specification (one if it is closed).
+    """Scores on simulated scenes, a row for each draw of the specification (one if it is closed).
 
-    Columns of `score.pooled`, and the figures drawn. Landscapes are the same in each draw, so that
-    rows differ by the specification alone. Drawn, not real: the spread tells more than the level.
+    Columns of `score.pooled`, and the figures simulated. Landscapes are the same in each draw, so that
+    rows differ by the specification alone. Simulated, not real: the spread tells more than the level.
     """
     tables = []
     for draw in range(draws if card.open else 1):
@@ -76,7 +77,7 @@ def expected(
             f"{band.common} {field}": getattr(sample.band(band.common), field)
             for band in card.bands if band.common in model.card.bands for field in band.ranges
         }  # fmt: skip
-        scenes = draw_set(sample, places, seed=seed, resolution=model.card.resolution)
+        scenes = simulate_set(sample, places, seed=seed, resolution=model.card.resolution)
         found = predictions(model, scenes, model.card.bands)
         masks = {name: to_mask(p, model.card.threshold) for name, p in found.items()}
         tables.append(pooled(score_masks(masks, scenes)).assign(draw=draw, **figures))

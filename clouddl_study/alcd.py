@@ -21,31 +21,36 @@ import xarray as xr
 import yaml
 from tqdm import tqdm
 
-from clouddl.archive import Files, list_files
-from clouddl.catalogue import (
-    DATA,
-    Scene,
-    Store,
-    ask,
-    load_catalogue,
-    row_of,
-    write_registry,
-    write_whole,
-)
-from clouddl.dem import copernicus_dem, fetch_cells
 from clouddl.errors import InputError, WriteError
+from clouddl.files import Store, ask, row_of, write_registry, write_whole, writing
 from clouddl.labels import NODATA, UKIS_BANDS
 from clouddl.products import find_product, open_product
-from clouddl.scene import writing
+from clouddl.products.archives import Files, list_files
+from clouddl.products.dem import copernicus_dem, fetch_cells
+from clouddl.scenes import DATA, Scene, load_catalogue
 from clouddl.sensors import get_sensor
 
 ZENODO = "https://zenodo.org/api/records/1460960"
+
+
 BUCKET = "https://storage.googleapis.com"
+
+
 SENTINEL2 = "gcp-public-data-sentinel-2"
+
+
 RESOLUTION = 30.0  # metres of the scenes as kept: that of the study, and a tenth of the bytes
+
+
 SCALE, EMPTY = 1e-4, -32768
+
+
 FOLDER = "alcd"  # in the cache
+
+
 BY_HAND = "by-hand"  # in that folder: what was fetched with an account
+
+
 L1C = re.compile(r"S2[AB]_MSIL1C_(\d{8})T\d{6}_N\d{4}_R\d{3}_T(\d\d)([A-Z])([A-Z]{2})_\d{8}T\d{6}")
 
 
