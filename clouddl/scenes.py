@@ -180,14 +180,13 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
     if scene.simulated is not None:
         from clouddl.simulate import simulate_scene  # late: only the simulated corpus needs it
 
-        same = {"scene": scene.id, "role": scene.role, "group": scene.group}
         if scene.bands:  # every band simulated takes its time
             wanted = tuple(band for band in sensor.bands if band.common in scene.bands)
             sensor = sensor.model_copy(update={"bands": wanted})
-        simulated = simulate_scene(
-            sensor, **{"resolution": scene.resolution, **same, **scene.simulated}
+        simulated = simulate_scene(sensor, **{"resolution": scene.resolution, **scene.simulated})
+        return simulated.assign_attrs(
+            scene=scene.id, role=scene.role, group=scene.group, simulated=1
         )
-        return simulated.assign_attrs(simulated=1)
     for band in scene.bands:
         if band is not None:
             sensor.band(band)

@@ -11,7 +11,6 @@ from clouddl.files import Store
 from clouddl.labels import LABEL_SOURCES
 from clouddl.scenes import DATA, Catalogue, load_catalogue, store_of
 from clouddl.sensors import STUDY_BANDS
-from clouddl.simulate import spectra
 from clouddl_study.workspace import work_folder
 
 
@@ -42,7 +41,8 @@ def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
     scenes = [*catalogue.select("train"), *catalogue.select("validation")]
     told = json.dumps([STUDY_BANDS, LABEL_SOURCES, [scene.model_dump() for scene in scenes]])
     # Scenes that are simulated change with the code that draws them, without a file to tell.
-    code = [Path(simulate.__file__), Path(spectra.__file__), *sorted(spectra.TABLES.rglob("*.csv"))]
+    folder = Path(simulate.__file__).parent
+    code = sorted(path for end in ("py", "csv", "yaml") for path in folder.rglob(f"*.{end}"))
     told += "".join(hashlib.sha256(part.read_bytes()).hexdigest() for part in code)
     made_from = hashlib.sha256(told.encode()).hexdigest()[:12]
     path = work_folder(work) / f"chips-{catalogue.name}-{made_from}.zarr"

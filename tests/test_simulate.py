@@ -57,9 +57,9 @@ def test_form_and_share_of_cloud(surface: str, fraction: float) -> None:
 
 
 def test_attributes_and_place() -> None:
-    scene = simulate_scene(toy(), seed=3, size=32, resolution=20, role="reference", group="north")
+    scene = simulate_scene(toy(), seed=3, size=32, resolution=20)
     assert scene.attrs["level"] == "toa" and scene.attrs["sensor"] == "toy"
-    assert scene.attrs["role"] == "reference" and scene.attrs["group"] == "north"
+    assert scene.attrs["role"] == "train" and scene.attrs["group"] == "simulated"
     assert scene.attrs["resolution"] == 20.0 and scene.attrs["scene"] == "simulated-toy-mixed-3"
     assert scene.rio.crs.to_epsg() == 32631
     assert scene.rio.resolution() == (20.0, -20.0)

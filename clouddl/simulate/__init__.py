@@ -77,9 +77,6 @@ def simulate_scene(
     cloud_fraction: float = 0.2,
     clouds: str | None = None,
     weather: int = 0,
-    scene: str | None = None,
-    role: str = "train",
-    group: str = "simulated",
 ) -> xr.Dataset:
     """Draw one scene of `size` x `size` pixels of `resolution` metres as the sensor would see it.
 
@@ -141,8 +138,8 @@ def simulate_scene(
     data["optical_depth"] = ("y", "x"), total.astype("float32")
     data["mask"] = ("y", "x"), (total > CLOUD_OPTICAL_DEPTH).astype("uint8")
     data["elevation"] = ("y", "x"), elevation.astype("float32")
-    data.attrs = {"scene": scene or f"simulated-{sensor.id}-{surface}-{seed}", "sensor": sensor.id}
-    data.attrs |= {"resolution": float(resolution), "level": "toa", "group": group, "role": role}
+    data.attrs = {"scene": f"simulated-{sensor.id}-{surface}-{seed}", "sensor": sensor.id}
+    data.attrs |= {"resolution": float(resolution), "level": "toa", "group": "simulated", "role": "train"}
     data.attrs |= {"sun_elevation": float(np.degrees(sun)), "surface": surface}
     return data.rio.write_crs("EPSG:32631")
 
@@ -427,8 +424,8 @@ def simulate_set(
             name = f"{place}-{day}" if days > 1 else place
             scene = simulate_scene(
                 sensor, seed=seed + number, weather=day, surface=surface, cloud_fraction=share,
-                size=size, resolution=resolution, scene=name, group=place, role=role,
+                size=size, resolution=resolution,
             )  # fmt: skip
             about = {"biome": surface, "collection": "simulated", "sha256": "simulated"}
-            found[name] = scene.assign_attrs(about)
+            found[name] = scene.assign_attrs(about, scene=name, group=place, role=role)
     return found
