@@ -38,7 +38,7 @@ from clouddl.files import writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, load_model, pick_model
 from clouddl.network import ModelCard, chip_statistics
-from clouddl.products import find_product
+from clouddl.products.readers import find_product
 from clouddl.products.grids import weights
 from clouddl.products.raster import check_reflectance, read_image
 from clouddl.products.stac import is_address, is_item, read_item

@@ -24,9 +24,10 @@ from tqdm import tqdm
 from clouddl.errors import InputError, WriteError
 from clouddl.files import Store, ask, row_of, write_registry, write_whole, writing
 from clouddl.labels import NODATA, UKIS_BANDS
-from clouddl.products import find_product, open_product
+from clouddl.products import open_product
 from clouddl.products.archives import Files, list_files
 from clouddl.products.dem import copernicus_dem, fetch_cells
+from clouddl.products.readers import find_product
 from clouddl.scenes import DATA, Scene, load_catalogue
 from clouddl.sensors import get_sensor
 
@@ -196,7 +197,7 @@ def _product(path: Path, store: Store) -> dict[str, Any]:
         metres = float(file.tags()["resolution"])
     label = {"label": _path(mask, store), "label_codes": "binary", "label_kind": "processor"}
     return {
-        "id": path.stem, "collection": f"by hand: {product.kind}", "sensor": product.sensor.id,
+        "id": path.stem, "collection": f"by hand: {product.format}", "sensor": product.sensor.id,
         "image": [_path(target, store)], "bands": list(product.layers), "level": product.level,
         "scale": SCALE, "resolution": metres, "role": "extra", "group": path.stem,
         **(label if mask.exists() else {}),

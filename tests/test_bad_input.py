@@ -27,8 +27,9 @@ from test_products import landsat, muscate, pleiades, sentinel2, spot, take5
 from clouddl.errors import InputError
 from clouddl.labels import read_mask
 from clouddl.model import read_card
-from clouddl.products import find_product, open_product
+from clouddl.products import open_product
 from clouddl.products.raster import read_image
+from clouddl.products.readers import find_product
 from clouddl.products.stac import load_item, read_item
 from clouddl.scenes import load_catalogue
 from clouddl.sensors import CARDS, get_sensor
@@ -163,7 +164,7 @@ BAD: list[tuple[str, str, int]] = [
     ("score mask.tif --reference truth.tif --csv mask.tif/a.csv", "mask.tif", 2),
     # products
     (f"{PRODUCT} gone", "gone: does not exist", 2),
-    (f"{PRODUCT} nothing", "nothing: is no product known. Known: Sentinel-2 L1C SAFE, ", 2),
+    (f"{PRODUCT} nothing", "nothing: is no product known. Known: ", 2),
     (f"{PRODUCT} several", "several: holds 2 products", 2),
     (f"{PRODUCT} entities", "declares a document type", 2),
     (f"{PRODUCT} noxml", "MTD_MSIL1C.xml is not XML", 2),

@@ -24,8 +24,8 @@ from rasterio.warp import transform_bounds, transform_geom
 
 from clouddl.errors import InputError, WriteError, invalid
 from clouddl.labels import CLEAR, CLOUD, NODATA
-from clouddl.products import Product
 from clouddl.products.archives import MAX_TEXT, Files
+from clouddl.products.product import Product
 from clouddl.sensors import Sensor, get_sensor, sensors
 
 TIMEOUT = 30  # seconds without an answer
@@ -172,7 +172,7 @@ def read_item(
         raise InputError(f"{path}: its bands have several nodata values; give them one")
     own = next(iter(empty), None)
     product = Product(Files(str(path), opened, load), card, level, nodata if own is None else own)
-    product.kind = "STAC item"
+    product.format = "STAC item"
     # Of Sentinel-2 rescaled by a provider, some items still tell the offset that was taken off.
     applied = any(k.endswith(":boa_offset_applied") and v for k, v in item.properties.items())
     for band in (band.common for band in card.bands if not band.common.startswith("lwir")):

@@ -1,0 +1,36 @@
+"""PlanetScope of Planet."""
+
+import re
+
+from clouddl.errors import InputError
+from clouddl.products.archives import Files
+from clouddl.products.product import Product, reader, reflective
+from clouddl.sensors import get_sensor
+
+PLANET = {
+    4: ["blue", "green", "red", "nir"],
+    8: ["coastal", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"],
+}
+
+
+@reader("PlanetScope", r"_AnalyticMS(_8b)?_metadata[^/]*\.xml$")
+def planetscope(files: Files, member: str) -> Product:
+    """PlanetScope scenes, analytic: Planet Imagery Product Specification.
+
+    `_AnalyticMS.tif`: DN × reflectanceCoefficient of the band's metadata; `_AnalyticMS_SR.tif`:
+    surface reflectance × 10000. Of SuperDove's eight bands the four of the card are read.
+    """
+    fields = files.xml(member)
+    factors = {node.number("bandNumber"): node for node in fields.each("bandSpecificMetadata")}
+    if len(factors) not in PLANET:
+        raise InputError(f"{fields.name}: has {len(factors)} bands; products of 4 or 8 are read")
+    layout = PLANET[len(factors)]
+    start = "^" + re.escape(member[: member.lower().rfind("_metadata")])
+    toa = files.only(start + r"(_harmonized)?(_clip)?\.tif$")
+    file = toa or files.only(start + r"_SR(_harmonized)?(_clip)?\.tif$")
+    product = Product(files, get_sensor("planetscope"), "toa" if toa else "surface", nodata=0)
+    for native, band in reflective(product.sensor).items():
+        node = factors.get(layout.index(native) + 1, fields)
+        scale = node.number("reflectanceCoefficient") if toa else 1e-4
+        product.add(band, file, scale, 0, native, layout)
+    return product
