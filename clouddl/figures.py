@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import xarray as xr
-from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -35,30 +34,6 @@ BAND_COLOURS = {
 
 
 _LINES = {"published": "-", "gaussian": "--", "box": ":"}
-
-
-# Heads of the columns that are shares of one and are shown in per cent.
-SHARES = {
-    "f2": "F2 %", "f1": "F1 %", "precision": "Precision %", "recall": "Recall %", "iou": "IoU %",
-    "accuracy": "Accuracy %", "cloud": "Cloud %", "labelled": "Labelled %",
-    "cloud in labels": "Cloud in labels %", "F2, own labels": "F2 %, own labels",
-    "F2, yardstick": "F2 %, yardstick", "val_f2": "Validation F2 %",
-    "validation F2": "Validation F2 %",
-}  # fmt: skip
-
-
-HEADS = {
-    "set": "Images", "biome": "Surface", "millions": "Million parameters", "low": "95 % from",
-    "high": "to", "units": "Scenes or places",
-}  # fmt: skip
-
-
-NAMES = {
-    r"^ukis_sentinel2": "Sentinel-2, ukis-csmask set", r"^oncloudn": "Sentinel-2, On Cloud N set",
-    r"^drawn_sentinel2_reference": "Sentinel-2, drawn", r"^landsat-": "Landsat ",
-    r"^sentinel-": "Sentinel-", r"^spot-": "SPOT-", r"\bnir\b": "NIR", r"\bswir16\b": "SWIR",
-    r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
-}  # fmt: skip
 
 
 WIDTH = 2.3  # inches of a picture in a row of them
@@ -90,47 +65,6 @@ def save(figure: Figure, path: Path | str) -> None:
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format=path.suffix[1:], facecolor="white", bbox_inches="tight")
     temporary.replace(path)
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    whole = (column.dropna() % 1 == 0).all()
-    return column.map(lambda v: "–" if pd.isna(v) else f"{v + 0:.0f}" if whole else f"{v + 0:.4g}")
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of results as text for readers: per cent, F2 with its interval, plain heads.
-
-    `run`, "method: bands", becomes two columns. What is undefined is "–"; so are F2 and F1 where
-    recall is, for there is no cloud to find.
-    """
-    shown: dict[str, pd.Series] = {}
-    for name, column in table.items():
-        if name == "run":
-            parts = column.str.partition(": ")
-            if (parts[2] != "").any():
-                shown["Bands"] = parts[2].replace(NAMES, regex=True)
-            shown["Method"] = parts[0]
-        elif name in SHARES:
-            text = column.map(lambda v: "–" if pd.isna(v) else f"{v:.1%}"[:-1])
-            if interval := f"{name}_low" in table:
-                ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-                text += [f" [{a:.1%}–{b:.1%}]".replace("%", "") * (a <= b) for a, b in ends]
-            if name in ("f2", "f1") and "recall" in table:
-                text = text.where(table.recall.notna(), "–")
-            shown[SHARES[name] + " [95 % interval]" * interval] = text
-        elif not name.endswith(("_low", "_high")):
-            head = HEADS.get(name, (name[:1].upper() + name[1:]).replace("_", " "))
-            text = _numbers(column) if pd.api.types.is_numeric_dtype(column) else column
-            named = name in ("set", "images", "sensor", "biome")
-            shown[head] = text.replace(NAMES, regex=True) if named else text
-    return pd.DataFrame(shown)
-
-
-def show(table: pd.DataFrame) -> HTML:
-    """`readable`, as a notebook shows it: every word of it, without the numbers of its rows."""
-    kind = ["scores", "runs"] if "run" in table else ["scores"]  # as book/_static/custom.css says
-    with pd.option_context("display.max_colwidth", None):
-        return HTML(readable(table).to_html(index=False, classes=kind, justify="left"))
 
 
 def picture(scene: xr.Dataset) -> tuple[np.ndarray, str]:

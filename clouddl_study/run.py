@@ -383,7 +383,7 @@ def _gather(first: Path, second: Path, target: Path) -> None:
     """
     import pandas as pd  # here, since these two take seconds
 
-    from clouddl.figures import readable
+    from clouddl_study.tables import readable
 
     shutil.rmtree(target, ignore_errors=True)
     (target / "shown").mkdir(parents=True)

@@ -42,6 +42,7 @@ from clouddl.chips import Chips
 from clouddl.labels import LABEL_SOURCES, dilate
 from clouddl.scenes import open_scene, resample
 from clouddl.score import MEASURES, counts, measures
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips
 from clouddl_study.workspace import results_folder, write_corpus_note
 
@@ -60,7 +61,7 @@ scenes["role"] = pd.Categorical(scenes.role, ["train", "validation", "reference"
 roles = scenes.sort_values("role", kind="stable").groupby(
     ["role", "sensor", "collection"], sort=False, observed=True, as_index=False
 )
-figures.show(
+tables.show(
     roles.agg(scenes=("id", "size"), regions=("group", "nunique"), metres=("resolution", "first"))
 )
 
@@ -129,7 +130,7 @@ labels = pd.DataFrame(
         "cloud": {name: (mask == 1).sum() / (mask != 255).sum() for name, mask in masks.items()},
     }
 ).rename_axis("labels")
-figures.show(labels.reset_index())
+tables.show(labels.reset_index())
 
 # %% [markdown]
 # Cloud is the minority, as in 2020 (about 20 % there): the reason for a Dice term in the loss.
@@ -167,7 +168,7 @@ for metres in dilations:
     for mask, other in zip(a, b, strict=True):
         total += list(counts(dilate(mask, metres, pixel), other).values())
     rows.append({"dilation (m)": metres, **{k: float(v) for k, v in measures(total).items()}})
-figures.show(pd.DataFrame(rows)[["dilation (m)", *MEASURES]])
+tables.show(pd.DataFrame(rows)[["dilation (m)", *MEASURES]])
 
 # %% [markdown]
 # ## Chips
@@ -178,7 +179,7 @@ figures.show(pd.DataFrame(rows)[["dilation (m)", *MEASURES]])
 # %%
 validation = Chips.open(path, bands, "ukis-csmask", "validation")
 stored = {"train": layers["ukis-csmask"], "validation": validation}
-figures.show(pd.DataFrame([{"role": r, **c.dataset.sizes} for r, c in stored.items()]))
+tables.show(pd.DataFrame([{"role": r, **c.dataset.sizes} for r, c in stored.items()]))
 
 # %% [markdown]
 # **What we learnt.** The two processors agree on most pixels and differ on thin cloud, on bright

@@ -49,7 +49,8 @@ from clouddl.labels import LABEL_SOURCES
 from clouddl.model import save_model
 from clouddl.network import ModelCard, build
 from clouddl.score import best_threshold
-from clouddl.train import fit, labelled, on_validation
+from clouddl.train import Schedule, fit, labelled, on_validation
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.workspace import work_folder, write_choices, write_table
 
@@ -80,7 +81,7 @@ def balance(chips):
 
 
 roles = {"train": train, "validation": validation}
-figures.show(pd.DataFrame([{"role": role, **balance(chips)} for role, chips in roles.items()]))
+tables.show(pd.DataFrame([{"role": role, **balance(chips)} for role, chips in roles.items()]))
 
 # %% [markdown]
 # ## The network
@@ -140,10 +141,7 @@ def short_fit(name, source, normalisation):
         chips if grounds else chips.without_simulated(),
         Chips.open(path, bands, source, "validation"),
         work_folder(work) / "runs" / name,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        patience=epochs,
+        Schedule(epochs, batch_size, learning_rate, patience=epochs),
     )
     save_model(model, work_folder(work) / "models" / name)
     return model
@@ -173,7 +171,7 @@ for source in sources:
 
 # %% tags=["hide-input"]
 by_labels = pd.DataFrame(rows).round(4)
-figures.show(write_table(work, "label_sources", by_labels))
+tables.show(write_table(work, "label_sources", by_labels))
 
 # %%
 print(f"labels used from here on: {chosen}")
@@ -200,7 +198,7 @@ best = by_norm.normalisation[by_norm["validation F2"].idxmax()]
 
 # %% tags=["hide-input"]
 write_choices(work, labels=chosen, normalisation=best, resolution=resolution, grounds=grounds)
-figures.show(write_table(work, "normalisation", by_norm))
+tables.show(write_table(work, "normalisation", by_norm))
 
 # %% tags=["hide-input"]
 runs = [f"labels-{source}" for source in sources] + ["normalisation-chip", "normalisation-log"]

@@ -52,7 +52,8 @@ from clouddl.network import ModelCard, build
 from clouddl.score import best_threshold
 from clouddl.search import best_trial, search, worth
 from clouddl.sensors import BAND_SETS
-from clouddl.train import fit, fit_trial, on_validation
+from clouddl.train import Schedule, fit, fit_trial, on_validation
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
@@ -134,7 +135,7 @@ best
 
 # %% tags=["hide-input"]
 ranked = table.assign(millions=sizes).sort_values("val_f2", ascending=False).round(4)
-figures.show(write_table(work, "trials", ranked))
+tables.show(write_table(work, "trials", ranked))
 
 # %% tags=["hide-input"]
 figures.trial_losses(table)
@@ -178,9 +179,11 @@ for name, band_sets in finals.items():
         training,
         None,
         work_folder(work) / "runs" / name,
-        epochs=round(epochs * whole / training.dataset.sizes["chip"]),
-        batch_size=batch_size,
-        learning_rate=best["learning_rate"],
+        Schedule(
+            epochs=round(epochs * whole / training.dataset.sizes["chip"]),
+            batch_size=batch_size,
+            learning_rate=best["learning_rate"],
+        ),
     )
     model.card.threshold, f2 = best_threshold(*on_validation(model, validation))
     model.card.scores["validation_f2"] = f2

@@ -40,6 +40,7 @@ from clouddl.labels import to_mask
 from clouddl.score import MEASURES, pooled, precision_recall, reliability
 from clouddl.sensors import BAND_SETS
 from clouddl.transfer import open_at, pixels, predictions, processor_masks, score_masks
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, write_table
 
@@ -60,7 +61,7 @@ about = [
     }
     for n, s in scenes.items()
 ]
-figures.show(pd.DataFrame(about))
+tables.show(pd.DataFrame(about))
 
 # %% [markdown]
 # ## Scores
@@ -93,12 +94,12 @@ sets = {
     for c in dict.fromkeys(s.attrs["collection"] for s in scenes.values())
 }
 masks = {collection: runs_on(part) for collection, part in sets.items()}
-tables = [
+counted = [
     score_masks(m, scenes).assign(set=c, run=r)
     for c, runs in masks.items()
     for r, m in runs.items()
 ]
-scores = pooled(pd.concat(tables), by=["set", "run"], draws=draws, seed=seed)
+scores = pooled(pd.concat(counted), by=["set", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
 shown = [
@@ -114,7 +115,7 @@ shown = [
     "iou",
     "accuracy",
 ]
-figures.show(write_table(work, "scores_sentinel2", scores[shown].round(3)))
+tables.show(write_table(work, "scores_sentinel2", scores[shown].round(3)))
 
 # %% [markdown]
 # ## Where the errors are
@@ -145,10 +146,10 @@ panel
 
 # %%
 part = sets[first]
-curves, points, tables = {}, {}, {}
+curves, points, calibration = {}, {}, {}
 for name, use in BAND_SETS.items():
     found, truth = pixels(predictions(models[name], part, use), part)
-    curves[name], tables[name] = precision_recall(found, truth), reliability(found, truth)
+    curves[name], calibration[name] = precision_recall(found, truth), reliability(found, truth)
     at = curves[name].iloc[(curves[name].threshold - models[name].card.threshold).abs().argmin()]
     points[f"{name}, threshold {at.threshold:.2f}"] = (at.recall, at.precision)
 
@@ -160,7 +161,7 @@ figures.precision_recall_curves(curves, points)
 # Of the pixels given a probability of 0.3, are 30 % cloud? Above the diagonal the model is too shy.
 
 # %% tags=["hide-input"]
-figures.reliability_diagram(tables)
+figures.reliability_diagram(calibration)
 # %% [markdown]
 # ## Dilation
 #
@@ -177,7 +178,7 @@ for metres in dilations:
     rows.append(
         {"dilation (m)": metres, **pooled(score_masks(grown, part)).iloc[0][list(MEASURES)]}
     )
-figures.show(pd.DataFrame(rows))
+tables.show(pd.DataFrame(rows))
 
 # %% tags=["remove-cell"]
 headline = scores[

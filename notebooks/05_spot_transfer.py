@@ -53,6 +53,7 @@ from clouddl.transfer import (  # fmt: skip
     score_masks,
     teaching_order,
 )
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
@@ -64,7 +65,7 @@ figures.style()
 # %%
 others = [get_sensor(n) for n in ("spot-4", "spot-5", "pleiades", "landsat-5", "landsat-8")]
 shared = {s.title: ", ".join(shared_bands(get_sensor("sentinel-2"), s)) for s in others}
-figures.show(pd.DataFrame(shared.items(), columns=["sensor", "bands shared with Sentinel-2"]))
+tables.show(pd.DataFrame(shared.items(), columns=["sensor", "bands shared with Sentinel-2"]))
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -111,7 +112,7 @@ scores = pooled(per_scene, by=["sensor", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
 shown = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall", "iou", "accuracy"]
-figures.show(write_table(work, "scores_transfer", scores[["sensor", *shown]].round(3)))
+tables.show(write_table(work, "scores_transfer", scores[["sensor", *shown]].round(3)))
 
 # %% [markdown]
 # ## By surface
@@ -123,11 +124,11 @@ new = list(sets)[-1] if "landsat-8" not in sets else "landsat-8"
 spot = f"CloudDL: {', '.join(BAND_SETS['spot'])}"
 rows = per_scene[(per_scene.sensor == new) & (per_scene.run == spot)]
 by_biome = pooled(rows, by=["biome"], draws=draws, seed=seed)
-figures.show(write_table(work, "scores_biome", by_biome[["biome", *shown[1:], "cloud"]].round(3)))
+tables.show(write_table(work, "scores_biome", by_biome[["biome", *shown[1:], "cloud"]].round(3)))
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(6.5, 3.6))
-told = figures.readable(by_biome[["biome", "scenes"]])
+told = tables.readable(by_biome[["biome", "scenes"]])
 figures.intervals(axis, by_biome, [f"{b} ({n})" for b, n in told.itertuples(index=False)])
 
 # %% [markdown]
@@ -179,7 +180,7 @@ for source in LABEL_SOURCES:
             table = score_masks(masks_of(model, part, model.card.bands), part)
             rows.append({"labels": source, "sensor": sensor, **pooled(table, draws=1).iloc[0]})
 labels = pd.DataFrame(rows, columns=["labels", "sensor", "f2", "f1", "precision", "recall"])
-figures.show(labels)
+tables.show(labels)
 
 # %% [markdown]
 # ## After adaptation
@@ -211,7 +212,7 @@ table = pd.concat(
     ]
 )
 adaptation = pooled(table, by=["sensor", "run"], draws=draws, seed=seed)
-figures.show(write_table(work, "scores_adaptation", adaptation[["sensor", *shown]].round(3)))
+tables.show(write_table(work, "scores_adaptation", adaptation[["sensor", *shown]].round(3)))
 
 # %% tags=["hide-input"]
 sentinel = results_folder(work) / "scores_sentinel2.csv"  # there once 04 has run
@@ -220,7 +221,7 @@ rows = [{"images": r["set"], **r} for _, r in s2[s2.run.str.startswith("CloudDL:
 rows += [{"images": r["sensor"], **r} for _, r in scores[scores.run == spot].iterrows()]
 rows += [{"images": f"{new}, not seen in adapting", **r} for _, r in adaptation.iterrows()]
 columns = ["images", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
-figures.show(write_table(work, "headline", pd.DataFrame(rows)[columns].round(3)))
+tables.show(write_table(work, "headline", pd.DataFrame(rows)[columns].round(3)))
 
 
 # %% tags=["remove-cell"]

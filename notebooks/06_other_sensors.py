@@ -51,8 +51,9 @@ from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor, sensors, shared_bands
 from clouddl.simulate import simulate_set
 from clouddl.simulate.spectra import adjustment, surfaces, through
-from clouddl.train import fit
+from clouddl.train import Schedule, fit
 from clouddl.transfer import open_at, predictions, processor_masks, score_masks
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
@@ -79,7 +80,7 @@ for card in sensors().values():
             "largest set of the study": fitting[0] if fitting else "none",
         }
     )
-figures.show(write_table(work, "sensors_shared", pd.DataFrame(rows)))
+tables.show(write_table(work, "sensors_shared", pd.DataFrame(rows)))
 
 # %% [markdown]
 # A band of the same name is not the same band: responses differ in place and width. Where no curve
@@ -122,7 +123,7 @@ if is_real:
     parts = {"oncloudn": chips, **parts}
 else:
     print("The corpus is drawn: On Cloud N chips are left out.")
-tables = []
+counted = []
 for images, part in parts.items():
     runs = {
         "CloudDL": masks_of(models["pleiades"], part, short),
@@ -130,15 +131,15 @@ for images, part in parts.items():
     }
     if images == "oncloudn":  # a processor made for real images has no say on drawn ones
         runs["ukis-csmask"] = processor_masks(part, 4)
-    tables += [
+    counted += [
         score_masks(masks, part).assign(images=images, run=f"{name}: {', '.join(short)}")
         for name, masks in runs.items()
     ]
-without_swir = pooled(pd.concat(tables), by=["images", "run"], draws=draws, seed=seed)
+without_swir = pooled(pd.concat(counted), by=["images", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
 shown = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
-figures.show(write_table(work, "scores_without_swir", without_swir[["images", *shown]].round(3)))
+tables.show(write_table(work, "scores_without_swir", without_swir[["images", *shown]].round(3)))
 
 # %% [markdown]
 # PlanetScope has the same four bands. The labels that come with its chips are blocks of unknown
@@ -176,7 +177,7 @@ sets = {
     sensor: {n: s for n, s in full.items() if s.attrs["sensor"] == sensor}
     for sensor in dict.fromkeys(s.attrs["sensor"] for s in full.values())
 }
-tables = []
+counted = []
 for part in sets.values():
     runs = {}
     for name, use in (("five", five), ("spot", spot)):
@@ -186,12 +187,12 @@ for part in sets.values():
         }
     if is_real:
         runs["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
-    tables += [score_masks(masks, part).assign(run=run) for run, masks in runs.items()]
-counts = pd.concat(tables)
+    counted += [score_masks(masks, part).assign(run=run) for run, masks in runs.items()]
+counts = pd.concat(counted)
 tests = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
-figures.show(write_table(work, "scores_spectral_tests", tests[["sensor", *shown]].round(3)))
+tables.show(write_table(work, "scores_spectral_tests", tests[["sensor", *shown]].round(3)))
 
 # %% [markdown]
 # The multi-temporal test wants a series. The one series among the real images, six dates over one
@@ -224,7 +225,7 @@ if series:
     agreement = pd.DataFrame(rows).round(1)
 else:
     print("The corpus is drawn: the Italian series is left out.")
-figures.show(write_table(work, "agreement_italy", agreement)) if series else None
+tables.show(write_table(work, "agreement_italy", agreement)) if series else None
 
 # %% [markdown]
 # ## Three ways to another sensor's bands
@@ -251,7 +252,7 @@ for name, use in (("landsat-5", five), ("landsat-8", five), ("spot-4", spot), ("
         {"sensor": card.title, "band": band, "as it is": before, "moved": after}
         for band, before, after in zip(use, apart(card, use), left, strict=True)
     ]
-figures.show(write_table(work, "band_adjustment", pd.DataFrame(rows).round(4)))
+tables.show(write_table(work, "band_adjustment", pd.DataFrame(rows).round(4)))
 
 
 # %%
@@ -266,7 +267,7 @@ def moved(scene, use):
 
 ways = {"as it is": "CloudDL", "moved": "CloudDL, reflectances moved"}
 ways["any"] = "CloudDL, one model for any bands"
-tables = []
+counted = []
 for sensor, part in sets.items():
     if sensor != "sentinel-2":
         for name, use in (("five", five), ("spot", spot)):
@@ -276,17 +277,17 @@ for sensor, part in sets.items():
                 "moved": masks_of(models[name], to_sentinel, use),
                 "any": masks_of(models["any"], part, use),
             }
-            tables += [
+            counted += [
                 score_masks(masks, part).assign(
                     way=way, bands=", ".join(use), run=f"{ways[way]}: {', '.join(use)}"
                 )
                 for way, masks in runs.items()
             ]
-three = pd.concat(tables)
+three = pd.concat(counted)
 adaptation = pooled(three, by=["sensor", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
-figures.show(write_table(work, "scores_band_adaptation", adaptation[["sensor", *shown]].round(3)))
+tables.show(write_table(work, "scores_band_adaptation", adaptation[["sensor", *shown]].round(3)))
 
 # %% [markdown]
 # Differences in F2 to the shared bands as they are, on the same scenes, drawn with replacement. An
@@ -300,7 +301,7 @@ for (sensor, use), part in three.groupby(["sensor", "bands"], sort=False):
         for way in ("moved", "any"):
             found = paired(part[part.way == way], base, draws=draws, seed=seed)
             rows.append({"sensor": sensor, "run": f"{ways[way]}: {use}", **found})
-figures.show(write_table(work, "difference_band_adaptation", pd.DataFrame(rows).round(4)))
+tables.show(write_table(work, "difference_band_adaptation", pd.DataFrame(rows).round(4)))
 
 # %% [markdown]
 # ## Trained on one sensor, scored on another
@@ -328,17 +329,17 @@ for sensor in names:
         seed=seed,
     )
     folder = work_folder(work) / "runs" / blank.name
-    small[sensor] = fit(blank, chips, None, folder, epochs=epochs, batch_size=8)
+    small[sensor] = fit(blank, chips, None, folder, Schedule(epochs, batch_size=8))
 
 # %%
-tables = []
+counted = []
 for test in names:
     part = simulate_set(test, tested, seed=60_000 + seed, size=size)
-    tables += [
+    counted += [
         score_masks(masks_of(model, part, spot), part).assign(train=train, test=test)
         for train, model in small.items()
     ]
-pairs = pd.concat(tables)
+pairs = pd.concat(counted)
 matrix = pooled(pairs, by=["train", "test"], draws=draws, seed=seed)
 study = tests[tests.run == f"CloudDL: {', '.join(spot)}"]  # of the shipped or trained model
 study = study.assign(train="sentinel-2", test=study.sensor)
@@ -352,7 +353,7 @@ both = pd.concat([block.assign(images=title) for title, block in blocks.items()]
 told = {**names, "landsat-5": "Landsat 5"}
 both["trained on"], both["scored on"] = both.train.map(told), both.test.map(told)
 columns = ["images", "trained on", "scored on", *shown[1:]]
-figures.show(write_table(work, "sensor_matrix", both[columns].round(3)))
+tables.show(write_table(work, "sensor_matrix", both[columns].round(3)))
 
 # %% tags=["hide-input", "wide"]
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[4, 3])
@@ -387,7 +388,7 @@ for test, part in pairs.groupby("test", sort=False):
         if train != test:
             found = paired(part[part.train == train], own, draws=draws, seed=seed)
             rows.append({"scored on": names[test], "trained on": names[train], **found})
-figures.show(write_table(work, "difference_sensor_matrix", pd.DataFrame(rows).round(4)))
+tables.show(write_table(work, "difference_sensor_matrix", pd.DataFrame(rows).round(4)))
 
 # %% [markdown]
 # **What we learnt.** Bands of one name differ by the reflectances of the adjustment table, and the

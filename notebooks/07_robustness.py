@@ -42,6 +42,7 @@ from clouddl.mission.degrade import robustness
 from clouddl.sensors import BAND_SETS
 from clouddl.simulate import simulate_set
 from clouddl.transfer import open_at
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, write_table
 
@@ -86,7 +87,7 @@ sets = {}
 for sensor in dict.fromkeys(s.attrs["sensor"] for s in usable.values()):
     ids = [n for n, s in usable.items() if s.attrs["sensor"] == sensor]
     spread = ids[:: -(-len(ids) // most)]  # over all surfaces, which are in order
-    name = figures.readable(pd.DataFrame({"sensor": [sensor]})).iloc[0, 0]
+    name = tables.readable(pd.DataFrame({"sensor": [sensor]})).iloc[0, 0]
     sets[f"{name}, {catalogue.name}"] = {n: usable[n] for n in spread}
 sets["SPOT-5, drawn"] = simulate_set("spot-5", places, seed=70_000 + seed, size=size)
 fine = simulate_set("spot-5", places, seed=70_000 + seed, size=3 * size, resolution=5.0)
@@ -99,7 +100,7 @@ about = [
     }
     for images, part in {**sets, "SPOT-5, drawn at 5 m": fine}.items()
 ]
-figures.show(write_table(work, "robustness_scenes", pd.DataFrame(about)))
+tables.show(write_table(work, "robustness_scenes", pd.DataFrame(about)))
 
 # %% [markdown]
 # ## Curves
@@ -108,7 +109,7 @@ figures.show(write_table(work, "robustness_scenes", pd.DataFrame(about)))
 # scenes. A set of one scene has none.
 
 # %%
-tables = []
+counted = []
 for degradation, (_, harmless, levels) in LEVELS.items():
     worst_first = enumerate(reversed(levels))
     chosen = [level for i, level in worst_first if i % every == 0 or level == harmless]
@@ -120,8 +121,8 @@ for degradation, (_, harmless, levels) in LEVELS.items():
         else:
             use = chosen
         table = robustness(model, part, spot, degradation, sorted(use), seed=seed)
-        tables.append(table.assign(images=images))
-curves = write_table(work, "robustness", pd.concat(tables).round(4))
+        counted.append(table.assign(images=images))
+curves = write_table(work, "robustness", pd.concat(counted).round(4))
 
 # %% tags=["hide-input", "wide"]
 figure, axes = plt.subplots(4, 3, figsize=(10, 11), sharey=True)
@@ -180,7 +181,7 @@ for (degradation, images), table in curves.groupby(["degradation", "images"], so
             name = f"{degradation}, {word} ({unit})" if two_sided else f"{degradation} ({unit})"
             rows.setdefault(name, {})[images] = breaks_at(side, before)
 broken = pd.DataFrame(rows).T.fillna("–").rename_axis("degradation").reset_index()
-figures.show(write_table(work, "robustness_breaks", broken))
+tables.show(write_table(work, "robustness_breaks", broken))
 
 # %% [markdown]
 # **What we learnt.** The last table says what calibration, noise and registration a sensor must keep for

@@ -55,7 +55,7 @@ from clouddl.mission.preflight import coarse_model, expected, working_bands, wor
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor
 from clouddl.simulate import simulate_set
-from clouddl.train import fit
+from clouddl.train import Schedule, fit
 from clouddl.transfer import (  # fmt: skip
     adapt,
     left_out,
@@ -64,6 +64,7 @@ from clouddl.transfer import (  # fmt: skip
     score_masks,
     teaching_order,
 )
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
@@ -90,7 +91,7 @@ print(f"{sensor.title}: {', '.join(working_bands(sensor))} at {resolution:g} m")
 
 # %% tags=["hide-input"]
 shown = ["scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
-figures.show(write_table(work, "life_preflight", before[["draw", *shown]].round(3)))
+tables.show(write_table(work, "life_preflight", before[["draw", *shown]].round(3)))
 
 # %% [markdown]
 # ## 2. First images
@@ -112,7 +113,7 @@ clicks = pd.concat(
 by_round = clicks.groupby("round")[["points", "minutes", "f2", "accuracy"]].mean().reset_index()
 
 # %% tags=["hide-input"]
-figures.show(
+tables.show(
     write_table(work, "life_labels", by_round.round({"minutes": 1, "f2": 3, "accuracy": 3}))
 )
 
@@ -136,7 +137,7 @@ def learn(start, scenes, name, anew):
         cut_chips(scenes.values(), bands=bands, sources=["truth"], size=size).isel(source=0)
     )
     blank = start.card.model_copy(update={"name": name, "trained_on": {}, "mean": [], "std": []})
-    model = fit(blank, chips, None, runs / name, epochs=3 * refine_epochs, batch_size=4)
+    model = fit(blank, chips, None, runs / name, Schedule(3 * refine_epochs, batch_size=4))
     model.card.threshold = 0.5
     return model
 
@@ -178,7 +179,7 @@ print(f"learnt from, in this order: {', '.join(taught)}; scored on {len(others)}
 # %% tags=["hide-input"]
 both = pd.concat([drawn_rows, real_rows])
 refinement = pooled(both, by=["of", "way", "labelled scenes"], seed=seed)
-figures.show(
+tables.show(
     write_table(
         work, "life_refinement", refinement[["of", "way", "labelled scenes", *shown]].round(3)
     )
@@ -242,7 +243,7 @@ for year in years:
     )
 
 # %% tags=["hide-input"]
-figures.show(write_table(work, "life_gate", pd.DataFrame(rows)))
+tables.show(write_table(work, "life_gate", pd.DataFrame(rows)))
 
 # %% [markdown]
 # **What we learnt.** The order of things is what carries over to a mission: an expectation with its

@@ -49,8 +49,9 @@ from clouddl.network import ELEVATION, ModelCard
 from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.simulate import simulate_set
-from clouddl.train import fit
+from clouddl.train import Schedule, fit
 from clouddl.transfer import open_at, predictions, score_masks
+from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
@@ -74,10 +75,10 @@ print(f"{catalogue.name} corpus: {len(real)} chips compared with {len(drawn)} dr
 # Above the corpus, below drawn: the same bands (red, green, blue), the same stretch, 10 m pixels.
 
 # %% tags=["hide-input", "wide"]
-dice = np.random.default_rng(seed)
+rng = np.random.default_rng(seed)
 figure, axes = plt.subplots(2, 6, figsize=(12, 4.3))
 for row, which in zip(axes, (real, drawn), strict=True):
-    for axis, chip in zip(row, np.sort(dice.choice(which, 6, replace=False)), strict=True):
+    for axis, chip in zip(row, np.sort(rng.choice(which, 6, replace=False)), strict=True):
         rgb = np.nan_to_num(images[chip, [2, 1, 0]]).transpose(1, 2, 0)
         axis.imshow(np.clip(rgb / 0.6, 0, 1) ** 0.6)
         axis.axis("off")
@@ -128,7 +129,7 @@ plt.close(figure)
 figure
 
 # %% tags=["hide-input"]
-figures.show(write_table(work, "drawn_bands", pd.DataFrame(rows).round(3)))
+tables.show(write_table(work, "drawn_bands", pd.DataFrame(rows).round(3)))
 
 # %% [markdown]
 # ## Band against band
@@ -174,9 +175,7 @@ only_drawn = fit(
     Chips(short.dataset.isel(chip=drawn)),
     validation,
     work_folder(work) / "runs" / "drawn-only",
-    epochs=epochs,
-    batch_size=8,
-    patience=epochs,
+    Schedule(epochs, batch_size=8, patience=epochs),
 )
 references = catalogue.select("reference")
 opened = {
@@ -191,7 +190,7 @@ table["run"] = "trained on drawn scenes alone: " + ", ".join(spot)
 # %% tags=["hide-input"]
 columns = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
 alone = pooled(table, by=["sensor", "run"], draws=draws, seed=seed)
-figures.show(write_table(work, "scores_drawn_only", alone[["sensor", *columns]].round(3)))
+tables.show(write_table(work, "scores_drawn_only", alone[["sensor", *columns]].round(3)))
 
 # %% [markdown]
 # ## Drawn scenes beside real ones
@@ -205,17 +204,17 @@ pair = {"real and drawn scenes": "spot", "real scenes alone": "spot-without-draw
 shelf = work_folder(work) / "models"
 beside = pd.DataFrame()
 if all((shelf / f"{file}.json").exists() for file in pair.values()):
-    tables = []
+    counted = []
     for run, file in pair.items():
         model = trained_model(work, file)
         bands = model.card.bands
         part = {n: s for n, s in opened.items() if set(bands) <= set(s.band.values.tolist())}
         masks_of = predictions(model, part, bands)
         masks_of = {n: to_mask(p, model.card.threshold) for n, p in masks_of.items()}
-        tables.append(score_masks(masks_of, part).assign(run=f"{run}: {', '.join(bands)}"))
-    beside = pooled(pd.concat(tables), by=["sensor", "run"], draws=draws, seed=seed)
+        counted.append(score_masks(masks_of, part).assign(run=f"{run}: {', '.join(bands)}"))
+    beside = pooled(pd.concat(counted), by=["sensor", "run"], draws=draws, seed=seed)
     beside = write_table(work, "scores_with_drawn", beside[["sensor", *columns]].round(3))
-figures.show(beside) if len(beside) else print("03_hyperopt_search made no such pair in this build")
+tables.show(beside) if len(beside) else print("03_hyperopt_search made no such pair in this build")
 
 # %% [markdown]
 # ## The tables of 2020, drawn
@@ -239,8 +238,7 @@ for name, bands in (("CloudDL", spot), ("CloudDL with a DEM", [*spot, ELEVATION]
         chips,
         None,
         work_folder(work) / "runs" / f"drawn-{len(bands)}",
-        epochs=epochs,
-        batch_size=8,
+        Schedule(epochs, batch_size=8),
     )
 
 # %%
@@ -265,7 +263,7 @@ counts["terrain"] = counts.biome.map(lambda name: kind.get(name, "plain and hill
 # %% tags=["hide-input"]
 drawn_2020 = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
 shown = ["sensor", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
-figures.show(write_table(work, "drawn_2020", drawn_2020[shown].round(3)))
+tables.show(write_table(work, "drawn_2020", drawn_2020[shown].round(3)))
 
 # %% [markdown]
 # ## With minus without elevation
@@ -279,7 +277,7 @@ for terrain, part in [("all", counts), *counts.groupby("terrain")]:
     pair = [part[part.run == run] for run in ("CloudDL with a DEM", "CloudDL")]
     rows.append({"terrain": terrain, **paired(*pair, draws=draws, seed=seed)})
 difference = pd.DataFrame(rows).round(4)
-figures.show(write_table(work, "drawn_dem", difference))
+tables.show(write_table(work, "drawn_dem", difference))
 
 # %% [markdown]
 # **What we learnt.** The first table says how far drawn and real bands are apart, the second what that

@@ -1,0 +1,128 @@
+"""Tables of results as the pages and the README show them."""
+
+import pandas as pd
+from IPython.display import HTML
+
+# Columns that hold fractions and are shown in per cent, with their heads.
+PERCENT = {
+    "f2": "F2 %",
+    "f1": "F1 %",
+    "precision": "Precision %",
+    "recall": "Recall %",
+    "iou": "IoU %",
+    "accuracy": "Accuracy %",
+    "cloud": "Cloud %",
+    "labelled": "Labelled %",
+    "cloud in labels": "Cloud in labels %",
+    "F2, own labels": "F2 %, own labels",
+    "F2, yardstick": "F2 %, yardstick",
+    "val_f2": "Validation F2 %",
+    "validation F2": "Validation F2 %",
+}
+
+# Heads that are not simply the name of the column with a capital.
+HEADS = {
+    "set": "Images",
+    "biome": "Surface",
+    "millions": "Million parameters",
+    "low": "95 % from",
+    "high": "to",
+    "units": "Scenes or places",
+}
+
+# Regular expressions that turn names of sensors, image sets, surfaces and bands into text.
+NAMES = {
+    r"^ukis_sentinel2": "Sentinel-2, ukis-csmask set",
+    r"^oncloudn": "Sentinel-2, On Cloud N set",
+    r"^(drawn|simulated)_sentinel2_reference": "Sentinel-2, simulated",
+    r"^landsat-": "Landsat ",
+    r"^sentinel-": "Sentinel-",
+    r"^spot-": "SPOT-",
+    r"\bnir\b": "NIR",
+    r"\bswir16\b": "SWIR",
+    r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
+}
+
+NAMED = ("set", "images", "sensor", "biome")  # columns in which NAMES are replaced
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Format a table of results for readers: per cent, intervals in one column, plain heads.
+
+    A column `run` of the form "method: bands" becomes two columns. Undefined values become "–".
+
+    Args:
+        table: Results; `<measure>_low` and `<measure>_high` are the ends of an interval.
+
+    Returns:
+        The same rows as text.
+    """
+    shown: dict[str, pd.Series] = {}
+    for name, column in table.items():
+        if name == "run":
+            shown |= _method_and_bands(column)
+        elif name in PERCENT:
+            head, text = _percent(table, name)
+            shown[head] = text
+        elif not name.endswith(("_low", "_high")):
+            head = HEADS.get(name, (name[:1].upper() + name[1:]).replace("_", " "))
+            shown[head] = _text(column)
+    return pd.DataFrame(shown)
+
+
+def show(table: pd.DataFrame) -> HTML:
+    """Show a table on a page, formatted by `readable`, without row numbers or cut text.
+
+    Args:
+        table: Results, as for `readable`.
+
+    Returns:
+        The table as HTML, in the classes that book/_static/custom.css styles.
+    """
+    classes = ["scores", "runs"] if "run" in table else ["scores"]
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(readable(table).to_html(index=False, classes=classes, justify="left"))
+
+
+def _method_and_bands(runs: pd.Series) -> dict[str, pd.Series]:
+    """Split "method: bands"; without any bands there is only the method."""
+    parts = runs.str.partition(": ")
+    columns = {"Method": parts[0]}
+    if (parts[2] != "").any():
+        columns = {"Bands": parts[2].replace(NAMES, regex=True), **columns}
+    return columns
+
+
+def _percent(table: pd.DataFrame, name: str) -> tuple[str, pd.Series]:
+    """Head and text of a column of fractions, with its interval where the table has one."""
+    head, text = PERCENT[name], table[name].map(_per_cent)
+    if f"{name}_low" in table:
+        ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        text += [_interval(low, high) for low, high in ends]
+        head += " [95 % interval]"
+    if name in ("f2", "f1") and "recall" in table:
+        # Without any cloud in the reference recall is undefined, and these say nothing.
+        text = text.where(table.recall.notna(), "–")
+    return head, text
+
+
+def _per_cent(fraction: float) -> str:
+    return "–" if pd.isna(fraction) else f"{100 * fraction:.1f}"
+
+
+def _interval(low: float, high: float) -> str:
+    if pd.isna(low) or pd.isna(high):
+        return ""
+    return f" [{_per_cent(low)}–{_per_cent(high)}]"
+
+
+def _text(column: pd.Series) -> pd.Series:
+    """Numbers with as few digits as they need, names as text."""
+    if pd.api.types.is_numeric_dtype(column):
+        integers = (column.dropna() % 1 == 0).all()
+        digits = ".0f" if integers else ".4g"
+        # + 0 turns -0 into 0.
+        return column.map(lambda value: "–" if pd.isna(value) else format(value + 0, digits))
+    if column.name in NAMED:
+        return column.replace(NAMES, regex=True)
+    return column

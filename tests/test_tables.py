@@ -1,0 +1,62 @@
+"""Tables as readers see them."""
+
+import pandas as pd
+
+from clouddl_study import tables
+
+NAN = float("nan")
+
+
+def scores() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "set": ["ukis_sentinel2", "landsat-8, not seen in adapting"],
+            "run": ["CloudDL: green, nir, swir16", "ukis-csmask: blue"],
+            "scenes": [1, 14],
+            "f2": [0.9444, 0.9],
+            "f2_low": [NAN, 0.717],
+            "f2_high": [NAN, 1.0],
+            "recall": [0.5, 1.0],
+        }
+    )
+
+
+def test_scores_are_shown_in_per_cent_with_their_interval_in_one_column() -> None:
+    shown = tables.readable(scores()).to_dict("list")
+    assert shown == {
+        "Images": ["Sentinel-2, ukis-csmask set", "Landsat 8, not seen in adapting"],
+        "Bands": ["green, NIR, SWIR", "blue"],
+        "Method": ["CloudDL", "ukis-csmask"],
+        "Scenes": ["1", "14"],
+        "F2 % [95 % interval]": ["94.4", "90.0 [71.7–100.0]"],
+        "Recall %": ["50.0", "100.0"],
+    }
+
+
+def test_a_score_without_cloud_to_find_is_not_shown_as_zero() -> None:
+    table = scores().assign(recall=[NAN, 0.0], biome=["GrassCrops", "Water"])
+    shown = tables.readable(table)
+    assert shown["F2 % [95 % interval]"].tolist() == ["–", "90.0 [71.7–100.0]"]
+    assert shown["Recall %"].tolist() == ["–", "0.0"]
+    assert shown["Surface"].tolist() == ["Grass, Crops", "Water"]
+
+
+def test_the_name_of_an_instrument_stays_whole() -> None:
+    shown = tables.readable(pd.DataFrame({"sensor": ["Pléiades HiRI"]}))
+    assert shown.Sensor.tolist() == ["Pléiades HiRI"]
+
+
+def test_other_tables_keep_their_numbers() -> None:
+    table = pd.DataFrame({"trial": [3.0, 0.0], "learning_rate": [0.0067, NAN], "val_f2": [1, 0.5]})
+    assert tables.readable(table).to_dict("list") == {
+        "Trial": ["3", "0"],
+        "Learning rate": ["0.0067", "–"],
+        "Validation F2 %": ["100.0", "50.0"],
+    }
+
+
+def test_a_notebook_shows_every_word_and_no_row_numbers() -> None:
+    long = "CloudDL, one model for any bands: " + "blue, green, red, nir, swir16"
+    html = tables.show(scores().assign(run=long)).data
+    assert "blue, green, red, NIR, SWIR</td>" in html
+    assert "<th>0</th>" not in html
