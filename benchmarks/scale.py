@@ -45,8 +45,8 @@ TILE_KM2, REVISIT_DAYS = 10_000, 5
 
 def scene(path: Path, size: int) -> Path:
     """A GeoTIFF of `size` × `size` pixels of 10 m, four bands of uint16 reflectance × 10000."""
-    dice = np.random.default_rng(size)
-    block = dice.integers(200, 6000, (BANDS, BLOCK, BLOCK)).astype(np.uint16)
+    rng = np.random.default_rng(size)
+    block = rng.integers(200, 6000, (BANDS, BLOCK, BLOCK)).astype(np.uint16)
     with rasterio.open(
         path, "w", driver="GTiff", count=BANDS, height=size, width=size, dtype="uint16", nodata=0,
         crs="EPSG:32631", transform=from_origin(600_000, 4_900_000, 10, 10), tiled=True,

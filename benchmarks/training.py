@@ -12,6 +12,7 @@ import xarray as xr
 from torch.utils.data import DataLoader, TensorDataset
 
 from clouddl import train
+from clouddl.augment import CROP, Augmentation
 from clouddl.chips import Chips, cut_chips
 from clouddl.files import Store
 from clouddl.model import load_model
@@ -25,12 +26,12 @@ SIZE, BATCH = 256, 8
 
 def _chips(count: int) -> Chips:
     """Chips of noise with clouds of 32 pixels; what they show does not change what they cost."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     shape = count, len(BANDS), SIZE, SIZE
     about = {"scene": [f"s{n}" for n in range(count)], "group": [f"g{n}" for n in range(count)]}
-    mask = dice.integers(0, 2, (count, SIZE // 32, SIZE // 32)).repeat(32, 1).repeat(32, 2)
+    mask = rng.integers(0, 2, (count, SIZE // 32, SIZE // 32)).repeat(32, 1).repeat(32, 2)
     return Chips(xr.Dataset(
-        {"image": (("chip", "band", "y", "x"), dice.uniform(0, 0.6, shape).astype(np.float32)),
+        {"image": (("chip", "band", "y", "x"), rng.uniform(0, 0.6, shape).astype(np.float32)),
          "mask": (("chip", "y", "x"), mask.astype(np.uint8))},
         {"band": BANDS, **{key: ("chip", values) for key, values in about.items()},
          "sha256": ("chip", ["0"] * count), "role": ("chip", ["train"] * count)},
@@ -44,20 +45,16 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     ours = load_model("any").card
     own = {"base_filters": ours.base_filters, "depth": ours.depth, "stem": ours.stem}
     plain = {"base_filters": 16, "depth": 4, "stem": 1}
-    whole = train.Augmentation(resolution=(30.0, 30.0))
-    table, crop = [], train.CROP
+    whole = Augmentation(resolution=(30.0, 30.0), crop=SIZE)
+    table = []
     for name, shape, side, augmentation in (
         ("plain U-Net", plain, SIZE, whole), ("CloudDL", own, SIZE, whole),
-        ("CloudDL, as the study trains", own, crop, train.Augmentation()),
+        ("CloudDL, as the study trains", own, CROP, Augmentation()),
     ):  # fmt: skip
         card = ModelCard.model_validate(
             {"name": "speed", "bands": BANDS, "resolution": 30.0, "normalisation": "log", **shape}
         )
-        train.CROP = side
-        try:
-            seconds, waiting = _fit(card, chips, augmentation), _waiting(card, chips, augmentation)
-        finally:
-            train.CROP = crop
+        seconds, waiting = _fit(card, chips, augmentation), _waiting(card, chips, augmentation)
         table.append({
             "Training": f"{name}, {side} × {side} × {len(BANDS)}, batch {BATCH}",
             "Filters, depth, stem": ", ".join(str(each) for each in shape.values()),
@@ -67,7 +64,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
     return table
 
 
-class _Clock(train.Augmentation):
+class _Clock(Augmentation):
     """Augmentation that notes when each step begins."""
 
     steps: ClassVar[list[float]] = []
@@ -77,17 +74,17 @@ class _Clock(train.Augmentation):
         return super().__call__(*arguments)
 
 
-def _fit(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> float:
+def _fit(card: ModelCard, chips: Chips, augmentation: Augmentation) -> float:
     """Seconds of an epoch of `train.fit` once it is warm, with what stands between two epochs."""
     _Clock.steps.clear()
     with tempfile.TemporaryDirectory() as folder:
-        train.fit(card, chips, None, folder, epochs=3, batch_size=BATCH, progress=False,
+        train.fit(card, chips, None, folder, train.Schedule(3, BATCH), progress=False,
                   augmentation=_Clock(**asdict(augmentation)))  # fmt: skip
     epoch = len(_Clock.steps) // 3
     return _Clock.steps[2 * epoch] - _Clock.steps[epoch]
 
 
-def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) -> float:
+def _waiting(card: ModelCard, chips: Chips, augmentation: Augmentation) -> float:
     """Share of an epoch spent on getting batches, with the same steps but without Lightning."""
     card = card.model_copy(deep=True)
     card.mean, card.std = chips.statistics(lambda x: logarithm(x, card.bands))
@@ -95,7 +92,7 @@ def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) ->
     dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
     task = train.CloudTask(card, chips.resolution, augmentation, 1e-3).to(device)
     optimiser = torch.optim.Adam(task.parameters())
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     waited, start = 0.0, time.perf_counter()
     shown = iter(DataLoader(TensorDataset(*chips.tensors()), BATCH, shuffle=True))
     while True:
@@ -105,7 +102,7 @@ def _waiting(card: ModelCard, chips: Chips, augmentation: train.Augmentation) ->
         if batch is None:
             return waited / (time.perf_counter() - start)
         x, y = train.labelled([part.to(device) for part in batch])
-        x, y = augmentation(x, y, chips.resolution, dice, BANDS, task.net.multiple)
+        x, y = augmentation(x, y, chips.resolution, rng, BANDS, task.net.multiple)
         with torch.autocast(device.type, dtype, enabled=has_half(device)):
             loss = train.cloud_loss(task.net(normalise(x, card)), y)
         optimiser.zero_grad()

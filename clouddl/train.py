@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,23 @@ from clouddl.network import ModelCard, build, cloud_loss, logarithm, normalise
 from clouddl.score import best_threshold
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        epochs: At most.
+        batch_size: Chips in a step.
+        learning_rate: The highest of the one-cycle schedule.
+        patience: Epochs without a better validation F2 after which training stops.
+    """
+
+    epochs: int = 60
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    patience: int = 15
+
+
 class CloudTask(L.LightningModule):
     """The network in training; validation F2 is pooled, at its best threshold on validation."""
 
@@ -61,11 +79,11 @@ class CloudTask(L.LightningModule):
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         # Seeded by the step, not by a running state: a resumed run sees what it would have seen.
-        dice = torch.Generator().manual_seed(self.card.seed * 1_000_003 + self.global_step)
-        torch.manual_seed(dice.initial_seed())  # dropout draws from the global state
+        rng = torch.Generator().manual_seed(self.card.seed * 1_000_003 + self.global_step)
+        torch.manual_seed(rng.initial_seed())  # dropout draws from the global state
         names, multiple = self.card.bands, self.net.multiple
-        x, y = self.augmentation(*labelled(batch), self.own, dice, names, multiple)
-        choice = torch.randint(0, len(self.keep), (len(x),), generator=dice)
+        x, y = self.augmentation(*labelled(batch), self.own, rng, names, multiple)
+        choice = torch.randint(0, len(self.keep), (len(x),), generator=rng)
         x = torch.where(self.keep[choice][:, :, None, None], x, torch.nan)
         loss = cloud_loss(self.net(normalise(x, self.card)), y)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
@@ -124,9 +142,9 @@ class RegionSampler(Sampler[int]):
         return len(self.share)
 
     def __iter__(self) -> Iterator[int]:
-        dice = np.random.default_rng([self.seed, self.epoch])
+        rng = np.random.default_rng([self.seed, self.epoch])
         share = self.share / self.share.sum()
-        return iter(dice.choice(len(share), len(share), p=share).tolist())
+        return iter(rng.choice(len(share), len(share), p=share).tolist())
 
 
 class PlainCheckpoints(CheckpointIO):
@@ -187,11 +205,8 @@ def fit(
     train: Chips,
     validation: Chips | None,
     folder: Path | str,
+    schedule: Schedule = Schedule(),
     *,
-    epochs: int = 60,
-    batch_size: int = 16,
-    learning_rate: float = 2e-3,
-    patience: int = 15,
     augmentation: Augmentation | None = None,
     start: CloudModel | None = None,
     progress: bool | None = None,
@@ -212,30 +227,30 @@ def fit(
         log = card.normalisation == "log"
         card.mean, card.std = train.statistics(lambda x: logarithm(x, card.bands) if log else x)
         card.trained_on = train.sources
-    settings = [card.model_dump(), epochs, batch_size, learning_rate, patience, repr(augmentation)]
+    settings = [card.model_dump(), repr(schedule), repr(augmentation)]
     _start_anew_if_changed(folder, [*settings, start.card.model_dump() if start else None])
     L.seed_everything(card.seed, verbose=False)
-    task = CloudTask(card, train.resolution, augmentation, learning_rate)
+    task = CloudTask(card, train.resolution, augmentation, schedule.learning_rate)
     if start is not None:
         task.net.load_state_dict(start.net.state_dict())
     shelf = folder / "checkpoints"
     best = ModelCheckpoint(shelf, "best", "val_f2", mode="max", enable_version_counter=False)
     # Every epoch, and after `best`, whose state it holds: save_last follows the best alone.
     last = ModelCheckpoint(shelf, "last", enable_version_counter=False)
-    stop = EarlyStopping("val_f2", mode="max", patience=patience)
+    stop = EarlyStopping("val_f2", mode="max", patience=schedule.patience)
     callbacks: list[Any] = [best, last, stop] if validation else [last]
     # Weights are averaged over about the last tenth of a run, so that the first ones are forgotten.
-    steps = epochs * math.ceil(len(train.dataset.chip) / batch_size)
+    steps = schedule.epochs * math.ceil(len(train.dataset.chip) / schedule.batch_size)
     callbacks.append(EMAWeightAveraging(decay=max(0.5, 1 - 10 / steps)))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     sampler = RegionSampler(train.dataset.group.values.tolist(), card.seed)
-    shown = DataLoader(TensorDataset(*train.tensors()), batch_size, sampler=sampler)
-    held = DataLoader(TensorDataset(*validation.tensors()), batch_size) if validation else None
+    shown = DataLoader(TensorDataset(*train.tensors()), schedule.batch_size, sampler=sampler)
+    held = DataLoader(TensorDataset(*validation.tensors()), schedule.batch_size) if validation else None
     resume = folder / "checkpoints" / "last.ckpt"
     with _quiet():
         trainer = L.Trainer(
-            max_epochs=epochs,
+            max_epochs=schedule.epochs,
             precision=_precision(),
             callbacks=callbacks,
             plugins=[PlainCheckpoints()],
@@ -278,10 +293,7 @@ def fit_trial(
         train if grounds else train.without_simulated(),
         validation,
         Path(folder, "-".join(f"{v:.6g}" for v in point.values())),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=point["learning_rate"],
-        patience=epochs,
+        Schedule(epochs, batch_size, point["learning_rate"], patience=epochs),
     )
     return model.card.scores["validation_f2"]
 

@@ -15,7 +15,7 @@ from clouddl.model import CloudModel
 from clouddl.network import ELEVATION
 from clouddl.scenes import Scene, open_scene, resample
 from clouddl.score import counts
-from clouddl.train import fit
+from clouddl.train import Schedule, fit
 
 
 def open_at(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[str, xr.Dataset]:
@@ -115,6 +115,5 @@ def adapt(
     card.trained_on = {**card.trained_on, **chips.sources}
     gentle = Augmentation(resolution=(chips.resolution, 2 * chips.resolution))
     return fit(
-        card, chips, None, folder, epochs=epochs, batch_size=4, learning_rate=learning_rate,
-        augmentation=gentle, start=model,
+        card, chips, None, folder, Schedule(epochs, 4, learning_rate), augmentation=gentle, start=model,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import clouddl.augment
 import clouddl.train
-from clouddl.augment import CROP, Augmentation, crop, paste
+from clouddl.augment import CROP, Augmentation, paste, random_window
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.model import CloudModel
@@ -26,6 +26,7 @@ from clouddl.score import best_threshold
 from clouddl.train import (
     CloudTask,
     PlainCheckpoints,
+    Schedule,
     at_resolution,
     fit,
     fit_trial,
@@ -38,15 +39,17 @@ STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 
 PLAIN = Augmentation((30.0, 30.0), **STILL, turns=False)
 
 
-def dice(seed: int = 0) -> torch.Generator:
+def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def run(
-    card: ModelCard, train: Chips, validation: Chips, folder: Path, **options: Any
+    card: ModelCard, train: Chips, validation: Chips, folder: Path,
+    augmentation: Augmentation = PLAIN, start: CloudModel | None = None, **options: Any,
 ) -> CloudModel:  # fmt: skip
-    options = {"epochs": 4, "batch_size": 2, "augmentation": PLAIN, "progress": False} | options
-    return fit(card, train, validation, folder, **options)
+    schedule = Schedule(**{"epochs": 4, "batch_size": 2} | options)
+    return fit(card, train, validation, folder, schedule, augmentation=augmentation, start=start,
+               progress=False)  # fmt: skip
 
 
 def same(one: CloudModel, other: CloudModel) -> bool:
@@ -110,7 +113,7 @@ def test_labels_become_fractions() -> None:
 
 def batch(size: int = 64) -> tuple[Tensor, Tensor]:
     """Images that say where their cloud is: reflectance 0.9 on cloud, 0.1 elsewhere."""
-    y = (torch.rand(3, size // 8, size // 8, generator=dice(5)) < 0.4).float()
+    y = (torch.rand(3, size // 8, size // 8, generator=rng(5)) < 0.4).float()
     y = y.repeat_interleave(8, -1).repeat_interleave(8, -2)
     return (0.1 + 0.8 * y)[:, None].repeat(1, 2, 1, 1), y
 
@@ -119,14 +122,14 @@ def batch(size: int = 64) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("turns", [False, True])
 def test_image_and_mask_move_together(seed: int, turns: bool) -> None:
     change = Augmentation((10.0, 40.0), **STILL, turns=turns)
-    x, y = change(*batch(), 10.0, dice(seed))
+    x, y = change(*batch(), 10.0, rng(seed))
     assert x.shape == (3, 2, *y.shape[1:])
     assert ((y >= 0) & (y <= 1)).all()
     torch.testing.assert_close(x, (0.1 + 0.8 * y)[:, None].expand_as(x))
 
 
 def test_turns_turn() -> None:
-    found = {tuple(Augmentation((9.0, 9.0), **STILL)(*batch(), 9.0, dice(s))[1][0, 0].tolist())
+    found = {tuple(Augmentation((9.0, 9.0), **STILL)(*batch(), 9.0, rng(s))[1][0, 0].tolist())
              for s in range(30)}  # fmt: skip
     assert len(found) > 4
 
@@ -134,7 +137,7 @@ def test_turns_turn() -> None:
 def test_radiometry_changes_bands_apart_and_the_mask_not_at_all() -> None:
     x, y = batch()
     change = Augmentation((10.0, 10.0), ground=0, paste=0, turns=False)
-    changed, mask = change(x, y, 10.0, dice())
+    changed, mask = change(x, y, 10.0, rng())
     assert (mask == y).all()
     clear = [changed[n, b][y[n] == 0] for n in range(3) for b in range(2)]
     assert all(values.std() < 1e-6 for values in clear)  # one gain and one offset for all pixels
@@ -146,7 +149,7 @@ def test_radiometry_changes_bands_apart_and_the_mask_not_at_all() -> None:
 def test_nodata_stays_nodata() -> None:
     x, y = batch()
     x[:, :, :16], y[:, :16] = torch.nan, torch.nan
-    changed, mask = Augmentation((10.0, 10.0), paste=0, turns=False)(x, y, 10.0, dice())
+    changed, mask = Augmentation((10.0, 10.0), paste=0, turns=False)(x, y, 10.0, rng())
     assert changed[:, :, :16].isnan().all()
     assert changed[:, :, 16:].isfinite().all()
     assert mask[:, :16].isnan().all()
@@ -179,7 +182,7 @@ def test_ground_changes_only_chips_without_cloud() -> None:
     x, y = batch()
     x[0], y[0] = 0.1, 0
     change = Augmentation((10.0, 10.0), **STILL | {"ground": 0.3}, turns=False)
-    changed, _ = change(x, y, 10.0, dice())
+    changed, _ = change(x, y, 10.0, rng())
     assert (changed[1:] == x[1:]).all()
     assert changed[0].std((-1, -2)).max() < 1e-6
     assert (changed[0] > 0).all()
@@ -189,7 +192,7 @@ def test_ground_changes_only_chips_without_cloud() -> None:
 def test_haze_brightens_dark_ground_most_and_blue_most() -> None:
     x, y = batch()
     change = Augmentation((10.0, 10.0), **STILL | {"haze": 0.3, "ice": 0.0}, turns=False)
-    changed, mask = change(x, y, 10.0, dice(), ["blue", "swir16"])
+    changed, mask = change(x, y, 10.0, rng(), ["blue", "swir16"])
     assert torch.equal(mask, y)  # haze is no cloud
     gain = changed - x
     assert (gain >= 0).all() and gain.max() > 0.02 and changed.max() <= 1
@@ -199,7 +202,7 @@ def test_haze_brightens_dark_ground_most_and_blue_most() -> None:
 
 def test_augmentation_is_seeded() -> None:
     change = Augmentation((10.0, 40.0))
-    one, two, other = (change(*batch(), 10.0, dice(seed)) for seed in (1, 1, 2))
+    one, two, other = (change(*batch(), 10.0, rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(one[0], two[0])
     assert torch.equal(one[1], two[1])
     assert one[0].shape != other[0].shape or not torch.equal(one[0], other[0])
@@ -208,19 +211,19 @@ def test_augmentation_is_seeded() -> None:
 def test_resolutions_stay_in_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     factors: list[float] = []
 
-    def spy(x: Tensor, y: Tensor, factor: float, *_: Any) -> tuple[Tensor, Tensor]:
+    def spy(x: Tensor, y: Tensor, rng: torch.Generator, factor: float, *_: Any) -> tuple[Tensor, Tensor]:
         factors.append(factor)
         return x, y
 
-    monkeypatch.setattr(clouddl.augment, "crop", spy)
+    monkeypatch.setattr(clouddl.augment, "random_window", spy)
     for seed in range(200):
-        Augmentation((20.0, 60.0))(*batch(16), 10.0, dice(seed))
+        Augmentation((20.0, 60.0))(*batch(16), 10.0, rng(seed))
     assert 2 <= min(factors) < 2.1
     assert 5.8 < max(factors) <= 6
     assert np.median(factors) == pytest.approx(12**0.5, rel=0.15)  # log-uniform
     factors.clear()
     for seed in range(20):  # detail that the chip has not cannot be drawn
-        Augmentation((5.0, 20.0))(*batch(16), 10.0, dice(seed))
+        Augmentation((5.0, 20.0))(*batch(16), 10.0, rng(seed))
     assert min(factors) >= 1
 
 
@@ -230,14 +233,14 @@ def test_resolutions_stay_in_their_range(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_crops_suit_the_network(size: int, factor: float, expected: int) -> None:
     x, y = torch.rand(2, 3, size, size), torch.rand(2, size, size)
-    small, mask = crop(x, y, factor, dice())
+    small, mask = random_window(x, y, rng(), factor)
     assert small.shape == (2, 3, expected, expected)
     assert mask.shape == (2, expected, expected)
 
 
 def test_crop_averages_pixels() -> None:
     x = torch.arange(32.0 * 32).reshape(1, 1, 32, 32)
-    small, mask = crop(x, x[:, 0] % 2, 2.0, dice())
+    small, mask = random_window(x, x[:, 0] % 2, rng(), 2.0)
     assert (mask == 0.5).all()
     assert small[0, 0, 0, 0] == x[0, 0, :2, :2].mean()
 
@@ -467,5 +470,5 @@ def test_a_trial_is_a_fit_told_in_plain_data(zarr: Path, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["8-0.1-3-0.002"]
     card = ModelCard(**fields, base_filters=8, dropout=0.1, kernel_size=3)
     chips = [Chips.open(zarr, BANDS, "truth", role) for role in ("train", "validation")]
-    model = fit(card, *chips, tmp_path / "fit", epochs=1, batch_size=4, patience=1)
+    model = fit(card, *chips, tmp_path / "fit", Schedule(1, 4, patience=1))
     assert found == model.card.scores["validation_f2"]

@@ -17,7 +17,7 @@ from clouddl.network import ModelCard
 from clouddl.score import pooled
 from clouddl.sensors import STUDY_BANDS, Sensor, get_sensor, middle, shared_bands
 from clouddl.simulate import simulate_set
-from clouddl.train import fit
+from clouddl.train import Schedule, fit
 from clouddl.transfer import predictions, score_masks
 
 FINEST_M, COARSEST_M = 30.0, 120.0  # working resolutions that the archive's 2.5 km chips allow
@@ -59,7 +59,7 @@ def coarse_model(
         name=f"{card.id}-preflight", bands=bands, resolution=metres, normalisation="log",
         labels=labels, seed=seed,
     )  # fmt: skip
-    return fit(blank, train, validation, folder, epochs=epochs, batch_size=8, patience=epochs)
+    return fit(blank, train, validation, folder, Schedule(epochs, 8, patience=epochs))
 
 
 def expected(

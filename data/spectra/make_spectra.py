@@ -47,7 +47,7 @@ def folder_of(package):
     return Path(importlib.util.find_spec(package).origin).parent
 
 
-def earthlib_spectra(dice):
+def earthlib_spectra(rng):
     folder = folder_of("earthlib") / "data"
     table = pd.read_csv(folder / "spectra.csv")
     header = (folder / "spectra.sli.hdr").read_text()
@@ -59,7 +59,7 @@ def earthlib_spectra(dice):
     kinds = table.LEVEL_3.map(KINDS)
     for kind, wanted in WANTED.items():
         found = np.flatnonzero((kinds == kind) & np.isfinite(data).all(1) & (data.max(1) < 1))
-        for index in np.sort(dice.choice(found, min(wanted, len(found)), replace=False)):
+        for index in np.sort(rng.choice(found, min(wanted, len(found)), replace=False)):
             yield kind, str(table.NAME[index]), np.interp(COARSE, waves, data[index])
 
 
@@ -89,7 +89,7 @@ def water_spectra(absorption):
 
 
 def main():
-    dice = np.random.default_rng(2020)
+    rng = np.random.default_rng(2020)
     OUT.mkdir(exist_ok=True)
     leaf = np.loadtxt(folder_of("prosail") / "prospect_d_spectra.txt")
     water = np.interp(GRID, leaf[:, 0] / 1000, leaf[:, -2]) * 1e-4  # per cm to per µm
@@ -106,7 +106,7 @@ def main():
     air |= {"water_per_um": water, "ice_per_um": np.abs(ice)}
     pd.DataFrame(air).to_csv(OUT / "air.csv", index=False, float_format="%.4g")
     rows = [
-        *earthlib_spectra(dice),
+        *earthlib_spectra(rng),
         *snow_spectra(),
         *water_spectra(np.interp(COARSE, GRID, water)),
     ]
