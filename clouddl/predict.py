@@ -8,15 +8,12 @@ import math
 import os
 import shutil
 import warnings
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +25,6 @@ import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
 from rasterio.windows import Window
 from scipy.sparse import csr_array as Matrix
 from tqdm import tqdm
@@ -38,9 +34,9 @@ from clouddl.files import writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, load_model, pick_model
 from clouddl.network import ModelCard, chip_statistics
-from clouddl.products.readers import find_product
 from clouddl.products.grids import weights
-from clouddl.products.raster import check_reflectance, read_image
+from clouddl.products.image import Reading, check_reflectance, open_file
+from clouddl.products.readers import find_product
 from clouddl.products.stac import is_address, is_item, read_item
 from clouddl.sensors import STUDY_BANDS, Sensor, middle
 
@@ -372,73 +368,9 @@ def _open(
     scale: float, offset: float, resolution: float | None,
 ) -> _Image:  # fmt: skip
     """Open a file of layers `listed` to read the `used` ones, in file order, window by window."""
-    name, _, member = str(path).partition("#")
-    keep = [band if band in used else None for band in listed]
-
-    def read(window: Window | None, file: DatasetReader | None = None) -> xr.DataArray:
-        return read_image(file or str(path), keep, scale=scale, offset=offset, nodata=nodata,
-                          resolution=resolution, window=window)  # fmt: skip
-
-    if name.endswith((".npy", ".npz")):
-        path = path if member else _member(name, len(listed))
-        values = (whole := read(None)).values
-        step, own = -(-max(values.shape) // OVERVIEW), whole.attrs["resolution"]
-        few = values[:, ::step, ::step]
-        return _Image(values.shape[1:], own, lambda w: values[:, *w.toslices()], few)
-    own = read(Window(0, 0, 1, 1)).attrs["resolution"]  # says what is wrong with the file, if so
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        file = rasterio.open(name)
-    layers = [index for index, band in enumerate(keep, 1) if band]
-    try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE):
-            raw = _overview(file, layers)
-    except RasterioError as error:
-        raise InputError(f"{name}: is cut short ({error}); copy it again") from error
-    nodata = file.nodata if nodata is None else nodata
-    seen = raw.astype(np.float32) * np.float32(scale) + np.float32(offset)
-    seen[raw == nodata] = np.nan
-    alone = Lock()  # GDAL lets one thread at a time into a file
-
-    def part(window: Window) -> np.ndarray:
-        with alone:  # and it stays open: what tiles share is decoded once
-            return read(window, file).values
-
-    return _Image(file.shape, own, part, seen, file.crs, file.transform)
-
-
-def _overview(file: DatasetReader, layers: Sequence[int]) -> np.ndarray:
-    """Some layers of a file, decimated to OVERVIEW pixels a side (layer, y, x).
-
-    By strips that the cache holds, or blocks of several bands are decoded once for each of them.
-    """
-    height, width = file.shape
-    sizes = [min(size, OVERVIEW) for size in file.shape]
-    raw = np.empty((len(layers), *sizes), np.result_type(*(file.dtypes[n - 1] for n in layers)))
-    edges = np.linspace(0, sizes[0], min(sizes[0], -(-height * width // STRIP)) + 1).astype(int)
-    for top, bottom in pairwise(edges.tolist()):
-        y, end = (edge * height // sizes[0] for edge in (top, bottom))
-        window, shape = Window(0, y, width, end - y), (len(layers), bottom - top, sizes[1])
-        raw[:, top:bottom] = file.read(layers, window=window, out_shape=shape)
-    return raw
-
-
-def _member(name: str, count: int) -> str:
-    """The image of a .npz: its only 3-D array, or the only one of `count` bands."""
-    try:
-        with np.load(name, allow_pickle=False) as arrays:  # a pickle could run code
-            shapes = {key: arrays[key].shape for key in arrays.files}
-    except (AttributeError, TypeError):  # a .npy
-        return name
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{name}: cannot be read ({error}); copy it again") from error
-    found = [key for key, shape in shapes.items() if len(shape) == 3]
-    if len(found) > 1:
-        found = [key for key in found if count in (shapes[key][0], shapes[key][-1])]
-    if len(found) != 1:
-        told = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
-        raise InputError(f"{name}: which array is the image of {count} bands? Name one of {told}")
-    return f"{name}#{found[0]}"
+    keep = tuple(band if band in used else None for band in listed)
+    image = open_file(path, Reading(keep, scale, offset, nodata, resolution))
+    return _Image(image.shape, image.resolution, image.read, image.overview, *image.grid[:0:-1])
 
 
 def receptive_field(card: ModelCard) -> int:

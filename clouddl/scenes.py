@@ -19,7 +19,7 @@ from clouddl.files import Store, _closest, row_of, write_registry
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.raster import check_reflectance, read_image
+from clouddl.products.image import Reading, check_reflectance, read_image
 from clouddl.sensors import Sensor, get_sensor
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
@@ -193,8 +193,9 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
     each = [scene.bands] if len(scene.image) == 1 else [[band] for band in scene.bands]
     layers = [
         read_image(
-            _place(name, store), bands, scale=scene.scale, offset=scene.offset,
-            nodata=scene.nodata, resolution=scene.resolution,
+            _place(name, store),
+            bands,
+            Reading(None, scene.scale, scene.offset, scene.nodata, scene.resolution),
         )
         for name, bands in zip(scene.image, each, strict=True)
     ]  # fmt: skip

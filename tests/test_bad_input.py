@@ -28,7 +28,7 @@ from clouddl.errors import InputError
 from clouddl.labels import read_mask
 from clouddl.model import read_card
 from clouddl.products import open_product
-from clouddl.products.raster import read_image
+from clouddl.products.image import Reading, read_image
 from clouddl.products.readers import find_product
 from clouddl.products.stac import load_item, read_item
 from clouddl.scenes import load_catalogue
@@ -388,8 +388,8 @@ def test_broken_images(tmp_path: Path, little_memory: None, changes: Any) -> Non
     path.unlink(missing_ok=True)  # GDAL would look into the broken one
     write_tiff(path, np.ones((4, 32, 32), np.uint16), compress="deflate", nodata=0)
     path.write_bytes(broken(path.read_bytes(), changes))
-    tolerant(lambda: read_image(path, bands, resolution=30))
-    tolerant(lambda: read_image(path, bands, resolution=30, window=Window(0, 0, 8, 8)))
+    tolerant(lambda: read_image(path, bands, Reading(resolution=30)))
+    tolerant(lambda: read_image(path, bands, Reading(resolution=30), Window(0, 0, 8, 8)))
     path.unlink()
     write_tiff(path, np.ones((1, 32, 32), np.uint8), nodata=255)
     path.write_bytes(broken(path.read_bytes(), changes))

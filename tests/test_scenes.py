@@ -12,7 +12,7 @@ from rasterio.windows import Window
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.products.dem import read_dem
-from clouddl.products.raster import check_reflectance, read_image
+from clouddl.products.image import Reading, check_reflectance, read_image
 from clouddl.scenes import Scene, load_catalogue, open_scene, resample
 from clouddl.sensors import get_sensor
 
@@ -62,8 +62,8 @@ DN = np.arange(1, 97, dtype=np.uint16).reshape(2, 6, 8) * 100
 def test_read_image_scales_masks_and_places(tmp_path):
     values = DN.copy()
     values[:, 0, 0] = 0
-    image = read_image(write(tmp_path / "a.tif", values, nodata=0), ["red", "nir"], scale=1e-4,
-                       offset=-0.1)  # fmt: skip
+    image = read_image(write(tmp_path / "a.tif", values, nodata=0), ["red", "nir"],
+                       Reading(scale=1e-4, offset=-0.1))  # fmt: skip
     assert image.dtype == np.float32 and image.shape == (2, 6, 8)
     assert np.isnan(image[:, 0, 0]).all() and np.isfinite(image).sum() == 94
     np.testing.assert_allclose(image[1, 2, 3], DN[1, 2, 3] * 1e-4 - 0.1, rtol=1e-5)
@@ -84,10 +84,10 @@ def test_arrays_with_bands_first_or_last(tmp_path, order):
     np.save(tmp_path / "a.npy", stored)
     np.savez(tmp_path / "a.npz", img=stored)
     for name in ("a.npy", "a.npz#img"):
-        image = read_image(f"{tmp_path / name}", ["red", "nir"], resolution=30)
+        image = read_image(f"{tmp_path / name}", ["red", "nir"], Reading(resolution=30))
         np.testing.assert_array_equal(image, DN)
         assert image.rio.crs is None and list(image.x[:2].values) == [0, 30]
-    window = read_image(tmp_path / "a.npy", ["red", None], resolution=30, window=Window(2, 1, 3, 4))
+    window = read_image(tmp_path / "a.npy", ["red", None], Reading(resolution=30), Window(2, 1, 3, 4))
     np.testing.assert_array_equal(window[0], DN[0, 1:5, 2:5])
     assert (window.x[0], window.y[0]) == (60, 30)
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=r"a\.tif: has 2 bands, but 1 are named: red"):
         read_image(path, ["red"])
     with pytest.raises(InputError, match=r"a\.tif: its pixels are 10 m, not 30 m"):
-        read_image(path, ["red", "nir"], resolution=30)
+        read_image(path, ["red", "nir"], Reading(resolution=30))
     big = write(tmp_path / "cut.tif", np.ones((2, 200, 200), np.uint16))
     big.write_bytes(big.read_bytes()[:30_000])
     with pytest.raises(InputError, match=r"cut\.tif: cannot be read.*truncated"):
@@ -109,13 +109,13 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_image(tmp_path / "a.npy", ["red", "nir"])
     np.save(tmp_path / "pickle.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(InputError, match=r"pickle\.npy"):
-        read_image(tmp_path / "pickle.npy", ["red"], resolution=10)
+        read_image(tmp_path / "pickle.npy", ["red"], Reading(resolution=10))
     np.savez(tmp_path / "a.npz", img=DN)
     with pytest.raises(InputError, match=r"choose .*#img"):
-        read_image(f"{tmp_path}/a.npz#image", ["red", "nir"], resolution=10)
+        read_image(f"{tmp_path}/a.npz#image", ["red", "nir"], Reading(resolution=10))
     (tmp_path / "bad.npz").write_bytes(b"PK\3\4nothing")
     with pytest.raises(InputError, match=r"bad\.npz"):
-        read_image(f"{tmp_path}/bad.npz#img", ["red"], resolution=10)
+        read_image(f"{tmp_path}/bad.npz#img", ["red"], Reading(resolution=10))
 
 
 def test_check_reflectance():

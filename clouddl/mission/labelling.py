@@ -29,7 +29,7 @@ from shapely.geometry import shape
 from clouddl.errors import InputError
 from clouddl.labels import CLEAR, CLOUD, NODATA, decode
 from clouddl.predict import _georeferenced
-from clouddl.products.raster import check_reflectance, read_image
+from clouddl.products.image import Reading, check_reflectance, read_image
 from clouddl.score import COUNTS, counts, measures
 from clouddl.sensors import Sensor
 
@@ -232,7 +232,7 @@ def label_image(
     for band in filter(None, listed):
         sensor.band(band)  # says what is wrong with it, if so
     reading |= {"resolution": None if _georeferenced(path) else 1}
-    image = read_image(path, listed, **reading)
+    image = read_image(path, listed, Reading(**reading))
     if image.rio.crs is None:
         raise InputError(f"{path}: has no CRS to lay labels on; georeference it (gdal_edit.py)")
     check_reflectance(image, str(path))

@@ -8,7 +8,7 @@ from rasterio.errors import RasterioError
 from clouddl.errors import InputError
 from clouddl.products.archives import Files
 from clouddl.products.product import Product, reader, reflective
-from clouddl.products.raster import open_raster
+from clouddl.products.image import open_raster
 from clouddl.sensors import get_sensor
 
 

@@ -20,7 +20,7 @@ from clouddl.errors import InputError
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Files
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.raster import open_raster, read_image
+from clouddl.products.image import Reading, open_raster, read_image
 from clouddl.sensors import Sensor, middle
 
 STRIP = 1 << 24  # pixels of a band in memory at once
@@ -182,10 +182,9 @@ class Product:
     def _part(self, layer: Layer, window: Window, crs: CRS | None) -> xr.DataArray:
         nominal = min(middle(band.gsd_m) for band in self.sensor.bands)
         with self._named(layer.path, layer.member):
-            return read_image(
-                layer.path, layer.layout, scale=layer.scale, offset=layer.offset,
-                nodata=self.nodata, resolution=None if crs else nominal, window=window,
-            )  # fmt: skip
+            resolution = None if crs else nominal
+            reading = Reading(None, layer.scale, layer.offset, self.nodata, resolution)
+            return read_image(layer.path, layer.layout, reading, window)
 
     def _read(self, layer: Layer, grid: Grid, size: tuple[int, int]) -> np.ndarray:
         """A band (y, x) float32 of that size: area means, or bilinear if finer, NaN left out.
