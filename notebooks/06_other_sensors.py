@@ -50,7 +50,7 @@ from clouddl.scenes import open_scene
 from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor, sensors, shared_bands
 from clouddl.simulate import simulate_set
-from clouddl.simulate.spectra import adjustment, surfaces, through
+from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.train import Schedule, fit
 from clouddl.transfer import open_at, predictions, processor_masks, score_masks
 from clouddl_study import tables
@@ -240,7 +240,7 @@ tables.show(write_table(work, "agreement_italy", agreement)) if series else None
 def apart(sensor, use):
     """Root mean square (band) of the difference to Sentinel-2, every kind of surface alike."""
     kinds = surfaces().values()
-    pairs = [(through(sensor, use, kind), through(sentinel, use, kind)) for kind in kinds]
+    pairs = [(band_average(sensor, kind, use), band_average(sentinel, kind, use)) for kind in kinds]
     return np.sqrt(np.mean([((a - b) ** 2).mean(0) for a, b in pairs], axis=0))
 
 

@@ -10,7 +10,7 @@ import yaml
 from clouddl.errors import InputError
 from clouddl.sensors import Band, Sensor, get_sensor
 from clouddl.simulate import CLOUD_OPTICAL_DEPTH, CLOUDS, LANDSCAPES, simulate_scene
-from clouddl.simulate.spectra import GRID, air, response, surfaces, through
+from clouddl.simulate.spectra import GRID, air, band_average, response, surfaces
 
 CATALOGUE = Path(__file__).parents[1] / "data" / "catalogue" / "simulated.yaml"
 
@@ -174,7 +174,7 @@ def test_spectra_are_reflectances() -> None:
     red, nir, swir = (np.argmin(abs(GRID - at)) for at in (0.66, 0.84, 1.61))
     assert canopy[nir] > 3 * canopy[red] and snow[red] > 3 * snow[swir]
     assert air().ice_per_um[swir] > 2 * air().water_per_um[swir]  # why ice clouds are darker there
-    seen = through(toy(), ["red", "swir16"], surfaces()["snow"])
+    seen = band_average(toy(), surfaces()["snow"], ["red", "swir16"])
     assert seen.shape == (len(surfaces()["snow"]), 2) and (seen[:, 0] > seen[:, 1]).all()
 
 

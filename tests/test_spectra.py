@@ -7,7 +7,7 @@ import pytest
 
 from clouddl.errors import InputError
 from clouddl.sensors import BAND_SETS, get_sensor
-from clouddl.simulate.spectra import GRID, adjustment, surfaces, through
+from clouddl.simulate.spectra import GRID, adjustment, band_average, surfaces
 
 FIVE, SPOT = BAND_SETS["five"], BAND_SETS["spot"]
 
@@ -25,7 +25,7 @@ def test_bands_come_nearer_on_every_kind_of_surface_taken_alike(name: str) -> No
     matrix, offset, error = adjustment(source, target, FIVE)
     before, after = [], []
     for kind in surfaces().values():
-        seen, wanted = through(source, FIVE, kind), through(target, FIVE, kind)
+        seen, wanted = band_average(source, kind, FIVE), band_average(target, kind, FIVE)
         before.append(((seen - wanted) ** 2).mean(0))
         after.append(((seen @ matrix.T + offset - wanted) ** 2).mean(0))
     np.testing.assert_allclose(np.sqrt(np.mean(after, 0)), error)
@@ -39,7 +39,7 @@ def test_black_and_white_stay_so(pair: tuple[str, str], level: float) -> None:
     # Clouds are not among the spectra: what is alike at all wavelengths must not drift far.
     source, target = map(get_sensor, pair)
     matrix, offset, _ = adjustment(source, target, SPOT)
-    seen = through(source, SPOT, np.full(len(GRID), level))
+    seen = band_average(source, np.full(len(GRID), level), SPOT)
     np.testing.assert_allclose(matrix @ seen + offset, level, atol=0.03)
 
 

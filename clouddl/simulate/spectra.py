@@ -1,42 +1,39 @@
 """Spectra: what surfaces, air and cloud drops do to light, and how a sensor's bands see it.
 
-The tables in `clouddl/simulate/tables` come from published packages (`data/spectra/make_spectra.py` says
-which). Everything is on `GRID`, and is brought to bands by the sensor's response under sunlight.
+The tables in `tables` come from published packages; data/spectra/make_spectra.py names them.
+Everything is on `GRID`, and is brought to bands by the sensor's response under sunlight.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from clouddl.errors import InputError
-
-if TYPE_CHECKING:
-    from clouddl.sensors import Band, Sensor
-
+from clouddl.sensors import Band, Sensor, middle
 
 TABLES = Path(__file__).parent / "tables"
 
-
-GRID = np.round(np.arange(0.40, 2.4501, 0.005), 3)  # µm
+#: Wavelengths in µm, from 0.40 to 2.45.
+GRID = np.round(np.arange(0.40, 2.4501, 0.005), 3)
 
 
 @cache
 def air() -> pd.DataFrame:
-    """On GRID: sunlight (W/m²/nm) and absorption of vapour, ozone, mixed gases, water and ice."""
+    """Sunlight (W/m²/nm) and absorption of vapour, ozone, mixed gases, water and ice on GRID."""
     return pd.read_csv(TABLES / "air.csv")
 
 
 @cache
 def surfaces() -> dict[str, np.ndarray]:
-    """Kind of surface → reflectances (spectrum, GRID)."""
+    """Reflectances (spectrum, GRID) of every kind of surface, by name."""
     table = pd.read_csv(TABLES / "surfaces.csv")
-    waves = table.columns[2:].astype(float)
+    wavelengths = table.columns[2:].astype(float)
     return {
-        kind: np.stack([np.interp(GRID, waves, row) for row in rows.iloc[:, 2:].to_numpy()])
-        for kind, rows in table.groupby("kind")
+        name: np.stack([np.interp(GRID, wavelengths, row) for row in rows.iloc[:, 2:].to_numpy()])
+        for name, rows in table.groupby("kind")
     }
 
 
@@ -51,24 +48,33 @@ def _published(sensor: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def response(band: "Band", sensor_id: str) -> np.ndarray:
-    """Weights (GRID), adding up to 1, with which a band averages a spectrum.
+def response(band: Band, sensor_id: str) -> np.ndarray:
+    """Weights with which a band averages a spectrum.
 
-    The published curve, or a box or Gaussian of the card's centre and width (at half height).
-    Raises InputError where the card promises a curve that is not there, and outside GRID.
+    Args:
+        band: The band; its card says whether its response is the published curve, or a box or a
+            Gaussian of its centre and width (at half height).
+        sensor_id: The sensor whose published curve is read.
+
+    Returns:
+        Weights (GRID), adding up to 1.
+
+    Raises:
+        InputError: No curve is published, or the band lies outside GRID.
     """
-    kind = getattr(band, "response", "gaussian")
-    if kind == "published":
+    if band.response == "published":
         table = _published(sensor_id)
         rows = table[table.native == band.native]
         curve = np.zeros(len(GRID))
         curve[np.searchsorted(GRID, rows.wavelength_um.to_numpy() - 1e-6)] = rows.response
     else:
-        away = np.abs(GRID - band.centre_um) / band.width_um
-        box = (away <= 0.5) | (away == away.min())  # a line between two samples takes the nearest
-        curve = box.astype(float) if kind == "box" else np.exp(-4 * np.log(2) * away**2)
-        if not GRID[0] <= band.centre_um <= GRID[-1]:
-            curve = np.zeros(len(GRID))
+        centre = middle(band.centre_um)
+        distance = np.abs(GRID - centre) / middle(band.width_um)
+        if band.response == "box":  # a line between two samples takes the nearest
+            curve = ((distance <= 0.5) | (distance == distance.min())).astype(float)
+        else:
+            curve = np.exp(-4 * np.log(2) * distance**2)
+        curve = curve * (GRID[0] <= centre <= GRID[-1])
     if not curve.any():
         raise InputError(
             f"sensor {sensor_id}: band {band.native} ({band.common}) has no response between "
@@ -77,27 +83,52 @@ def response(band: "Band", sensor_id: str) -> np.ndarray:
     return curve / curve.sum()
 
 
-def through(sensor: "Sensor", names: list[str], spectra: np.ndarray) -> np.ndarray:
-    """Spectra (…, GRID) as the bands `names` of a sensor see them under sunlight (…, band)."""
-    weights = np.stack([response(sensor.band(name), sensor.id) for name in names])
+def band_average(
+    sensor: Sensor, spectra: np.ndarray, bands: Sequence[str] | None = None
+) -> np.ndarray:
+    """Spectra as the bands of a sensor see them under sunlight.
+
+    Args:
+        sensor: The sensor.
+        spectra: Spectra (…, GRID).
+        bands: Common names of the bands; None: all of the sensor.
+
+    Returns:
+        Values (…, band).
+    """
+    chosen = sensor.bands if bands is None else [sensor.band(name) for name in bands]
+    weights = np.stack([response(band, sensor.id) for band in chosen])
     weights = weights * air().sunlight.to_numpy()
     return spectra @ (weights / weights.sum(1, keepdims=True)).T
 
 
 def adjustment(
-    source: "Sensor", target: "Sensor", bands: list[str]
+    source: Sensor, target: Sensor, bands: list[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What moves reflectances of one sensor to the bands of another: `matrix @ source + offset`.
 
-    Matrix (target band, source band) and offset (band) by least squares over the spectra of
-    `surfaces`, every kind counting alike, and the root mean square (band) of what is left there.
-    Ground alone is fitted, without air and clouds. Raises InputError where a sensor lacks a band.
+    Fitted by least squares over the spectra of `surfaces`, every kind counting alike. Ground alone
+    is fitted, without air and clouds.
+
+    Args:
+        source: The sensor to move from.
+        target: The sensor to move to.
+        bands: Common names of bands that both have.
+
+    Returns:
+        Matrix (target band, source band), offset (band), and the root mean square error (band) that
+        remains over the spectra.
+
+    Raises:
+        InputError: A sensor lacks a band.
     """
     kinds = list(surfaces().values())
     spectra = np.concatenate(kinds)
     weight = np.concatenate([np.full(len(kind), 1 / len(kind)) for kind in kinds])
-    seen, wanted = (through(sensor.middle(), bands, spectra) for sensor in (source, target))
-    inputs, root = np.column_stack([seen, np.ones(len(seen))]), np.sqrt(weight)[:, None]
-    solved = np.linalg.lstsq(inputs * root, wanted * root, rcond=None)[0]
-    left = np.average((wanted - inputs @ solved) ** 2, axis=0, weights=weight)
-    return solved[:-1].T, solved[-1], np.sqrt(left)
+    inputs = band_average(source.middle(), spectra, bands)
+    outputs = band_average(target.middle(), spectra, bands)
+    design = np.column_stack([inputs, np.ones(len(inputs))])
+    root = np.sqrt(weight)[:, None]
+    solution = np.linalg.lstsq(design * root, outputs * root, rcond=None)[0]
+    error = np.average((outputs - design @ solution) ** 2, axis=0, weights=weight)
+    return solution[:-1].T, solution[-1], np.sqrt(error)

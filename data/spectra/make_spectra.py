@@ -1,7 +1,8 @@
-"""Write `clouddl/simulate/tables`: what drawn scenes are made of, taken from published packages.
+"""Write `clouddl/simulate/tables`: what simulated scenes are made of, taken from published packages.
 
 Run once, by hand, where these can be had: `pip install earthlib tartes pvlib pyrsr prosail`, then
-`python data/spectra/make_spectra.py`. Its output is committed, so that drawing needs none of them.
+`python data/spectra/make_spectra.py`. Its output is committed, so that simulating
+needs none of them.
 
 - surfaces.csv: soils (ICRAF-ISRIC), canopies (simulated with PROSAIL), litter, sand, roofs and
   roads (Santa Barbara), chars, all from earthlib (MIT); snow from TARTES (Picard and Libois 2024);
@@ -58,7 +59,7 @@ def earthlib_spectra(rng):
     waves = waves / 1000 if waves.max() > 100 else waves
     kinds = table.LEVEL_3.map(KINDS)
     for kind, wanted in WANTED.items():
-        found = np.flatnonzero((kinds == kind) & np.isfinite(data).all(1) & (data.max(1) < 1))
+        rows = np.flatnonzero((kinds == kind) & np.isfinite(data).all(1) & (data.max(1) < 1))
         for index in np.sort(rng.choice(found, min(wanted, len(found)), replace=False)):
             yield kind, str(table.NAME[index]), np.interp(COARSE, waves, data[index])
 

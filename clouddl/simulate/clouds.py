@@ -1,0 +1,198 @@
+"""Clouds: where they are, how thick they are, and what light they send back and let through."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from clouddl.sensors import Sensor
+from clouddl.simulate.noise import noise
+from clouddl.simulate.spectra import air, band_average
+from clouddl.simulate.sunlight import Sun, incidence
+
+#: A pixel is cloud where the optical depth (water and ice cloud together) is above this.
+CLOUD_OPTICAL_DEPTH = 0.8
+
+#: Types of cloud, and how often each is simulated where none is asked for.
+CLOUDS = {
+    "cumulus": 0.36, "stratus": 0.17, "deep": 0.16, "cirrus": 0.15, "contrails": 0.06, "fog": 0.1
+}  # fmt: skip
+
+HEIGHTS_M = {"stratus": (500, 1800), "deep": (5000, 8500), "cumulus": (900, 3000)}
+FOG_HEIGHT_M, ICE_HEIGHT_M = 200.0, 9000.0
+
+ASYMMETRY = {"water": 0.85, "ice": 0.77}  # of scattering by drops and by crystals
+RADII_UM = {"water": (6, 16), "ice": (15, 120)}  # effective; crystals grow from cirrus to anvils
+
+
+@dataclass(frozen=True)
+class CloudLayer:
+    """A layer of drops (`phase` "water") or crystals ("ice") at a height in metres.
+
+    `optical_depth` at 0.55 µm (2y, 2x) is twice the scene and periodic, so that clouds outside the
+    scene cast shadows into it.
+    """
+
+    phase: str
+    height: float
+    optical_depth: np.ndarray
+
+    @property
+    def in_scene(self) -> np.ndarray:
+        """Optical depth (y, x) over the scene itself."""
+        return _crop(self.optical_depth)
+
+    def sunlight_below(self, sun: Sun, resolution: float) -> np.ndarray:
+        """Fraction (y, x) of the sunlight that the layer's shadow leaves on the ground.
+
+        Args:
+            sun: Position of the sun.
+            resolution: Metres per pixel.
+        """
+        shift = self.height / np.tan(sun.elevation) / resolution
+        rows, columns = np.cos(sun.azimuth) * shift, -np.sin(sun.azimuth) * shift
+        shadow = _crop(np.roll(self.optical_depth, (round(rows), round(columns)), (0, 1)))
+        return np.exp(-(1 - ASYMMETRY[self.phase]) * shadow / sun.mu)
+
+
+def _crop(field: np.ndarray) -> np.ndarray:
+    """The scene (y, x) of a field (2y, 2x)."""
+    return field[: len(field) // 2, : len(field) // 2]
+
+
+def simulate_clouds(
+    rng: Generator,
+    elevation: np.ndarray,
+    resolution: float,
+    fraction: float,
+    cloud_type: str | None,
+) -> list[CloudLayer]:
+    """Simulate a layer of drops and one of crystals above it.
+
+    Args:
+        rng: Source of randomness.
+        elevation: Elevation (y, x) in metres; fog fills valleys.
+        resolution: Metres per pixel.
+        fraction: Fraction of cloudy pixels aimed at.
+        cloud_type: One of `CLOUDS`; None: chosen by how often each occurs.
+
+    Returns:
+        The two layers, the lower one first.
+    """
+    size = 2 * len(elevation)
+    cloud_type = cloud_type or str(rng.choice([*CLOUDS], p=[*CLOUDS.values()]))
+    cirrus = rng.choice([0.0, 0.1, 0.3, 0.6], p=[0.5, 0.2, 0.15, 0.15])  # of the cloud fraction
+    if cloud_type in ("cirrus", "contrails"):
+        cirrus = 1.0
+    heights = {name: rng.uniform(*ends) for name, ends in HEIGHTS_M.items()}
+    height = heights.get(cloud_type, heights["cumulus"])
+    if cloud_type == "fog":
+        height = FOG_HEIGHT_M
+
+    low, high = np.zeros((size, size)), np.zeros((size, size))
+    if fraction > 0:
+        outer = [1000, 4000] if cloud_type == "cumulus" else [4000, 15000]  # metres
+        outer = np.exp(rng.uniform(*np.log(outer))) / resolution
+        softness = rng.uniform(0.12, 0.36) * (2 if cloud_type == "stratus" else 1)
+        field = noise(rng, size, rng.uniform(2.8, 3.5), outer)
+        if cloud_type == "contrails":
+            high = _contrails(rng, field, resolution)
+        elif cirrus:
+            streaks = noise(rng, size, 3.2, 9000 / resolution, wind=rng.uniform(0, np.pi))
+            shape = rng.uniform(0.3, 0.8), rng.uniform(1.0, 8.0)
+            high = _optical_depth(streaks, fraction * cirrus, *shape)
+        if cloud_type == "fog":  # up to an inversion
+            valleys = np.tile(-elevation / max(elevation.std(), 1), (2, 2))
+            low = _optical_depth(
+                valleys + 0.25 * field, fraction * (1 - cirrus), softness, rng.uniform(4, 20)
+            )
+        elif cloud_type not in ("cirrus", "contrails"):
+            low = _optical_depth(field, fraction * (1 - cirrus), softness, 50)
+        if cloud_type == "deep":  # its top is ice
+            top = CloudLayer("ice", height, high + low)
+            return [CloudLayer("water", 1000.0, np.minimum(low, 3)), top]
+    return [CloudLayer("water", height, low), CloudLayer("ice", ICE_HEIGHT_M, high)]
+
+
+def _optical_depth(
+    field: np.ndarray, fraction: float, softness: float, maximum: float
+) -> np.ndarray:
+    """Log-normal optical depth of a field (2y, 2x): edges fade, cores are thick, up to `maximum`.
+
+    `fraction` of the scene's pixels, a quarter of the field, are cloud.
+    """
+    edge = np.quantile(_crop(field), np.clip(1 - fraction, 0, 1))
+    depth = CLOUD_OPTICAL_DEPTH * np.exp(np.minimum((field - edge) / softness, 20))
+    return depth / (1 + np.maximum(depth - CLOUD_OPTICAL_DEPTH, 0) / maximum)
+
+
+def _contrails(rng: Generator, field: np.ndarray, resolution: float) -> np.ndarray:
+    """Optical depth (2y, 2x) of parallel trails, 90 to 500 m wide, that meander a little."""
+    turn = rng.uniform(0, np.pi)
+    row, column = np.mgrid[: len(field), : len(field)]
+    across = np.cos(turn) * row + np.sin(turn) * column + 6 * noise(rng, len(field), 3.5)
+    trails = []
+    for width in rng.uniform(90, 500, 14):
+        centre = rng.uniform(across.min(), across.max())
+        trails.append(np.exp(-(((across - centre) / (width / resolution)) ** 2)))
+    return rng.uniform(0.3, 2) * np.max(trails, axis=0) * np.exp(0.4 * field)
+
+
+def reflectance_above(
+    layer: CloudLayer,
+    below: np.ndarray,
+    sensor: Sensor,
+    sun: Sun,
+    resolution: float,
+    radius: float,
+) -> np.ndarray:
+    """Reflectance just above a layer of cloud (adding method, Petty 2006, ch. 13).
+
+    Args:
+        layer: The cloud.
+        below: Reflectance (band, y, x) of what lies below it.
+        sensor: The sensor, for the absorption in its bands.
+        sun: Position of the sun.
+        resolution: Metres per pixel.
+        radius: Effective radius of drops or crystals in µm.
+
+    Returns:
+        Reflectance (band, y, x).
+    """
+    depth = layer.in_scene
+    if not depth.any():
+        return below
+    asymmetry = ASYMMETRY[layer.phase]
+    absorption = air()[f"{layer.phase}_per_um"].to_numpy()
+    co_albedo = band_average(sensor, 0.5 * (1 - np.exp(-1.7 * absorption * radius)))
+    bulge = 90 / resolution * np.log1p(depth)  # towers: the sunny side is brighter
+    relief = np.clip(incidence(bulge, sun) / sun.mu, 0.75, 1.12)
+    above = np.empty_like(below)
+    for band, lost in enumerate(co_albedo):
+        beam, passed = two_stream(depth * 0.5 / sun.mu, asymmetry, lost)
+        sphere, up = two_stream(depth, asymmetry, lost)
+        under = np.minimum(below[band], 0.95)  # a sunlit slope of snow can be above 1
+        above[band] = beam * relief + passed * up * under / (1 - sphere * under)
+    return above
+
+
+def two_stream(
+    depth: np.ndarray, asymmetry: float, co_albedo: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reflectance and transmission of a cloud (Petty 2006, eq. 13.65 and 13.66).
+
+    Args:
+        depth: Optical depth (y, x).
+        asymmetry: Mean cosine of the scattering angle.
+        co_albedo: Fraction of light absorbed where it is scattered, 1 - ω.
+
+    Returns:
+        Reflectance and transmission (y, x).
+    """
+    lost = max(co_albedo, 1e-6)
+    omega = 1 - lost
+    a, b = np.sqrt(1 - omega * asymmetry), np.sqrt(lost)
+    deep = (a - b) / (a + b)
+    fall = np.exp(-2 * a * b * depth)
+    below = 1 - deep**2 * fall**2
+    return deep * (1 - fall**2) / below, (1 - deep**2) * fall / below
