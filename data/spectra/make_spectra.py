@@ -1,8 +1,7 @@
-"""Write `clouddl/simulate/tables`: what simulated scenes are made of, taken from published packages.
+"""Write `clouddl/simulate/tables`: what scenes are simulated from, taken from published packages.
 
 Run once, by hand, where these can be had: `pip install earthlib tartes pvlib pyrsr prosail`, then
-`python data/spectra/make_spectra.py`. Its output is committed, so that simulating
-needs none of them.
+`python data/spectra/make_spectra.py`. Its output is committed, so that no simulation needs them.
 
 - surfaces.csv: soils (ICRAF-ISRIC), canopies (simulated with PROSAIL), litter, sand, roofs and
   roads (Santa Barbara), chars, all from earthlib (MIT); snow from TARTES (Picard and Libois 2024);
@@ -60,7 +59,7 @@ def earthlib_spectra(rng):
     kinds = table.LEVEL_3.map(KINDS)
     for kind, wanted in WANTED.items():
         rows = np.flatnonzero((kinds == kind) & np.isfinite(data).all(1) & (data.max(1) < 1))
-        for index in np.sort(rng.choice(found, min(wanted, len(found)), replace=False)):
+        for index in np.sort(rng.choice(rows, min(wanted, len(rows)), replace=False)):
             yield kind, str(table.NAME[index]), np.interp(COARSE, waves, data[index])
 
 
