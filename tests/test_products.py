@@ -719,7 +719,7 @@ def edit(path: Path, old: str, new: str) -> None:
          "is LANDSAT_8 L1TP 01 OLI_TIRS; TM, ETM"),
         (landsat, "*_MTL.txt", "REFLECTANCE_ADD_BAND_3", "X", "has no REFLECTANCE_ADD_BAND_3"),
         (landsat, "*_MTL.txt", "SUN_ELEVATION = 30", "SUN_ELEVATION = -3", "elevation is -3.0°"),
-        (landsat, "*_MTL.txt", "-0.100000", "none", "could not convert string to float: 'none'"),
+        (landsat, "*_MTL.txt", "-0.100000", "none", "REFLECTANCE_ADD_BAND_1 is 'none'"),
         (planet, "*_metadata.xml", "ps:bandNumber>4", "ps:bandNumber>3", "has 3 bands"),
         (planet, "*_metadata.xml", "reflectanceCoefficient", "X", "has no reflectanceCoefficient"),
     ],

@@ -7,7 +7,8 @@ from clouddl.products.archives import Files
 from clouddl.products.product import Product, reader, reflective
 from clouddl.sensors import get_sensor
 
-PLANET = {
+#: Layers of an image by their number.
+LAYERS = {
     4: ["blue", "green", "red", "nir"],
     8: ["coastal", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"],
 }
@@ -21,16 +22,16 @@ def planetscope(files: Files, member: str) -> Product:
     surface reflectance × 10000. Of SuperDove's eight bands the four of the card are read.
     """
     fields = files.xml(member)
-    factors = {node.number("bandNumber"): node for node in fields.each("bandSpecificMetadata")}
-    if len(factors) not in PLANET:
-        raise InputError(f"{fields.name}: has {len(factors)} bands; products of 4 or 8 are read")
-    layout = PLANET[len(factors)]
+    nodes = {node.number("bandNumber"): node for node in fields.all("bandSpecificMetadata")}
+    layers = LAYERS.get(len(nodes), [])
+    if not layers or set(nodes) != set(range(1, len(nodes) + 1)):
+        raise InputError(f"{fields.name}: has {len(nodes)} bands; products of 4 or 8 are read")
     start = "^" + re.escape(member[: member.lower().rfind("_metadata")])
     toa = files.only(start + r"(_harmonized)?(_clip)?\.tif$")
     file = toa or files.only(start + r"_SR(_harmonized)?(_clip)?\.tif$")
     product = Product(files, get_sensor("planetscope"), "toa" if toa else "surface", nodata=0)
-    for native, band in reflective(product.sensor).items():
-        node = factors.get(layout.index(native) + 1, fields)
+    for band in reflective(product.sensor).values():
+        node = nodes[layers.index(band) + 1]
         scale = node.number("reflectanceCoefficient") if toa else 1e-4
-        product.add(band, file, scale, 0, native, layout)
+        product.add(band, file, scale, layers=layers)
     return product

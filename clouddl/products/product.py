@@ -1,26 +1,34 @@
-"""A product: bands in files, how their numbers become reflectance, and one grid for all of them."""
+"""A product: bands in files, how their numbers become reflectance, and one grid for all of them.
+
+To add a product, write one function in a file of this folder: it takes the files of the product and
+the file it is known by, and says of every band in which file it is, its scale and its offset.
+
+    @reader("My format", r"_METADATA\\.xml$")
+    def my_format(files: Files, member: str) -> Product:
+        fields = files.xml(member)
+        product = Product(files, get_sensor("my-sensor"), "toa", nodata=0)
+        product.add("red", files.sibling(member, fields.text("RED")), scale=1e-4)
+        return product
+"""
 
 import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
 from affine import Affine
-from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Files
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import Reading, open_raster, read_image
+from clouddl.products.image import Image, Level, Reading, open_file
 from clouddl.sensors import Sensor, middle
 
 STRIP = 1 << 24  # pixels of a band in memory at once
@@ -33,7 +41,8 @@ SURFACE = (
 )
 
 
-# Masks that may lie in a product, the ones to prefer first: people's, then the processors'.
+# Masks that may lie in a product and their codes, the ones to prefer first: people's, then the
+# processors'.
 MASKS = {
     r"(^|/)classification_map\.tif$": "alcd",
     r"(^|/)labels/manual_hq\.tif$": "cloudsen12",
@@ -47,114 +56,191 @@ MASKS = {
 }
 
 
-class Grid(NamedTuple):
-    """Where the pixels of a file lie; without a CRS the transform is in metres from its corner."""
-
-    shape: tuple[int, int]
-    transform: Affine
-    resolution: float  # metres
-    crs: CRS | None
-
-    def corners(self) -> np.ndarray:
-        return np.array([self.transform @ (0, 0), self.transform @ self.shape[::-1]])
-
-
 @dataclass(frozen=True)
 class Layer:
-    """A band in a file: reflectance = number * scale + offset."""
+    """A band in a file: its path in the product, what GDAL opens, and how it is read."""
 
-    path: str  # what GDAL opens
     member: str
-    layout: list[str | None]  # of the file, all but this band None
-    scale: float
-    offset: float
+    path: str
+    reading: Reading
 
 
 @dataclass
 class Product:
-    """What a reader found: the layers by common name. The images themselves are not read yet.
+    """What a reader says of a product; its images are not read yet.
 
-    `missing` are bands the product should have: asking for one is an InputError.
+    Attributes:
+        files: The files of the product.
+        sensor: Card of the sensor.
+        level: Whether reflectance is top-of-atmosphere or surface reflectance.
+        nodata: Number that means nodata; None for the files' own.
+        masks: Pattern of the file of a mask to its codes, the one to prefer first.
+        format: Name of the reader.
+        layers: Where the bands lie, by common name.
+        missing: Bands the product should have; asking for one is an InputError.
     """
 
     files: Files
     sensor: Sensor
-    level: Literal["toa", "surface"]
-    nodata: float | None  # None: the files' own
+    level: Level
+    nodata: float | None
+    masks: dict[str, str] = field(default_factory=lambda: MASKS)
     format: str = ""
     layers: dict[str, Layer] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     def add(
-        self, band: str, member: str | None, scale: float, offset: float = 0.0,
-        native: str = "", layout: Sequence[str] = ("",),
-    ) -> None:  # fmt: skip
-        """Note a band; `layout` names the layers of its file, and `native` is its name there."""
-        if member is None:
+        self,
+        band: str,
+        member: str | None,
+        scale: float,
+        offset: float = 0.0,
+        layers: Sequence[str | None] = (),
+    ) -> None:
+        """Say where a band lies: reflectance = number * scale + offset.
+
+        Args:
+            band: Common name.
+            member: Its file in the product; None if it is missing.
+            scale: Factor from number to reflectance.
+            offset: Reflectance of the number 0.
+            layers: Common names of the layers of the file; default the band alone.
+        """
+        names = list(layers) or [band]
+        if member is None or band not in names:
             self.missing.append(band)
-        else:
-            own = [band if name == native else None for name in layout]
-            self.layers[band] = Layer(self.files.image(member), member, own, scale, offset)
+            return
+        bands: list[str | None] = [None] * len(names)
+        bands[names.index(band)] = band
+        reading = Reading(tuple(bands), scale, offset, self.nodata)
+        self.layers[band] = Layer(member, self.files.image(member), reading)
 
     def pick(self, bands: Sequence[str] | None = None) -> list[str]:
-        """The bands asked for, by default all; InputError for one that is not there."""
-        wanted = [*self.layers, *self.missing] if bands is None else list(bands)
-        for band in wanted:
+        """Check that bands can be read.
+
+        Args:
+            bands: Common names, default all the product should have.
+
+        Returns:
+            Their names.
+
+        Raises:
+            InputError: The product has no such band, or its file is missing.
+        """
+        if bands is None:
+            bands = [*self.layers, *self.missing]
+        for band in bands:
             if band in self.missing:
-                told = "is missing; the product is incomplete: download it again"
-                raise InputError(f"{self.files.name}: the file of its band {band} {told}")
+                message = "is missing; the product is incomplete: download it again"
+                raise InputError(f"{self.files.name}: the file of its band {band} {message}")
             if band not in self.layers:
-                have = ", ".join(self.layers)
-                raise InputError(f"{self.files.name}: has no reflective band {band}; it has {have}")
-        return wanted
+                names = ", ".join(self.layers)
+                raise InputError(
+                    f"{self.files.name}: has no reflective band {band}; it has {names}"
+                )
+        return list(bands)
+
+    def image(self, band: str) -> Image:
+        """Open the file of a band; without a CRS its pixels are the finest of the sensor's card.
+
+        Args:
+            band: Common name, one of `layers`.
+
+        Returns:
+            The image of this band alone.
+
+        Raises:
+            InputError: The file is truncated or has other layers than the metadata say.
+        """
+        layer = self.layers[band]
+        with self._named(layer.path, layer.member):
+            image = open_file(layer.path, layer.reading)
+        reading = image.reading
+        if image.grid.crs is None:
+            finest = min(middle(band.gsd_m) for band in self.sensor.bands)
+            reading = replace(reading, resolution=finest)
+        return replace(image, name=f"{self.files.name}: {layer.member}", reading=reading)
 
     def coarsest(self, bands: Sequence[str]) -> float:
         """Metres per pixel of the coarsest of these bands."""
-        return max(self._grid(self.layers[band]).resolution for band in bands)
+        return max(self.image(band).resolution for band in bands)
 
     def open(
         self, bands: Sequence[str] | None = None, resolution: float | None = None
     ) -> xr.Dataset:
-        """Read `bands` on one grid of `resolution` metres: see `open_product`, but for the mask."""
-        wanted = self.pick(bands)
-        grids = [self._grid(self.layers[band]) for band in wanted]
-        target = max(grid.resolution for grid in grids) if resolution is None else resolution
-        if not target > 0:
+        """Read bands on one grid, without the mask.
+
+        Args:
+            bands: Common names, default all.
+            resolution: Metres per pixel, default that of the coarsest of the bands.
+
+        Returns:
+            The scene Dataset, as `clouddl.products.open_product` describes it.
+
+        Raises:
+            InputError: A missing or damaged file, grids that differ, a wrong scale.
+        """
+        bands = self.pick(bands)
+        images = [self.image(band) for band in bands]
+        if resolution is None:
+            resolution = max(image.resolution for image in images)
+        if not resolution > 0:
             raise InputError(f"resolution {resolution}: must be above 0 metres")
-        (height, width), transform, own, crs = first = grids[0]
-        for band, grid in zip(wanted, grids, strict=True):
-            pixel = max(abs(first.transform.e), abs(grid.transform.e))
-            if grid.crs != crs or np.abs(grid.corners() - first.corners()).max() > pixel / 2:
-                member, other = self.layers[band].member, self.layers[wanted[0]].member
-                raise InputError(f"{self.files.name}: {member}: its grid is not that of {other}")
-        size = max(1, round(height * own / target)), max(1, round(width * own / target))
-        pairs = zip(wanted, grids, strict=True)
-        image = np.stack([self._read(self.layers[band], grid, size) for band, grid in pairs])
-        self._check(image)
+        _check_grids(images)
+        first = images[0]
+        height, width = first.shape
+        rows = max(1, round(height * first.resolution / resolution))
+        columns = max(1, round(width * first.resolution / resolution))
+        values = np.stack([_resample(image, rows, columns) for image in images])
+        self._check_scale(values)
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
-        affine = transform * Affine.scale(width / size[1], height / size[0])
+        affine = _transform(first) * Affine.scale(width / columns, height / rows)
         name = re.split(r"\.(SAFE|zip|tar|tgz|tif|json)", Path(self.files.name).resolve().name)[0]
         dataset = xr.Dataset(
-            {"reflectance": (("band", "y", "x"), image)},
-            {"band": wanted, "y": affine.f + affine.e * (np.arange(size[0]) + 0.5),
-             "x": affine.c + affine.a * (np.arange(size[1]) + 0.5)},
-            {"scene": name, "sensor": self.sensor.id, "resolution": float(target),
-             "level": self.level, "group": name, "role": "extra", "product": self.format},
-        )  # fmt: skip
-        return dataset.rio.write_crs(crs).rio.write_transform(affine) if crs else dataset
+            {"reflectance": (("band", "y", "x"), values)},
+            {
+                "band": bands,
+                "y": affine.f + affine.e * (np.arange(rows) + 0.5),
+                "x": affine.c + affine.a * (np.arange(columns) + 0.5),
+            },
+            {
+                "scene": name,
+                "sensor": self.sensor.id,
+                "resolution": float(resolution),
+                "level": self.level,
+                "group": name,
+                "role": "extra",
+                "product": self.format,
+            },
+        )
+        if first.grid.crs:
+            dataset = dataset.rio.write_crs(first.grid.crs).rio.write_transform(affine)
+        return dataset
 
     def mask(self, like: xr.Dataset, codes: str | None = None) -> xr.DataArray | None:
-        """The mask the product carries, on the grid of `like`; `codes` chooses among several."""
-        for pattern, table in MASKS.items():
-            if table == "maja-clm-muscate" and self.sensor.id == "venus":
-                table = "maja-clm-native"  # whose order of bits Venµs keeps
-            if codes in (None, table) and (found := self.files.only(pattern)):
-                path = self.files.image(found)
-                with self._named(path, found):
-                    mask = read_mask(path, table, like=like)
-                seen = np.isfinite(like.reflectance.values).any(axis=0)  # some call the rest clear
-                return mask.where(seen, NODATA).assign_attrs(source=PurePosixPath(found).name)
+        """Read the mask the product carries.
+
+        Args:
+            like: Scene whose grid the mask is brought to; where it has no data, neither has the
+                mask, which some processors call clear there.
+            codes: Which of several masks, by its table of codes; default the one to prefer.
+
+        Returns:
+            The mask (y, x), None if there is none.
+
+        Raises:
+            InputError: There is no mask with these codes.
+        """
+        for pattern, table in self.masks.items():
+            member = self.files.only(pattern) if codes in (None, table) else None
+            if member is None:
+                continue
+            path = self.files.image(member)
+            with self._named(path, member):
+                mask = read_mask(path, table, like=like)
+            valid = np.isfinite(like.reflectance.values).any(axis=0)
+            return mask.where(valid, NODATA).assign_attrs(source=PurePosixPath(member).name)
         if codes:
             raise InputError(f"{self.files.name}: carries no mask with the codes {codes!r}")
         return None
@@ -165,98 +251,126 @@ class Product:
         try:
             yield
         except InputError as error:
-            told = str(error).replace(path, f"{self.files.name}: {member}")
-            raise InputError(told) from error
+            message = str(error).replace(path, f"{self.files.name}: {member}")
+            raise InputError(message) from error
 
-    def _grid(self, layer: Layer) -> Grid:
-        with self._named(layer.path, layer.member):
-            try:
-                with open_raster(layer.path) as file:
-                    shape, transform, crs = file.shape, file.transform, file.crs
-            except RasterioError as error:
-                told = f"cannot be read ({error}); it may be truncated: download it again"
-                raise InputError(f"{layer.path}: {told}") from error
-        own = float(self._part(layer, Window(0, 0, 1, 1), crs).attrs["resolution"])
-        return Grid(shape, transform if crs else Affine.scale(own), own, crs)
-
-    def _part(self, layer: Layer, window: Window, crs: CRS | None) -> xr.DataArray:
-        nominal = min(middle(band.gsd_m) for band in self.sensor.bands)
-        with self._named(layer.path, layer.member):
-            resolution = None if crs else nominal
-            reading = Reading(None, layer.scale, layer.offset, self.nodata, resolution)
-            return read_image(layer.path, layer.layout, reading, window)
-
-    def _read(self, layer: Layer, grid: Grid, size: tuple[int, int]) -> np.ndarray:
-        """A band (y, x) float32 of that size: area means, or bilinear if finer, NaN left out.
-
-        As `resample`, but strip by strip: a band of any size needs little memory.
-        """
-        (height, width), out = grid.shape, np.empty(size, np.float32)
-        down, across = weights(height, size[0]), weights(width, size[1])
-        step = max(1, int(STRIP / width * size[0] / height))
-        for top in range(0, size[0], step):
-            rows = down[top : top + step]
-            first, last = int(rows.indices.min()), int(rows.indices.max()) + 1
-            part = self._part(layer, Window(0, first, width, last - first), grid.crs).values[0]
-            means = weighted_mean(part, np.isfinite(part), rows[:, first:last], across)
-            out[top : top + step] = means[0]
-        return out
-
-    def _check(self, values: np.ndarray) -> None:
+    def _check_scale(self, values: np.ndarray) -> None:
         """Raise InputError if these cannot be reflectance, saying which scale they look like."""
-        every = -(-max(values.shape) // 1024)
-        values = values[:, ::every, ::every]
+        step = -(-max(values.shape) // 1024)
+        values = values[:, ::step, ::step]
         values = values[np.isfinite(values)]
         if not values.size:
             raise InputError(f"{self.files.name}: every pixel is nodata; download it again")
         low, high = np.percentile(values, [1, 99])
-        told = ""
         if high > 2:
             factor = 10 ** max(1, round(math.log10(high / 0.5)))
-            told = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
+            cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
         elif high < 0.02:
-            told = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
+            cause = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
         elif low < -0.05:
-            told = f"go down to {low:.2g}: an offset seems to have been taken off twice"
-        if told:
-            raise InputError(
-                f"{self.files.name}: wrong scale: by the metadata its values {told}. Take the "
-                "product as delivered, or give its bands with --sensor, --scale and --offset"
-            )
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads the products that are known by a file whose path matches `pattern`."""
-
-    name: str
-    pattern: str
-    read: "Read"
+            cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
+        else:
+            return
+        raise InputError(
+            f"{self.files.name}: wrong scale: by the metadata its values {cause}. Take the "
+            "product as delivered, or give its bands with --sensor, --scale and --offset"
+        )
 
 
 Read = Callable[[Files, str], Product]
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Reads a kind of product, known by a file whose path matches `pattern`, in any case.
+
+    A `fallback` is tried last, and only for a file that is given by its name.
+    """
+
+    name: str
+    pattern: str
+    read: Read
+    fallback: bool = False
+
+
 READERS: list[Reader] = []
 
 
-def reader(name: str, pattern: str) -> Callable[[Read], Read]:
-    """Register a function of a file of this folder as the reader of a product."""
+def reader(name: str, pattern: str, fallback: bool = False) -> Callable[[Read], Read]:
+    """Register the decorated function as the reader of a product.
+
+    Args:
+        name: Name of the format, for messages.
+        pattern: Regular expression of the path of the file the product is known by.
+        fallback: Try it last, and only for a file that is given by its name.
+
+    Returns:
+        The decorator.
+    """
 
     def register(read: Read) -> Read:
-        READERS.append(Reader(name, pattern, read))
+        READERS.append(Reader(name, pattern, read, fallback))
         return read
 
     return register
 
 
-def reflective(card: Sensor, lacking: Sequence[str] = ()) -> dict[str, str]:
-    """Native to common name of the bands that hold reflectance, but for those `lacking`."""
+def reflective(card: Sensor) -> dict[str, str]:
+    """Native to common name of the bands of a card that hold reflectance: not the thermal ones."""
     bands = [band for band in card.bands if not band.common.startswith("lwir")]
-    return {band.native: band.common for band in bands if band.common not in lacking}
+    return {band.native: band.common for band in bands}
 
 
-def sine(elevation: float, name: str) -> float:
+def sine_of_sun(elevation: float, name: str) -> float:
+    """Sine of the elevation of the sun.
+
+    Args:
+        elevation: Degrees above the horizon.
+        name: What the message calls the file of metadata.
+
+    Raises:
+        InputError: The sun is not above the horizon.
+    """
     if not 0 < elevation <= 90:
         raise InputError(f"{name}: the sun's elevation is {elevation}°; no reflectance by night")
     return math.sin(math.radians(elevation))
+
+
+def _transform(image: Image) -> Affine:
+    """Transform of an image; without a CRS in metres from its corner."""
+    return image.grid.transform if image.grid.crs else Affine.scale(image.resolution)
+
+
+def _corners(image: Image) -> np.ndarray:
+    return np.array([_transform(image) @ (0, 0), _transform(image) @ image.shape[::-1]])
+
+
+def _check_grids(images: Sequence[Image]) -> None:
+    """Raise InputError unless all images cover the same ground to half a pixel."""
+    first = images[0]
+    for image in images[1:]:
+        pixel = max(abs(_transform(first).e), abs(_transform(image).e))
+        moved = np.abs(_corners(image) - _corners(first)).max()
+        if image.grid.crs != first.grid.crs or moved > pixel / 2:
+            member = first.name.rpartition(": ")[2]
+            raise InputError(f"{image.name}: its grid is not that of {member}")
+
+
+def _resample(image: Image, rows: int, columns: int) -> np.ndarray:
+    """A band (rows, columns) float32: area means, or bilinear if finer, without the nodata.
+
+    As `clouddl.scenes.resample`, but strip by strip: a band of any size needs little memory.
+    """
+    height, width = image.shape
+    down = weights(height, rows)
+    across = weights(width, columns)
+    out = np.empty((rows, columns), np.float32)
+    step = max(1, int(STRIP / width * rows / height))
+    for top in range(0, rows, step):
+        part = down[top : top + step]
+        first = int(part.indices.min())
+        last = int(part.indices.max()) + 1
+        values = image.read(Window(0, first, width, last - first))[0]
+        means, _ = weighted_mean(values, np.isfinite(values), part[:, first:last], across)
+        out[top : top + step] = means
+    return out

@@ -1,14 +1,14 @@
-"""The readers of this folder, and which of them reads a path."""
+"""Which reader of this folder reads a path."""
 
 import re
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
 from clouddl.errors import InputError
 from clouddl.products.archives import list_files
-from clouddl.products.geotiff import geotiff
-from clouddl.products.product import READERS, Product
+from clouddl.products.product import READERS, Product, Reader
 from clouddl.products.stac import is_item, read_item
 
 for module in iter_modules([str(Path(__file__).parent)]):  # every reader registers itself
@@ -31,24 +31,15 @@ def find_product(path: Path | str) -> Product:
     if is_item(path):
         return read_item(path)
     files = list_files(Path(path))
-    file = Path(path).name if Path(path).is_file() else ""
-    names = [file] if file in files.paths else list(files.paths)
-    matches = [
-        (reader, name)
-        for reader in READERS
-        for name in sorted(names)
-        if re.search(reader.pattern, name, re.IGNORECASE) and reader.read is not geotiff
-    ]
-    if not matches and file in files.paths and re.search(r"\.tiff?$", file, re.IGNORECASE):
-        if f"{Path(file).stem}.yaml" not in files.paths:
-            message = f"has no card {Path(file).stem}.yaml beside it: write one"
-            raise InputError(f"{path}: {message}, or give the --sensor")
-        matches = [(reader, file) for reader in READERS if reader.read is geotiff]
+    name = Path(path).name
+    if Path(path).is_file() and name in files.paths:
+        matches = _known_by([name]) or _known_by([name], fallback=True)
+    else:
+        matches = _known_by(files.paths)
     if len(matches) > 1:
-        listed = ", ".join(name for _, name in matches[:3])
-        raise InputError(
-            f"{path}: holds {len(matches)} products ({listed}); give one of these files"
-        )
+        listed = ", ".join(member for _, member in matches[:3])
+        message = f"holds {len(matches)} products ({listed}); give one of these files"
+        raise InputError(f"{path}: {message}")
     if not matches:
         known = ", ".join(reader.name for reader in READERS)
         raise InputError(f"{path}: is no product known. Known: {known}. For an image, say --sensor")
@@ -56,3 +47,12 @@ def find_product(path: Path | str) -> Product:
     product = reader.read(files, member)
     product.format = reader.name
     return product
+
+
+def _known_by(names: Iterable[str], fallback: bool = False) -> list[tuple[Reader, str]]:
+    return [
+        (reader, name)
+        for reader in READERS
+        for name in sorted(names)
+        if reader.fallback == fallback and re.search(reader.pattern, name, re.IGNORECASE)
+    ]

@@ -4,13 +4,16 @@ import re
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Files
-from clouddl.products.product import Product, reader, reflective
+from clouddl.products.dimap import SPOT_BANDS
+from clouddl.products.image import Level
+from clouddl.products.product import MASKS, Product, reader, reflective
 from clouddl.sensors import get_sensor
 
 PLATFORMS = {"SENTINEL2": "sentinel-2", "VENUS": "venus", "SPOT4": "spot-4", "SPOT5": "spot-5"}
 
 
-SPOT = {"B1": "XS1", "B2": "XS2", "B3": "XS3", "B4": "SWIR"}  # the card's names to the products'
+# The cloud mask of Venµs keeps the order of bits of MAJA's native format.
+VENUS_CODES = {"maja-clm-muscate": "maja-clm-native"}
 
 
 @reader("MUSCATE (Theia)", r"_MTD_ALL\.xml$")
@@ -25,20 +28,30 @@ def muscate(files: Files, member: str) -> Product:
     """
     fields = files.xml(member)
     platform = fields.text("PLATFORM").upper().replace("-", "")
-    known = [card for name, card in PLATFORMS.items() if platform.startswith(name)]
-    if not known:
+    cards = [card for name, card in PLATFORMS.items() if platform.startswith(name)]
+    if not cards:
         raise InputError(f"{fields.name}: no reader for {platform}; for {', '.join(PLATFORMS)}")
-    card, surface = get_sensor(known[0]), not fields.text("PRODUCT_LEVEL").startswith("L1")
-    nodata = fields.number("SPECIAL_VALUE[@name='nodata']", -10000 if surface else 0)
-    product = Product(files, card, "surface" if surface else "toa", nodata)
+    card = get_sensor(cards[0])
+    level: Level = "toa"
+    default = 0
+    if not fields.text("PRODUCT_LEVEL").startswith("L1"):
+        level = "surface"
+        default = -10000
+    nodata = fields.number("SPECIAL_VALUE[@name='nodata']", default)
     scale = 1 / fields.number("REFLECTANCE_QUANTIFICATION_VALUE")
+    product = Product(files, card, level, nodata)
+    bands = reflective(card)
+    if card.id == "sentinel-2":
+        bands = {name: band for name, band in bands.items() if name not in ("B1", "B9", "B10")}
+    elif card.id == "venus":
+        product.masks = {file: VENUS_CODES.get(codes, codes) for file, codes in MASKS.items()}
+    else:
+        bands = SPOT_BANDS
     folder = "^" + re.escape(member[: member.rfind("/") + 1])
-    lacking = ("coastal", "nir09", "cirrus") if card.id == "sentinel-2" else ()
-    for native, band in reflective(card, lacking).items():
-        name = SPOT[native] if card.id.startswith("spot") else native
-        marks = ("REF_", "SRE_", "FRE_", "")  # REF: level 1
-        each = (files.only(rf"{folder}[^/]*_{mark}{name}\.tif$") for mark in marks)
-        product.add(band, next(filter(None, each), None), scale)
+    for name, band in bands.items():
+        prefixes = ("REF_", "SRE_", "FRE_", "")  # REF: level 1
+        matches = (files.only(rf"{folder}[^/]*_{prefix}{name}\.tif$") for prefix in prefixes)
+        product.add(band, next(filter(None, matches), None), scale)
     return product
 
 
@@ -54,14 +67,17 @@ def take5(files: Files, member: str) -> Product:
     platform = fields.text("PLATEFORM").upper()
     if platform not in ("SPOT4", "SPOT5"):
         raise InputError(f"{fields.name}: PLATEFORM is {platform}, not SPOT4 or SPOT5")
-    level1 = fields.text("LEVEL").upper().startswith("N1")
-    tags = ("GEOTIFF",) if level1 else ("ORTHO_SURF_CORR_ENV", "ORTHO_SURF_CORR_PENTE")
+    level: Level = "surface"
+    tags = ["ORTHO_SURF_CORR_ENV", "ORTHO_SURF_CORR_PENTE"]
+    if fields.text("LEVEL").upper().startswith("N1"):
+        level = "toa"
+        tags = ["GEOTIFF"]
     names = [fields.text(f"FILES/{tag}", "") for tag in tags]
-    file = next((found for name in names if name and (found := files.beside(member, name))), None)
+    matches = [files.sibling(member, name) for name in names if name]
+    file = next(filter(None, matches), None)
     quantity = fields.number("QUANTIFICATION/VALUE", 0) or fields.number("QUANTIFICATION", 1000)
-    card = get_sensor(PLATFORMS[platform])
-    product = Product(files, card, "toa" if level1 else "surface", nodata=-10000)
-    for native, band in reflective(card).items():
-        layout = fields.text("BANDS").upper().split(";")
-        product.add(band, file, 1 / quantity, 0, SPOT[native], layout)
+    layers = [SPOT_BANDS.get(name, name) for name in fields.text("BANDS").upper().split(";")]
+    product = Product(files, get_sensor(PLATFORMS[platform]), level, nodata=-10000)
+    for band in SPOT_BANDS.values():
+        product.add(band, file, 1 / quantity, layers=layers)
     return product
