@@ -131,7 +131,7 @@ for axis in axes.flat[len(LEVELS) :]:
 for axis, (degradation, (unit, harmless, _)) in zip(axes.flat, LEVELS.items(), strict=False):
     found = curves[curves.degradation == degradation]
     for number, (images, table) in enumerate(found.groupby("images", sort=False)):
-        colour, mark = figures.COLOURS[number], "osD^v"[number]
+        colour, mark = f"C{number}", "osD^v"[number]
         axis.plot(table.level, table.f2, f"{mark}-", ms=4, color=colour, label=images)
         axis.fill_between(table.level, table.f2_low, table.f2_high, color=colour, alpha=0.15, lw=0)
     axis.axvline(harmless, color="grey", lw=1, ls="--")
