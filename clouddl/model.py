@@ -1,99 +1,156 @@
-"""The network and its file: a U-Net, and the card that says what it was trained on.
+"""A trained model and its files.
 
-A model is two files of one stem: `<stem>.safetensors` (weights, no code) and `<stem>.json` (the
-card: bands, normalisation, resolution, threshold, training scenes, scores, SHA-256 of the weights).
+A model is two files: `<name>.safetensors` (weights, no code) and `<name>.json` (the card: bands,
+normalisation, resolution, threshold, training scenes, scores, SHA-256 of the weights).
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from clouddl.errors import InputError, invalid
-from clouddl.network import ModelCard, UNet, build, chip_statistics
-from clouddl.scale.backends import Network
+from clouddl.files import write_whole
+from clouddl.network import ModelCard, Statistics, UNet, build, statistics_for
+from clouddl.scale.backends import Backend
 
 WEIGHTS = Path(__file__).parent / "weights"
 
 
 class CloudModel:
-    """A network with its card, ready to give cloud probabilities.
+    """A network with its card, ready to compute probabilities of cloud.
 
-    `net` is PyTorch's, in float32; `fast` runs it the way `backend` says (see `clouddl.scale.backends`).
+    Args:
+        card: What the network was made of and trained on.
+        net: The network.
+        device: Where it runs; default CUDA if there is one, else the CPU.
+        backend: How it runs, see `clouddl.scale.backends`.
+
+    Attributes:
+        card: The card.
+        device: The device.
+        net: PyTorch's network, in float32.
+        backend: Runs the network.
     """
 
     def __init__(
-        self, card: ModelCard, net: UNet, device: str | torch.device | None = None,
+        self,
+        card: ModelCard,
+        net: UNet,
+        device: str | torch.device | None = None,
         backend: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.card = card
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = net.to(self.device).eval()
-        self.fast = Network(self.net, card, self.device, backend)
+        self.backend = Backend(self.net, card, self.device, backend)
 
     @torch.inference_mode()
     def probability(
-        self, reflectance: np.ndarray, statistics: tuple[Tensor, Tensor] | None = None
+        self, reflectance: np.ndarray, statistics: Statistics | None = None
     ) -> np.ndarray:
-        """Probability of cloud (y, x) float32, NaN where every band is nodata.
+        """Compute the probability of cloud.
 
-        `reflectance` (bands, y, x) float32 in the card's order and at its resolution; a band the
-        sensor lacks is all NaN. `statistics`: `chip_statistics` of the whole scene, for tiles.
+        Args:
+            reflectance: (bands, y, x) float32 in the card's order and at its resolution; NaN for
+                nodata and for bands that the sensor lacks.
+            statistics: `chip_statistics` of the whole scene, when this is a tile of it.
+
+        Returns:
+            Probability (y, x) float32, NaN where all bands are nodata.
+
+        Raises:
+            InputError: The number of bands is not the card's.
         """
-        if len(reflectance) != len(self.card.bands):
-            told = ", ".join(self.card.bands)
-            raise InputError(f"model {self.card.name} wants {len(self.card.bands)} bands: {told}")
-        values = np.asarray(reflectance, np.float32)
-        if self.card.normalisation == "chip":
-            statistics = statistics or chip_statistics(torch.from_numpy(values)[None])
-        return self.fast(values, *(statistics or ()))
+        bands = self.card.bands
+        if len(reflectance) != len(bands):
+            names = ", ".join(bands)
+            raise InputError(f"model {self.card.name} wants {len(bands)} bands: {names}")
+        image = np.asarray(reflectance, np.float32)
+        statistics = statistics or statistics_for(torch.from_numpy(image)[None], self.card)
+        return self.backend(image, statistics)
 
 
-def _file(path: str | Path, suffix: str) -> Path:
-    """The file of a model with that suffix; only the two known suffixes are cut off a name."""
-    path = Path(path)
-    stem = path.stem if path.suffix in (".json", ".safetensors") else path.name
-    return path.with_name(stem + suffix)
-
-
-def save_model(model: CloudModel, stem: str | Path) -> Path:
-    """Write `<stem>.safetensors` and `<stem>.json`; returns the path of the card.
+def save_model(model: CloudModel, path: str | Path) -> Path:
+    """Write the weights and the card of a model.
 
     Weights are stored as float16: half the bytes, and the masks stay the same (tested).
+
+    Args:
+        model: The model; the SHA-256 of its weights is entered in its card.
+        path: Of the files, with or without suffix.
+
+    Returns:
+        The path of the card.
     """
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     state = {
-        key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for key, value in model.net.state_dict().items()
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in model.net.state_dict().items()
     }
-    data = save(state)
-    model.card.weights_sha256 = hashlib.sha256(data).hexdigest()
-    for path, content in (
-        (_file(stem, ".safetensors"), data),
-        (_file(stem, ".json"), model.card.model_dump_json(indent=1).encode() + b"\n"),
-    ):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    return _file(stem, ".json")
+    weights = save(state)
+    model.card.weights_sha256 = hashlib.sha256(weights).hexdigest()
+    card = _file(path, ".json")
+    write_whole(_file(path, ".safetensors"), weights)
+    write_whole(card, model.card.model_dump_json(indent=1).encode() + b"\n")
+    return card
+
+
+def load_model(
+    path: str | Path, device: str | torch.device | None = None, backend: str | None = None
+) -> CloudModel:
+    """Load a model.
+
+    Args:
+        path: The card, the weights, or both without suffix; or the name of a shipped model.
+        device: Where it runs; default CUDA if there is one, else the CPU.
+        backend: How it runs, one of `clouddl.scale.backends.BACKENDS`; default the fastest.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: The card or the weights cannot be read, or do not belong together.
+    """
+    if str(path) in {card.name for card in shipped_models()}:
+        path = WEIGHTS / str(path)
+    path = _file(path, ".safetensors")
+    card = read_card(path)
+    advice = "fetch or train the model again; card and weights belong together"
+    try:
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        if sha256 != card.weights_sha256:
+            raise InputError(
+                f"{path}: the weights are broken or of another model (their sha256 is {sha256}, "
+                f"the card says {card.weights_sha256}); {advice}"
+            )
+        net = build(card)
+        net.load_state_dict(load_file(path))  # copied into float32
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path}: the weights cannot be loaded ({error}); {advice}") from error
+    return CloudModel(card, net, device, backend)
 
 
 def read_card(path: str | Path) -> ModelCard:
-    """Read a model's card; InputError names the file and what is wrong with it."""
+    """Read the card of a model.
+
+    Args:
+        path: The card or the weights.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: The card cannot be read, or a field is wrong; names file and field.
+    """
     path = _file(path, ".json")
     try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return ModelCard.model_validate(fields)
+        return ModelCard.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         known = ", ".join(card.name for card in shipped_models()) or "none"
         raise InputError(
@@ -102,37 +159,8 @@ def read_card(path: str | Path) -> ModelCard:
         ) from error
     except ValidationError as error:
         raise invalid(path, error) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise InputError(f"{path}: not a readable model card ({error})") from error
-
-
-def load_model(
-    path: str | Path, device: str | torch.device | None = None, backend: str | None = None
-) -> CloudModel:
-    """Load a model by path (card or weights), or a shipped one by name.
-
-    The weights must have the SHA-256 that the card gives. `backend`: how to run it, one of
-    `clouddl.scale.backends.BACKENDS`, by default the fastest. Raises InputError otherwise.
-    """
-    if str(path) in {card.name for card in shipped_models()}:
-        path = WEIGHTS / str(path)
-    path = _file(path, ".safetensors")
-    card = read_card(path)
-    mend = "fetch or train the model again; card and weights belong together"
-    try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != card.weights_sha256:
-            told = f"its sha256 is {found}, the card says {card.weights_sha256}"
-            raise InputError(f"{path}: the weights are broken or of another model ({told}); {mend}")
-        net = build(card)
-        state = load_file(path)
-        net.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        )
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: the weights cannot be loaded ({error}); {mend}") from error
-    return CloudModel(card, net, device, backend)
 
 
 def shipped_models() -> list[ModelCard]:
@@ -143,14 +171,31 @@ def shipped_models() -> list[ModelCard]:
 
 
 def pick_model(available: Sequence[str]) -> str:
-    """Name of the shipped model that makes the most of the `available` bands."""
-    fitting = [
-        (len(found), card.name) for card in shipped_models() if (found := card.best_set(available))
-    ]
-    if not fitting:
-        sets = sorted({", ".join(s) for card in shipped_models() for s in card.band_sets})
+    """Choose the shipped model that uses the most bands of an image.
+
+    Args:
+        available: Common names of the bands of the image.
+
+    Returns:
+        The name of the model.
+
+    Raises:
+        InputError: No shipped model works from these bands.
+    """
+    cards = shipped_models()
+    sizes = [(len(card.best_set(available) or ()), card.name) for card in cards]
+    size, name = max(sizes, default=(0, ""))
+    if size == 0:
+        sets = sorted({", ".join(bands) for card in cards for bands in card.band_sets})
         raise InputError(
             f"no shipped model works from the bands {', '.join(available)}; "
             f"they want one of: {'; '.join(sets)}. Name your own with --model"
         )
-    return max(fitting)[1]
+    return name
+
+
+def _file(path: str | Path, suffix: str) -> Path:
+    """The file of a model with that suffix; only the two known suffixes are cut off a name."""
+    path = Path(path)
+    name = path.stem if path.suffix in (".json", ".safetensors") else path.name
+    return path.with_name(name + suffix)

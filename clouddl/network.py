@@ -1,4 +1,4 @@
-"""The network: a U-Net, what goes into it, its loss, and the card that says what it was made of."""
+"""The network: the card of a model, the U-Net, its input, and the loss it is trained with."""
 
 import importlib.metadata
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 ELEVATION = "elevation"  # the DEM enters the network as one more band, in metres
 
-
 DARK = 0.05  # reflectance added before the logarithm: keeps the noise of dark water small
+
+Statistics = tuple[Tensor, Tensor]  # mean and standard deviation, broadcast over (n, bands, y, x)
 
 
 class ModelCard(BaseModel):
@@ -41,7 +42,7 @@ class ModelCard(BaseModel):
     weights_sha256: str = ""
 
     @model_validator(mode="after")
-    def _whole(self) -> "ModelCard":
+    def _check(self) -> "ModelCard":
         if {len(self.mean), len(self.std)} not in ({0}, {len(self.bands)}):
             raise ValueError("bands, mean and std must be of one length")
         if self.kernel_size % 2 == 0:
@@ -51,47 +52,58 @@ class ModelCard(BaseModel):
         return self
 
     def best_set(self, available: Sequence[str]) -> list[str] | None:
-        """The largest of the model's band sets that `available` bands can fill, or None."""
+        """Choose the largest band set for which all bands are there.
+
+        Args:
+            available: Common names of the bands of an image.
+
+        Returns:
+            One of `band_sets`, or None if no set fits.
+        """
         fitting = [bands for bands in self.band_sets if set(bands) <= set(available)]
         return max(fitting, key=len, default=None)
-
-
-def _block(inputs: int, outputs: int, kernel: int, dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (inputs, outputs):
-        layers += [
-            nn.Conv2d(channels, outputs, kernel, padding=kernel // 2, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers, nn.Dropout2d(dropout))
 
 
 class UNet(nn.Module):
     """U-Net (Ronneberger 2015) with batch normalisation and dropout, as in Kettig (2020).
 
-    Input (n, bands, y, x), normalised; output (n, y, x) logits of cloud. `base_filters` and
-    `kernel_size` are the two readings of the "filter size" that the study of 2020 searched over.
-    Squares of `stem` pixels enter as channels of one and leave as pixels again (sub-pixel
-    convolution, Shi 2016): with 2, a quarter of the work, and twice as far a view.
-    Height and width must be multiples of `stem * 2**depth`.
+    Squares of `stem` × `stem` pixels enter as the channels of one pixel and leave as pixels again
+    (sub-pixel convolution, Shi 2016): with a stem of 2, a quarter of the work, and twice the view.
+
+    Args:
+        bands: Bands of the input.
+        base_filters: Filters of the first level; they double at each level.
+        depth: How many times the image is halved.
+        kernel_size: Side of the convolutions, odd.
+        dropout: Fraction of the feature maps dropped in training.
+        stem: Side of the squares in pixels.
+
+    Attributes:
+        multiple: Height and width of the input must be multiples of this, `stem * 2**depth`.
     """
 
     def __init__(
-        self, bands: int, base_filters: int = 16, depth: int = 3, kernel_size: int = 3,
-        dropout: float = 0.2, stem: int = 2,
-    ) -> None:  # fmt: skip
+        self,
+        bands: int,
+        base_filters: int = 16,
+        depth: int = 3,
+        kernel_size: int = 3,
+        dropout: float = 0.2,
+        stem: int = 2,
+    ) -> None:
         super().__init__()
+        self.stem = stem
+        self.multiple = stem * 2**depth
         widths = [base_filters * 2**level for level in range(depth + 1)]
-        pairs = list(pairwise(widths))
-        self.stem, self.multiple = stem, stem * 2**depth
-        self.first = _block(bands * stem**2, widths[0], kernel_size, dropout)
-        self.down = nn.ModuleList(_block(a, b, kernel_size, dropout) for a, b in pairs)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
-        self.join = nn.ModuleList(_block(2 * a, a, kernel_size, dropout) for a, _ in pairs)
-        self.last = nn.Conv2d(widths[0], stem**2, 1)
+        levels = list(pairwise(widths))  # of a level and the one below, half as fine
+        self.first = _block(bands * stem**2, base_filters, kernel_size, dropout)
+        self.down = nn.ModuleList(_block(a, b, kernel_size, dropout) for a, b in levels)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in levels)
+        self.join = nn.ModuleList(_block(2 * a, a, kernel_size, dropout) for a, _ in levels)
+        self.last = nn.Conv2d(base_filters, stem**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised image (n, bands, y, x) to logits of cloud (n, y, x)."""
         x = self.squares(nn.functional.pixel_unshuffle(x, self.stem))
         return nn.functional.pixel_shuffle(x, self.stem)[:, 0]
 
@@ -107,62 +119,112 @@ class UNet(nn.Module):
         return self.last(x)
 
 
+def _block(inputs: int, outputs: int, kernel: int, dropout: float) -> nn.Sequential:
+    """Two convolutions, each with batch normalisation and ReLU, then dropout of feature maps."""
+    layers: list[nn.Module] = []
+    for channels in (inputs, outputs):
+        layers += [
+            nn.Conv2d(channels, outputs, kernel, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.Dropout2d(dropout))
+
+
 def build(card: ModelCard) -> UNet:
-    """A network of the card's shape, with fresh weights."""
-    size = card.base_filters, card.depth, card.kernel_size
-    net = UNet(len(card.bands), *size, card.dropout, card.stem)
+    """Build a network with fresh weights.
+
+    Args:
+        card: Its bands, base_filters, depth, kernel_size, dropout and stem are used.
+
+    Returns:
+        The network, its weights channels last, which CPUs prefer.
+    """
+    net = UNet(
+        len(card.bands), card.base_filters, card.depth, card.kernel_size, card.dropout, card.stem
+    )
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def normalise(
-    x: Tensor, card: ModelCard, mean: Tensor | None = None, std: Tensor | None = None
-) -> Tensor:
-    """Reflectance (n, bands, y, x) with NaN for nodata, as the network wants it.
+def normalise(x: Tensor, card: ModelCard, statistics: Statistics | None = None) -> Tensor:
+    """Bring reflectance to mean 0 and standard deviation 1; nodata becomes 0, the mean.
 
-    "fixed" uses the card's statistics; "chip" each image's own, or those given in `mean` and
-    `std` (n, bands, 1, 1), so that all tiles of one scene are treated alike. Nodata, and bands
-    that the sensor lacks, become 0: the mean.
+    Args:
+        x: Reflectance (n, bands, y, x); NaN for nodata and for bands that the sensor lacks.
+        card: How to normalise.
+        statistics: Mean and standard deviation, for the tiles of a scene; default `statistics_for`.
+
+    Returns:
+        The input of the network (n, bands, y, x), without NaN.
     """
+    mean, std = statistics or statistics_for(x, card)
     if card.normalisation == "log":
         x = logarithm(x, card.bands)
-    if mean is None or std is None:
-        if card.normalisation == "chip":
-            mean, std = chip_statistics(x)
-        else:
-            mean, std = (
-                torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
-                for v in (card.mean, card.std)
-            )
     x = (x - mean) / std
     return x.masked_fill(x.isnan(), 0)
 
 
-def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
-    """ln(reflectance + DARK) of (n, bands, y, x); elevation stays in metres.
+def statistics_for(x: Tensor, card: ModelCard) -> Statistics:
+    """Mean and standard deviation to normalise with: each image's own for "chip", else the card's.
 
-    Band ratios, which tell snow, soil and cloud apart under any light, become differences that the
-    first convolution can form.
+    Args:
+        x: Reflectance (n, bands, y, x), NaN for nodata.
+        card: Its normalisation, mean and std are used.
+
+    Returns:
+        Mean and standard deviation, (n, bands, 1, 1) or (bands, 1, 1).
     """
-    height = torch.tensor([band == ELEVATION for band in bands], device=x.device)[:, None, None]
-    return torch.where(height, x, torch.log(torch.where(x < 0, 0, x) + DARK))
+    if card.normalisation == "chip":
+        return chip_statistics(x)
+    mean, std = torch.tensor([card.mean, card.std], dtype=x.dtype, device=x.device)
+    return mean[:, None, None], std[:, None, None]
 
 
-def chip_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (n, bands, 1, 1) of each image, nodata left out.
+def chip_statistics(x: Tensor) -> Statistics:
+    """Mean and standard deviation of each image, without nodata.
 
     The deviation is kept above 0.02 (reflectance), or a uniform sea would be stretched to noise.
+
+    Args:
+        x: Reflectance (n, bands, y, x), NaN for nodata.
+
+    Returns:
+        Mean and standard deviation (n, bands, 1, 1).
     """
     mean = x.nanmean((-2, -1), keepdim=True)
     std = ((x - mean) ** 2).nanmean((-2, -1), keepdim=True).sqrt()
     return torch.nan_to_num(mean), torch.nan_to_num(std).clamp_min(0.02)
 
 
-def cloud_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice loss, unlabelled pixels (NaN) left out.
+def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
+    """Compute ln(reflectance + DARK); elevation stays in metres.
 
-    `logits` and `target` (n, y, x); targets are fractions of cloud. The Dice term (Milletari
-    2016) is pooled over the batch, so that a chip without cloud does not swing it; it is what
-    keeps the 20 % of cloudy pixels from being outvoted (Kettig 2020).
+    Ratios of bands, which separate snow, soil and cloud under any light, become differences, which
+    the first convolution can form.
+
+    Args:
+        x: Reflectance (n, bands, y, x).
+        bands: Common names of the bands.
+
+    Returns:
+        The logarithm (n, bands, y, x).
+    """
+    height = torch.tensor([band == ELEVATION for band in bands], device=x.device)[:, None, None]
+    return torch.where(height, x, torch.log(torch.where(x < 0, 0, x) + DARK))
+
+
+def cloud_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy plus soft Dice loss over the labelled pixels.
+
+    The Dice term (Milletari 2016) is pooled over the batch, so that a chip without cloud does not
+    swing it; it keeps the 20 % of cloudy pixels from being outvoted (Kettig 2020).
+
+    Args:
+        logits: Of cloud (n, y, x).
+        target: Fraction of cloud (n, y, x) in 0..1, NaN where unlabelled.
+
+    Returns:
+        The loss, a scalar; 0 if nothing is labelled.
     """
     valid = torch.isfinite(target)
     if not valid.any():

@@ -13,9 +13,9 @@ from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel, load_model
-from clouddl.network import ModelCard, build, chip_statistics, normalise
+from clouddl.network import ModelCard, build, normalise, statistics_for
 from clouddl.scale import backends
-from clouddl.scale.backends import Network, choose, fill, folded
+from clouddl.scale.backends import Backend, choose, fill_squares, folded
 from clouddl.scenes import Scene, load_catalogue, open_scene, store_of
 from clouddl.score import counts, f_beta
 from clouddl.transfer import open_at, probability
@@ -95,7 +95,7 @@ def test_probability_is_that_of_float32(
     quick = CloudModel(plain.card, plain.net, "cpu", backend)
     for native, tolerance in ((False, 1e-5), (True, 0.02)):
         monkeypatch.setattr(backends, "has_half", lambda device, native=native: native)
-        quick.fast = Network(plain.net, plain.card, CPU, backend)
+        quick.backend = Backend(plain.net, plain.card, CPU, backend)
         for size in ((48, 64), (30, 41), (48, 64)):
             found, expected = (model.probability(image(*size)) for model in (quick, plain))
             assert found.dtype == np.float32 and found.shape == size
@@ -115,14 +115,13 @@ def test_squares_hold_what_training_saw(
     values[2] *= 3000
     for some in (values, np.nan_to_num(values), np.full_like(values, np.nan)):
         x = torch.from_numpy(some)[None]
-        chip = card.normalisation == "chip"
-        mean, std = chip_statistics(x) if chip else map(torch.tensor, (card.mean, card.std))
+        mean, std = statistics_for(x, card)
         squares = np.full((-(-41 // stem) + 2, -(-30 // stem) + 3, 4 * stem**2), 7, np.float32)
-        hole = fill(squares, some, card, *(one.float().numpy().ravel() for one in (mean, std)))
-        np.testing.assert_array_equal(hole, np.isnan(some).all(0))
+        invalid = fill_squares(squares, some, card, (mean, std))
+        np.testing.assert_array_equal(invalid, np.isnan(some).all(0))
         spare = [stem * n - m for n, m in zip(squares.shape, (41, 30), strict=False)]
         padded = torch.nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
-        expected = normalise(padded, card, *((mean, std) if chip else ()))
+        expected = normalise(padded, card, (mean, std))
         expected = torch.nn.functional.pixel_unshuffle(expected, stem)[0].permute(1, 2, 0)
         np.testing.assert_allclose(squares, expected.numpy(), rtol=2e-6, atol=2e-6)
 
@@ -194,7 +193,7 @@ def test_what_openvino_cannot_do_pytorch_does(
     def fail(*arguments: object) -> None:
         raise ValueError("no such layer")
 
-    monkeypatch.setattr(backends, "_OpenVino", fail)
+    monkeypatch.setattr(backends, "OpenVinoBuffers", fail)
     with pytest.warns(UserWarning, match="OpenVINO: no such layer; PyTorch is used"):
         found = quick.probability(image(32, 32))
     np.testing.assert_allclose(found, plain.probability(image(32, 32)), atol=0.02)

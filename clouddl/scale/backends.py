@@ -2,25 +2,28 @@
 
 Three backends give the same mask, or so nearly that tests/test_backends.py bounds the difference:
 
-- `float32`: PyTorch as it is; the yardstick.
+- `float32`: PyTorch as it is, the reference.
 - `mixed`: batch normalisation folded into the convolutions, half precision by autocast: float16 on
   a graphics card, bfloat16 on a processor that computes with it.
 - `openvino`: the same network compiled by OpenVINO (the extra `fast`), in this process and from the
   weights in memory; in bfloat16 where the processor computes with it.
 
-`auto` takes the last of these that the machine gains by. CLOUDDL_BACKEND, or the argument `backend`
-of `load_model`, asks for one by name.
+`auto` takes the fastest of these. The argument `backend` of `load_model`, or the environment
+variable CLOUDDL_BACKEND, asks for one by name.
 """
 
 import copy
 import importlib.util
+import math
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,110 +31,374 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clouddl.errors import InputError
-from clouddl.network import DARK, ELEVATION, ModelCard, UNet, normalise
+from clouddl.network import DARK, ELEVATION, ModelCard, Statistics, UNet, normalise
 
 BACKENDS = ("auto", "float32", "mixed", "openvino")
 
+SHAPES = 2  # shapes of image for which buffers are kept: each needs memory of its own
 
-SHAPES = 2  # shapes of image that are kept ready: each needs memory of its own
+BLOCK = 1 << 16  # pixels of one band that are processed at once: they stay in the cache
 
-
-BLOCK = 1 << 16  # pixels of one band that are worked on at once: they stay in the cache
-
-
-# Half precision moves a probability by up to 0.005. Where more than a hundredth of an image is as
-# near as that to the threshold, the mask would differ visibly: such an image is computed again in
-# float32. Of the 25 real references one is such.
-NEAR, NEAR_SHARE = 0.005, 0.01
-
-
-Run = Callable[..., np.ndarray]  # (x, *statistics) to probability
-
-
-Seat = tuple[np.ndarray, Callable[[], np.ndarray]]  # squares to write to, and what turns them
+# Half precision moves a probability by up to 0.005. Where more than 1 % of an image is as near as
+# that to the threshold, the mask would differ visibly: such an image is computed again in float32.
+# Of the 25 real references one is such.
+NEAR, NEAR_FRACTION = 0.005, 0.01
 
 
 def choose(backend: str | None, device: torch.device) -> str:
-    """The backend asked for by argument or by CLOUDDL_BACKEND, else the fastest there is.
+    """Choose how to run networks.
 
-    InputError: no such backend, or one that is not installed.
+    Args:
+        backend: One of BACKENDS; None for that of CLOUDDL_BACKEND, or "auto" without one.
+        device: Where the network is.
+
+    Returns:
+        The backend: "float32", "mixed" or "openvino".
+
+    Raises:
+        InputError: There is no such backend, or it is not installed.
     """
     backend = backend or os.environ.get("CLOUDDL_BACKEND") or "auto"
     if backend not in BACKENDS:
         raise InputError(f"backend {backend}: there is none; choose one of {', '.join(BACKENDS)}")
-    found = importlib.util.find_spec("openvino") is not None
-    if backend == "openvino" and not found:
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    if backend == "openvino" and not has_openvino:
         raise InputError("backend openvino: is not installed; pip install 'clouddl[fast]'")
     if backend != "auto":
         return backend
-    if found and device.type == "cpu":
+    if has_openvino and device.type == "cpu":
         return "openvino"
     return "mixed" if has_half(device) else "float32"
 
 
 def has_half(device: torch.device) -> bool:
-    """Whether the device itself computes in half precision; others imitate it, slowly."""
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cuda" or native
+    """Whether a device itself computes in half precision; others imitate it, slowly.
+
+    Args:
+        device: A processor or a graphics card.
+
+    Returns:
+        True for CUDA, and for processors with AVX-512 BF16 or AMX.
+    """
+    if device.type == "cuda":
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-class Network:
-    """A network as this machine runs it; call it with reflectance to get probability.
+class Engine(Protocol):
+    """A network made ready for one backend and one precision."""
 
-    `workers`: how many threads gain by calling it at once. What is prepared for a backend is
-    prepared anew when the weights have changed.
+    def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
+        """Reflectance (bands, y, x) to probability (y, x), as `Backend.__call__`."""
+
+
+class Backend:
+    """A network as this machine runs it.
+
+    Engines are prepared when first needed, and again after the weights have changed.
+
+    Args:
+        net: The network; its weights may change later.
+        card: The card of its model.
+        device: Where the network is.
+        name: One of BACKENDS, or None; see `choose`.
+
+    Attributes:
+        name: The backend that was chosen.
+        workers: How many threads gain by calling it at once.
     """
 
     def __init__(
-        self, net: UNet, card: ModelCard, device: torch.device, backend: str | None
+        self, net: UNet, card: ModelCard, device: torch.device, name: str | None = None
     ) -> None:
-        self.net, self.card, self.device = net, card, device
-        self.backend = choose(backend, device)
-        self.half = self.backend != "float32" and has_half(device)
+        self.net = net
+        self.card = card
+        self.device = device
+        self.name = choose(name, device)
+        self.half = self.name != "float32" and has_half(device)
         # While OpenVINO computes one image, numpy prepares another. PyTorch's threads would clash.
-        self.workers = 2 if self.backend == "openvino" else 1
+        self.workers = 2 if self.name == "openvino" else 1
         self._lock = threading.Lock()
-        self._ready: dict[bool, tuple[list[int], Run]] = {}
+        self._engines: dict[bool, tuple[list[int], Engine]] = {}
 
-    def __call__(self, x: np.ndarray, *statistics: Tensor) -> np.ndarray:
-        """Probability (y, x) float32 of reflectance x (bands, y, x), NaN where it is nodata.
+    def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
+        """Compute the probability of cloud.
 
-        `statistics` as `normalise` takes them.
+        Args:
+            x: Reflectance (bands, y, x) float32, NaN for nodata.
+            statistics: Mean and standard deviation, as `normalise` takes them.
+
+        Returns:
+            Probability (y, x) float32, NaN where all bands are nodata.
         """
-        found = self._runner(self.half)(x, *statistics)
-        if self.half and self._near(found) > NEAR_SHARE * found.size:
-            found = self._runner(False)(x, *statistics)
-        return found
+        probability = self._engine(self.half)(x, statistics)
+        if self.half and self._count_near(probability) > NEAR_FRACTION * probability.size:
+            probability = self._engine(False)(x, statistics)
+        return probability
 
-    def _near(self, found: np.ndarray) -> int:
-        """How many pixels are as near to the threshold as half precision may be wrong."""
+    def _count_near(self, probability: np.ndarray) -> int:
+        """Count the pixels that half precision may put on the wrong side of the threshold."""
         threshold = np.float32(self.card.threshold)
 
         def count(rows: slice) -> int:
-            return int(np.count_nonzero(np.abs(found[rows] - threshold) < NEAR))
+            return int(np.count_nonzero(np.abs(probability[rows] - threshold) < NEAR))
 
-        return sum(_spread(count, len(found), max(1, BLOCK // found.shape[1])))
+        return sum(_in_blocks(count, *probability.shape))
 
-    def _runner(self, half: bool) -> Run:
+    def _engine(self, half: bool) -> Engine:
         weights = [value._version for value in self.net.state_dict().values()]
         with self._lock:
-            if half not in self._ready or self._ready[half][0] != weights:
-                self._ready[half] = weights, self._prepare(half)
-            return self._ready[half][1]
+            if half not in self._engines or self._engines[half][0] != weights:
+                self._engines[half] = weights, self._prepare(half)
+            return self._engines[half][1]
 
-    def _prepare(self, half: bool) -> Run:
-        if self.backend == "openvino":
+    def _prepare(self, half: bool) -> Engine:
+        if self.name == "openvino":
             try:
-                return _Processor(self.card, self.net, _OpenVino(self.net, self.card, half))
-            except Exception as error:  # its own classes; a layer that it does not know, as a rule
+                return CPUEngine(self.net, self.card, OpenVinoBuffers(self.net, self.card, half))
+            except Exception as error:  # classes of its own; as a rule a layer it does not know
                 warnings.warn(f"OpenVINO: {error}; PyTorch is used instead", stacklevel=2)
         if self.device.type == "cpu":
-            return _Processor(self.card, self.net, _Torch(self.net, half))
-        return _Graphics(self.net, self.card, self.device, half)
+            return CPUEngine(self.net, self.card, TorchBuffers(self.net, half))
+        return GPUEngine(self.net, self.card, self.device, half)
+
+
+class GPUEngine:
+    """The network on a graphics card, normalisation and all."""
+
+    def __init__(self, net: UNet, card: ModelCard, device: torch.device, half: bool) -> None:
+        self.net = folded(net) if half else net
+        self.card = card
+        self.device = device
+        self.half = half
+
+    @torch.inference_mode()
+    def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
+        """Reflectance (bands, y, x) to probability (y, x), as `Backend.__call__`."""
+        height, width = x.shape[1:]
+        image = torch.from_numpy(np.ascontiguousarray(x))[None]
+        if self.device.type == "cuda":
+            image = image.pin_memory()  # copied from there without the processor
+        image = image.to(self.device, non_blocking=True)
+        below, right = (-size % self.net.multiple for size in (height, width))
+        image = nn.functional.pad(image, (0, right, 0, below), mode="replicate")
+        mean, std = (values.to(self.device) for values in statistics)
+        normal = normalise(image, self.card, (mean, std))
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            logits = self.net(normal.contiguous(memory_format=torch.channels_last))
+        probability = logits.float().sigmoid()
+        probability = probability.masked_fill(image.isnan().all(1), torch.nan)
+        return probability[0, :height, :width].cpu().numpy()
+
+
+class Buffer(NamedTuple):
+    """Memory for one image, used again and again: fresh memory costs as much as the logarithms."""
+
+    squares: np.ndarray  # the input (1, h, w, bands * stem**2), to be filled
+    run: Callable[[], np.ndarray]  # computes the probability (1, h, w, stem**2) of it
+
+
+MakeBuffer = Callable[[], Buffer]
+
+
+class _Pool(NamedTuple):
+    make: MakeBuffer  # makes one more buffer of a shape
+    free: list[Buffer]  # those of the shape that no thread uses
+
+
+class CPUEngine:
+    """The network on a processor: PyTorch or OpenVINO, with numpy and threads around it.
+
+    Args:
+        net: The network.
+        card: The card of its model.
+        prepare: Gives, for a shape of the input, a function that makes buffers of that shape.
+    """
+
+    def __init__(
+        self, net: UNet, card: ModelCard, prepare: Callable[[tuple[int, ...]], MakeBuffer]
+    ) -> None:
+        self.card = card
+        self.multiple = net.multiple
+        self._lock = threading.Lock()
+        self._pool = lru_cache(SHAPES)(lambda shape: _Pool(prepare(shape), []))
+
+    @contextmanager
+    def _buffer(self, shape: tuple[int, ...]) -> Iterator[Buffer]:
+        """A buffer of that shape, for one thread at a time."""
+        with self._lock:
+            make, free = self._pool(shape)
+            buffer = free.pop() if free else make()
+        yield buffer
+        free.append(buffer)
+
+    def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
+        """Reflectance (bands, y, x) to probability (y, x), as `Backend.__call__`."""
+        bands, height, width = x.shape
+        stem = self.card.stem
+        h, w = (math.ceil(n / self.multiple) * self.multiple // stem for n in (height, width))
+        with self._buffer((1, h, w, bands * stem**2)) as buffer:
+            invalid = fill_squares(buffer.squares[0], x, self.card, statistics)
+            squares = _runs(buffer.run(), stem).reshape(h, w, stem)
+            probability = np.empty((h * stem, w * stem), np.float32)
+            pixels = _runs(probability, stem).reshape(h, stem, w)
+
+            def block(rows: slice) -> None:
+                pixels[rows] = squares[rows].transpose(0, 2, 1)
+                part = slice(rows.start * stem, rows.stop * stem)
+                image = probability[part, :width][: len(invalid[part])]
+                np.copyto(image, np.nan, where=invalid[part])
+
+            _in_blocks(block, h, w * stem**2)
+        return probability[:height, :width]
+
+
+def fill_squares(
+    squares: np.ndarray, x: np.ndarray, card: ModelCard, statistics: Statistics
+) -> np.ndarray:
+    """Normalise an image as `normalise` does, and write it as the input of `UNet.squares`.
+
+    In blocks that fit the cache: one pass over memory, where the same in PyTorch takes seven.
+
+    Args:
+        squares: Written to: (h, w, bands * stem**2) float32, channels last. Where it is larger than
+            the image, the last row and the last column are repeated.
+        x: Reflectance (bands, y, x) float32, NaN for nodata.
+        card: Its bands, normalisation and stem are used.
+        statistics: Mean and standard deviation, as `normalise` takes them.
+
+    Returns:
+        Where all bands are nodata (y, x) bool.
+    """
+    bands, height, width = x.shape
+    stem = card.stem
+    columns = squares.shape[1] * stem
+    channels = _runs(squares, stem).reshape(*squares.shape[:2], bands, stem)
+    mean, std = (np.asarray(values, np.float32).ravel() for values in statistics)
+    scale = 1 / std
+    invalid = np.ones((height, width), bool)
+
+    def block(rows: slice) -> None:
+        values = np.empty(((rows.stop - rows.start) * stem, columns), np.float32)
+        lines = _runs(values, stem).reshape(-1, stem, squares.shape[1])
+        top, bottom = min(rows.start * stem, height - 1), min(rows.stop * stem, height)
+        count = bottom - top
+        for band in range(bands):
+            values[:count, :width] = x[band, top:bottom]
+            values[:count, width:] = x[band, top:bottom, -1:]
+            values[count:] = values[count - 1]
+            if card.normalisation == "log" and card.bands[band] != ELEVATION:
+                np.clip(values, 0, np.inf, out=values)
+                np.add(values, DARK, out=values)
+                np.log(values, out=values)
+            np.subtract(values, mean[band], out=values)
+            np.multiply(values, scale[band], out=values)
+            nodata = np.isnan(values)
+            np.copyto(values, 0, where=nodata)
+            invalid[top:bottom] &= nodata[:count, :width]
+            channels[rows, :, band] = lines.transpose(0, 2, 1)
+
+    _in_blocks(block, len(squares), columns * stem)
+    return invalid
+
+
+def _runs(array: np.ndarray, stem: int) -> np.ndarray:
+    """View each `stem` neighbours of the last axis as one item, which numpy copies faster."""
+    return array.view(np.dtype((np.void, 4 * stem)))
+
+
+def _in_blocks(work: Callable[[slice], Any], rows: int, pixels: int) -> list[Any]:
+    """Call `work` on slices of rows of so many pixels, by as many threads as PyTorch has."""
+    step = max(1, BLOCK // pixels)
+    blocks = [slice(top, min(top + step, rows)) for top in range(0, rows, step)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy releases the interpreter
+        return list(pool.map(work, blocks))
+
+
+class TorchBuffers:
+    """Buffers for PyTorch."""
+
+    def __init__(self, net: UNet, half: bool) -> None:
+        self.net = _Squares(folded(net) if half else net)
+        self.half = half
+
+    def __call__(self, shape: tuple[int, ...]) -> MakeBuffer:
+        """A function that makes buffers of a shape (1, h, w, bands * stem**2)."""
+
+        def make() -> Buffer:
+            squares = torch.empty(shape)
+
+            @torch.inference_mode()
+            def run() -> np.ndarray:
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+                    return self.net(squares).numpy()
+
+            return Buffer(squares.numpy(), run)
+
+        return make
+
+
+class OpenVinoBuffers:
+    """Buffers for OpenVINO, which compiles the network for each shape of image."""
+
+    def __init__(self, net: UNet, card: ModelCard, half: bool) -> None:
+        # No telemetry: with this package, every import of openvino sends a report.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        import openvino
+
+        self.core = openvino.Core()
+        self.precision = "bf16" if half else "f32"
+        side = 4 * 2**card.depth
+        sample = torch.rand(1, side, side, len(card.bands) * card.stem**2)
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            traced = torch.jit.trace(_Squares(folded(net)).eval(), sample, check_trace=False)
+            self.network = openvino.convert_model(traced, example_input=sample)
+
+    def __call__(self, shape: tuple[int, ...]) -> MakeBuffer:
+        """A function that makes buffers of a shape (1, h, w, bands * stem**2)."""
+        self.network.reshape(list(shape))
+        settings = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = self.core.compile_model(self.network, "CPU", settings)
+
+        def make() -> Buffer:
+            request = compiled.create_infer_request()
+
+            def run() -> np.ndarray:
+                request.infer()
+                return request.get_output_tensor().data
+
+            return Buffer(request.get_input_tensor().data, run)
+
+        return make
+
+
+class _Squares(nn.Module):
+    """Normalised squares (n, y, x, bands * stem**2) to probability (n, y, x, stem**2)."""
+
+    def __init__(self, net: UNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        probability = self.net.squares(x.permute(0, 3, 1, 2)).float().sigmoid()
+        return probability.permute(0, 2, 3, 1).contiguous()
 
 
 def folded(net: UNet) -> UNet:
-    """A copy of the network with batch normalisation folded in and dropout left out."""
+    """Fold batch normalisation into the convolutions, and leave dropout out.
+
+    Args:
+        net: A trained network; it is left as it is.
+
+    Returns:
+        A copy with fewer layers and the same output.
+    """
     net = copy.deepcopy(net).eval()
     for block in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
         layers: list[nn.Module] = []
@@ -143,196 +410,3 @@ def folded(net: UNet) -> UNet:
         del block[:]
         block.extend(layers)
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _spread(work: Callable[[slice], Any], rows: int, step: int) -> list[Any]:
-    """What `work` gives for each slice of `step` rows, by as many threads as PyTorch has."""
-    parts = [slice(top, min(top + step, rows)) for top in range(0, rows, step)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy lets go of the interpreter
-        return list(pool.map(work, parts))
-
-
-def fill(
-    squares: np.ndarray, x: np.ndarray, card: ModelCard, mean: np.ndarray, std: np.ndarray
-) -> np.ndarray:
-    """Write reflectance x (bands, y, x), as `normalise` would have it, into `squares`.
-
-    `squares` (h, w, bands * stem**2) is what `UNet.squares` takes, channels last. Where it is
-    larger than the image, the last row and the last column go on. Returns where every band is
-    nodata (y, x). In blocks that fit the cache: one pass over memory, where the same in PyTorch
-    takes seven.
-    """
-    (bands, height, width), stem = x.shape, card.stem
-    piece = np.dtype((np.void, 4 * stem))  # the pixels of a square that lie side by side
-    target = squares.view(piece).reshape(*squares.shape[:2], bands, stem)
-    scale = (1 / std).astype(np.float32)
-    hole = np.empty((height, width), bool)
-
-    def block(rows: slice) -> None:
-        values = np.empty(((rows.stop - rows.start) * stem, squares.shape[1] * stem), np.float32)
-        pieces = values.view(piece).reshape(-1, stem, squares.shape[1]).transpose(0, 2, 1)
-        top, bottom = min(rows.start * stem, height - 1), min(rows.stop * stem, height)
-        count, empty = bottom - top, hole[top:bottom]
-        empty[:] = True
-        for band in range(bands):
-            values[:count, :width] = x[band, top:bottom]
-            values[:count, width:] = x[band, top:bottom, -1:]
-            values[count:] = values[count - 1]
-            if card.normalisation == "log" and card.bands[band] != ELEVATION:
-                np.clip(values, 0, np.inf, out=values)
-                np.add(values, DARK, out=values)
-                np.log(values, out=values)
-            np.subtract(values, mean[band], out=values)
-            np.multiply(values, scale[band], out=values)
-            lost = np.isnan(values)
-            if lost.any():
-                np.copyto(values, 0, where=lost)
-                empty &= lost[:count, :width]
-            else:
-                empty[:] = False
-            target[rows, :, band] = pieces
-
-    _spread(block, len(squares), max(1, BLOCK // (squares.shape[1] * stem**2)))
-    return hole
-
-
-class _Squares(nn.Module):
-    """Normalised squares (n, y, x, bands * stem**2) to probability (n, y, x, stem**2)."""
-
-    def __init__(self, net: UNet) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = self.net.squares(x.permute(0, 3, 1, 2)).float().sigmoid()
-        return found.permute(0, 2, 3, 1).contiguous()
-
-
-class _Processor:
-    """The network on a processor. Around it stand numpy and threads, whatever runs it.
-
-    `make(shape)` makes seats: squares (1, h, w, channels) to write to, each with what makes
-    probability (1, h, w, stem**2) of them. A seat is used again, by one thread at a time: fresh
-    memory costs as much as the logarithms.
-    """
-
-    def __init__(
-        self, card: ModelCard, net: UNet, make: Callable[[tuple[int, ...]], Callable[[], Seat]]
-    ) -> None:
-        self.card, self.multiple, self.make = card, net.multiple, make
-        self.lock = threading.Lock()
-        self.shapes: dict[tuple[int, ...], tuple[Callable[[], Seat], list[Seat]]] = {}
-
-    def _seats(self, shape: tuple[int, ...]) -> tuple[Callable[[], Seat], list[Seat]]:
-        """What makes seats of this shape, and those that are free."""
-        with self.lock:
-            if shape not in self.shapes:
-                if len(self.shapes) == SHAPES:
-                    del self.shapes[next(iter(self.shapes))]
-                self.shapes[shape] = self.make(shape), []
-            return self.shapes[shape]
-
-    def __call__(self, x: np.ndarray, *statistics: Tensor) -> np.ndarray:
-        (bands, height, width), stem = x.shape, self.card.stem
-        mean, std = (
-            np.asarray(one, np.float32).reshape(-1)
-            for one in statistics or (self.card.mean, self.card.std)
-        )
-        h, w = (-(-size // self.multiple) * self.multiple // stem for size in (height, width))
-        more, free = self._seats((1, h, w, bands * stem**2))
-        try:
-            seat = free.pop()
-        except IndexError:  # all are in use
-            seat = more()
-        squares, run = seat
-        hole = fill(squares[0], x, self.card, mean, std)
-        piece = np.dtype((np.void, 4 * stem))
-        pieces = run().view(piece).reshape(h, w, stem)
-        found = np.empty((h * stem, w * stem), np.float32)
-        target = found.view(piece).reshape(h, stem, w)
-
-        def block(rows: slice) -> None:
-            target[rows] = pieces[rows].transpose(0, 2, 1)
-            part = slice(rows.start * stem, rows.stop * stem)
-            np.copyto(found[part][: len(hole[part]), :width], np.nan, where=hole[part])
-
-        _spread(block, h, max(1, BLOCK // (w * stem**2)))
-        free.append(seat)
-        return found[:height, :width]
-
-
-class _Torch:
-    """Seats for PyTorch."""
-
-    def __init__(self, net: UNet, half: bool) -> None:
-        self.net, self.half = _Squares(folded(net) if half else net), half
-
-    def __call__(self, shape: tuple[int, ...]) -> Callable[[], Seat]:
-        def seat() -> Seat:
-            squares = torch.empty(shape)
-
-            @torch.inference_mode()
-            def run() -> np.ndarray:
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-                    return self.net(squares).numpy()
-
-            return squares.numpy(), run
-
-        return seat
-
-
-class _OpenVino:
-    """Seats for OpenVINO, compiled for each shape of image when that is first seen."""
-
-    def __init__(self, net: UNet, card: ModelCard, half: bool) -> None:
-        # Nothing is sent home: with this package, every import of openvino reports itself.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        import openvino
-
-        self.core, self.precision = openvino.Core(), "bf16" if half else "f32"
-        sample = torch.rand(1, *[4 * 2**card.depth] * 2, len(card.bands) * card.stem**2)
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            traced = torch.jit.trace(_Squares(folded(net)).eval(), sample, check_trace=False)
-            self.network = openvino.convert_model(traced, example_input=sample)
-
-    def __call__(self, shape: tuple[int, ...]) -> Callable[[], Seat]:
-        self.network.reshape(list(shape))
-        settings = {"INFERENCE_PRECISION_HINT": self.precision, "NUM_STREAMS": 1,
-                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                    "ENABLE_CPU_PINNING": False}  # fmt: skip
-        compiled = self.core.compile_model(self.network, "CPU", settings)
-
-        def seat() -> Seat:
-            request = compiled.create_infer_request()
-
-            def run() -> np.ndarray:
-                request.infer()
-                return request.get_output_tensor().data
-
-            return request.get_input_tensor().data, run
-
-        return seat
-
-
-class _Graphics:
-    """The network on a graphics card, normalisation and all."""
-
-    def __init__(self, net: UNet, card: ModelCard, device: torch.device, half: bool) -> None:
-        self.net, self.card = folded(net) if half else net, card
-        self.device, self.half = device, half
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray, *statistics: Tensor) -> np.ndarray:
-        height, width = image.shape[1:]
-        spare = [-size % self.net.multiple for size in (height, width)]
-        x = torch.from_numpy(np.ascontiguousarray(image))[None]
-        if self.device.type == "cuda":
-            x = x.pin_memory()  # copied straight from there, without the processor
-        x = x.to(self.device, non_blocking=True)
-        x = nn.functional.pad(x, (0, spare[1], 0, spare[0]), mode="replicate")
-        normal = normalise(x, self.card, *(values.to(self.device) for values in statistics))
-        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            found = self.net(normal.contiguous(memory_format=torch.channels_last))
-        found = found.float().sigmoid().masked_fill(x.isnan().all(1), torch.nan)
-        return found[0, :height, :width].cpu().numpy()
