@@ -89,7 +89,7 @@ def test_dilation_is_asked_for() -> None:
 
 @pytest.mark.parametrize("bands", [["nir", "swir16"], ["red", "nir"], ["blue", "green"]])
 def test_without_a_test_of_brightness_nothing_is_said(bands: list[str]) -> None:
-    with pytest.raises(InputError, match="want red and blue or green, this image has"):
+    with pytest.raises(InputError, match="need red and blue or green, this image has"):
         spectral_tests(image(CLOUD, bands=bands))
 
 
@@ -153,9 +153,9 @@ def test_nodata_is_no_predecessor() -> None:
 @pytest.mark.parametrize(
     ("bands", "dates", "told"),
     [
-        ([SIX, SPOT], ["2018-01-01", "2018-02-01"], "2 kinds of grid"),
-        ([SIX, SIX], ["2018-01-01"], "2 images, 1 kinds of grid, 1 dates"),
-        ([SIX, SIX], ["2018-01-01", "2018-01-01"], "a date of its own"),
+        ([SIX, SPOT], ["2018-01-01", "2018-02-01"], "2 different grids"),
+        ([SIX, SIX], ["2018-01-01"], "2 images, 1 different grids, 1 dates"),
+        ([SIX, SIX], ["2018-01-01", "2018-01-01"], "each with another date"),
         ([SIX, SIX], ["2018-01-01", "last week"], "last week"),
         ([], [], "got 0 images"),
     ],

@@ -1,7 +1,8 @@
 """Degradations: known harm done to an image, to see how much of it a model bears.
 
-Each takes a scene (`scene.open_scene`), a level and a random generator, and returns a new scene.
-Unless it says otherwise, a level of 0 changes nothing, and only `reflectance` changes.
+A degradation is a function (scene, level, rng) -> scene. To add one, write it and enter it in
+`DEGRADATIONS`. Unless it says otherwise, a level of 0 changes nothing, and only `reflectance`
+(band, y, x) changes, nodata staying NaN.
 """
 
 import zlib
@@ -9,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
+from numpy.random import Generator
 from scipy import ndimage
 
+from clouddl import augment
 from clouddl.errors import InputError
 from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel
@@ -23,132 +27,189 @@ from clouddl.transfer import probability, score_masks
 
 ANGSTROM = 1.3  # exponent of continental aerosol: haze weakens with wavelength (Ångström 1929)
 
-
-HAZE_UM = 0.49  # wavelength at which a level of haze is stated
-
-
-Degradation = Callable[[xr.Dataset, float, np.random.Generator], xr.Dataset]
+Degradation = Callable[[xr.Dataset, float, Generator], xr.Dataset]
 
 
-def gain(scene: xr.Dataset, level: float, _: np.random.Generator) -> xr.Dataset:
-    """Calibration off by a share `level` (0.05: five per cent too bright; negative: too dark)."""
+def gain(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
+    """Error of calibration: a fraction `level` too bright, or too dark where it is negative."""
     return scene.assign(reflectance=scene.reflectance * np.float32(1 + level))
 
 
-def offset(scene: xr.Dataset, level: float, _: np.random.Generator) -> xr.Dataset:
-    """A reflectance `level` added, of either sign: dark signal, stray light."""
+def offset(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
+    """Dark signal or stray light: a reflectance `level` added, of either sign."""
     return scene.assign(reflectance=scene.reflectance + np.float32(level))
 
 
-def noise(scene: xr.Dataset, level: float, rng: np.random.Generator) -> xr.Dataset:
-    """White noise of deviation `level` (reflectance) in every pixel."""
+def noise(scene: xr.Dataset, level: float, rng: Generator) -> xr.Dataset:
+    """White noise of standard deviation `level` (reflectance) in every pixel."""
     grain = rng.standard_normal(scene.reflectance.shape, np.float32)
     return scene.assign(reflectance=scene.reflectance + np.float32(level) * grain)
 
 
-def striping(scene: xr.Dataset, level: float, rng: np.random.Generator) -> xr.Dataset:
-    """Gains of the detectors of a push-broom, one to a column, off by a deviation `level`."""
-    off = rng.standard_normal((scene.sizes["band"], 1, scene.sizes["x"]), np.float32)
-    return scene.assign(reflectance=scene.reflectance * (1 + np.float32(level) * off))
+def striping(scene: xr.Dataset, level: float, rng: Generator) -> xr.Dataset:
+    """Push-broom detectors, one to a column, whose gains have a standard deviation `level`."""
+    error = rng.standard_normal((scene.sizes["band"], 1, scene.sizes["x"]), np.float32)
+    return scene.assign(reflectance=scene.reflectance * (1 + np.float32(level) * error))
 
 
-def saturation(scene: xr.Dataset, level: float, _: np.random.Generator) -> xr.Dataset:
+def saturation(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
     """A detector that is full at a reflectance `level`: the lower, the worse."""
     return scene.assign(reflectance=scene.reflectance.clip(max=np.float32(level)))
 
 
-def haze(scene: xr.Dataset, level: float, _: np.random.Generator) -> xr.Dataset:
-    """A bright veil that adds `level` (0 to 1) to black ground at 0.49 µm, less at longer waves."""
+def haze(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
+    """Haze that adds `level` (0 to 1) to black ground at 0.49 µm, less at longer waves."""
     sensor = get_sensor(scene.attrs["sensor"])
-    waves = np.array([middle(sensor.band(band).centre_um) for band in scene.band.values.tolist()])
-    path = (level * (waves / HAZE_UM) ** -ANGSTROM).clip(0, 1).astype(np.float32)[:, None, None]
-    return scene.assign(reflectance=scene.reflectance * (1 - path) + path)
+    waves = [middle(sensor.band(band).centre_um) for band in scene.band.values.tolist()]
+    hazy = augment.haze(
+        torch.from_numpy(scene.reflectance.values),
+        level,
+        torch.tensor(waves, dtype=torch.float64),
+        ANGSTROM,
+    )
+    return scene.assign(reflectance=scene.reflectance.copy(data=hazy.numpy()))
 
 
-def blur(scene: xr.Dataset, level: float, _: np.random.Generator) -> xr.Dataset:
-    """A Gaussian point spread of deviation `level` in pixels, which leaves nodata out."""
+def blur(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
+    """A Gaussian point spread of standard deviation `level` in pixels, nodata left out."""
     image = scene.reflectance.values
-    hole, sigma = np.isnan(image), (0, level, level)
-    share = ndimage.gaussian_filter(1 - hole.astype(np.float32), sigma, mode="nearest")
+    valid = ~np.isnan(image)
+    sigma = (0, level, level)
+    weight = ndimage.gaussian_filter(valid.astype(np.float32), sigma, mode="nearest")
     total = ndimage.gaussian_filter(np.nan_to_num(image), sigma, mode="nearest")
-    soft = np.divide(total, share, out=np.full_like(image, np.nan), where=~hole & (share > 0))
+    where = valid & (weight > 0)
+    soft = np.divide(total, weight, out=np.full_like(image, np.nan), where=where)
     return scene.assign(reflectance=scene.reflectance.copy(data=soft))
 
 
-def resolution(scene: xr.Dataset, level: float, _: np.random.Generator) -> xr.Dataset:
+def resolution(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
     """Pixels of `level` metres: area means, and the mask by majority. Not finer than the scene."""
-    if level < scene.attrs["resolution"]:
-        told = f"{level:g} m is finer than the scene's {scene.attrs['resolution']:g} m"
-        raise InputError(f"degradation resolution: {told}; give coarser levels")
-    return resample(scene, level) if level > scene.attrs["resolution"] else scene
+    metres = scene.attrs["resolution"]
+    if level < metres:
+        raise InputError(
+            f"degradation resolution: {level:g} m is finer than the scene's {metres:g} m; "
+            "give coarser levels"
+        )
+    return resample(scene, level) if level > metres else scene
 
 
-def misregistration(scene: xr.Dataset, level: float, rng: np.random.Generator) -> xr.Dataset:
-    """Bands apart by `level` pixels from the first, each in a direction of its own (spline)."""
-    moved = scene.reflectance.values.copy()
-    for index, angle in enumerate(rng.uniform(0, 2 * np.pi, len(moved) - 1), start=1):
-        way = level * np.sin(angle), level * np.cos(angle)
-        hole = np.isnan(moved[index])  # a spline would spread one NaN over the whole band
-        hidden = ndimage.shift(hole.astype(np.float32), way, order=1, mode="nearest") > 1e-3
-        full = np.where(hole, 0 if hole.all() else np.nanmean(moved[index]), moved[index])
-        shifted = ndimage.shift(full, way, order=3, mode="nearest") if level else full
-        moved[index] = np.where(hidden, np.nan, shifted)
-    return scene.assign(reflectance=scene.reflectance.copy(data=moved))
+def misregistration(scene: xr.Dataset, level: float, rng: Generator) -> xr.Dataset:
+    """Bands shifted by `level` pixels from the first, each in another direction (spline)."""
+    bands = scene.reflectance.values.copy()
+    for index, angle in enumerate(rng.uniform(0, 2 * np.pi, len(bands) - 1), start=1):
+        shift = level * np.sin(angle), level * np.cos(angle)
+        band, nodata = bands[index], np.isnan(bands[index])
+        lost = ndimage.shift(nodata.astype(np.float32), shift, order=1, mode="nearest") > 1e-3
+        if level and not nodata.all():
+            # A spline would spread one NaN over the whole band.
+            filled = np.where(nodata, np.nanmean(band), band)
+            band = ndimage.shift(filled, shift, order=3, mode="nearest")
+        bands[index] = np.where(lost, np.nan, band)
+    return scene.assign(reflectance=scene.reflectance.copy(data=bands))
 
 
-def rotation(scene: xr.Dataset, level: float, _: np.random.Generator) -> xr.Dataset:
+def rotation(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
     """The scene turned by `level` degrees, mask and elevation too, without coordinates.
 
     Other than by steps of 90°, corners are cut off, and what comes in is nodata.
     """
-    turns, rest = divmod(level, 90)
-    out = xr.Dataset({"band": scene.band.values}, attrs=scene.attrs)
-    for name, order in (("reflectance", 1), ("mask", 0), ("elevation", 1)):
-        fill = NODATA if name == "mask" else np.nan
+    quarters, rest = divmod(level, 90)
+    turned = xr.Dataset({"band": scene.band.values}, attrs=scene.attrs)
+    for name, order, fill in (
+        ("reflectance", 1, np.nan),
+        ("mask", 0, NODATA),
+        ("elevation", 1, np.nan),
+    ):
         if name in scene:
-            values = np.rot90(scene[name].values, int(turns), (-2, -1))
+            values = np.rot90(scene[name].values, int(quarters), (-2, -1))
             if rest:
                 values = ndimage.rotate(values, rest, (-1, -2), False, order=order, cval=fill)
-            out[name] = scene[name].dims, values.copy()
-    return out
+            turned[name] = scene[name].dims, values.copy()
+    return turned
 
 
-DEGRADATIONS: dict[str, Degradation] = {
-    "gain": gain, "offset": offset, "noise": noise, "striping": striping,
-    "saturation": saturation, "haze": haze, "blur": blur, "resolution": resolution,
-    "misregistration": misregistration, "rotation": rotation,
-}  # fmt: skip
+_ALL = (
+    gain,
+    offset,
+    noise,
+    striping,
+    saturation,
+    haze,
+    blur,
+    resolution,
+    misregistration,
+    rotation,
+)
+DEGRADATIONS: dict[str, Degradation] = {function.__name__: function for function in _ALL}
+SIGNED = ("gain", "offset", "rotation")  # the levels that may be negative
 
 
 def degrade(scene: xr.Dataset, name: str, level: float, seed: int = 0) -> xr.Dataset:
-    """One of `DEGRADATIONS` at a level; the same seed and scene id give the same pattern."""
+    """Degrade a scene; the same seed and scene id give the same pattern.
+
+    Args:
+        scene: A scene (`scenes.open_scene`).
+        name: One of `DEGRADATIONS`.
+        level: How strong; the unit is that of the degradation.
+        seed: Seed of random patterns.
+
+    Returns:
+        A new scene.
+
+    Raises:
+        InputError: No such degradation, or a level out of range.
+    """
     if name not in DEGRADATIONS:
         raise InputError(f"degradation {name!r} is unknown; choose {', '.join(DEGRADATIONS)}")
-    if not np.isfinite(level) or (level < 0 and name not in ("gain", "offset", "rotation")):
+    if not np.isfinite(level) or (level < 0 and name not in SIGNED):
         raise InputError(f"degradation {name}: level {level} is out of range; give one from 0 up")
     rng = np.random.default_rng([seed, zlib.crc32(str(scene.attrs["scene"]).encode())])
     return DEGRADATIONS[name](scene, level, rng)
 
 
 def robustness(
-    model: CloudModel, scenes: Mapping[str, xr.Dataset], use: Sequence[str], degradation: str,
-    levels: Sequence[float], *, threshold: float | None = None, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Scores with intervals (`score.pooled`) of degraded `scenes` from bands `use`, a row a level.
+    model: CloudModel,
+    scenes: Mapping[str, xr.Dataset],
+    use: Sequence[str],
+    degradation: str,
+    levels: Sequence[float],
+    *,
+    threshold: float | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score a model on degraded scenes.
 
-    `scenes` (`transfer.open_at`) at the model's resolution. A scene made coarser is brought back
-    to it for the network, and its mask back to the coarser grid, as `clouddl predict` would.
+    A scene made coarser is brought back to the model's resolution for the network, and its mask
+    back to the coarser grid, as `clouddl predict` would.
+
+    Args:
+        model: The model.
+        scenes: Scenes by id at the model's resolution (`transfer.open_at`).
+        use: Bands to predict from.
+        degradation: One of `DEGRADATIONS`.
+        levels: Levels of the degradation.
+        threshold: Of probability; None: the model's.
+        seed: Seed of random patterns.
+
+    Returns:
+        A row a level: scores with their intervals (`score.pooled`).
     """
     threshold = model.card.threshold if threshold is None else threshold
     tables = []
     for level in levels:
-        changed = {name: degrade(scene, degradation, level, seed) for name, scene in scenes.items()}
-        masks = {n: to_mask(_seen(model, scene, use), threshold) for n, scene in changed.items()}
-        tables.append(score_masks(masks, changed).assign(degradation=degradation, level=level))
+        degraded = {
+            name: degrade(scene, degradation, level, seed) for name, scene in scenes.items()
+        }
+        masks = {
+            name: to_mask(_probability(model, scene, use), threshold)
+            for name, scene in degraded.items()
+        }
+        tables.append(score_masks(masks, degraded).assign(degradation=degradation, level=level))
     return pooled(pd.concat(tables), by=["degradation", "level"])
 
 
-def _seen(model: CloudModel, scene: xr.Dataset, use: Sequence[str]) -> np.ndarray:
-    if (metres := scene.attrs["resolution"]) == model.card.resolution:
+def _probability(model: CloudModel, scene: xr.Dataset, use: Sequence[str]) -> np.ndarray:
+    metres = scene.attrs["resolution"]
+    if metres == model.card.resolution:
         return probability(model, scene, use)
     return predict_array(model, scene.reflectance.sel(band=list(use)), resolution=metres)
