@@ -1,16 +1,16 @@
-"""Training: augmentation that makes transfer plausible, the loss of 2020, and fitting.
+"""Training a model on chips.
 
-Lightning runs the loop (early stopping, checkpoints, resume, mixed precision, progress bar);
-what is here is what is special to clouds seen by more than one sensor.
+Lightning runs the loop (early stopping, checkpoints, resume, mixed precision, progress bar); what
+is here is what is special to clouds seen by more than one sensor.
 """
 
 import json
 import logging
-import math
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +28,20 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from clouddl.augment import Augmentation
 from clouddl.chips import Chips
 from clouddl.errors import InputError
+from clouddl.files import write_whole
 from clouddl.labels import NODATA
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build, cloud_loss, logarithm, normalise
 from clouddl.score import best_threshold
+
+TENSOR = "name of a tensor in this file"  # marks in a checkpoint's JSON where a tensor stands
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class Schedule:
     """How long and how fast to train.
 
     Attributes:
-        epochs: At most.
+        epochs: At most so many.
         batch_size: Chips in a step.
-        learning_rate: The highest of the one-cycle schedule.
+        learning_rate: The highest one of the one-cycle schedule (Smith 2018).
         patience: Epochs without a better validation F2 after which training stops.
     """
 
@@ -56,148 +59,6 @@ class Schedule:
     batch_size: int = 16
     learning_rate: float = 2e-3
     patience: int = 15
-
-
-class CloudTask(L.LightningModule):
-    """The network in training; validation F2 is pooled, at its best threshold on validation."""
-
-    def __init__(
-        self,
-        card: ModelCard,
-        chips_resolution: float,
-        augmentation: Augmentation,
-        learning_rate: float,
-    ) -> None:
-        super().__init__()
-        self.card, self.own, self.augmentation = card, chips_resolution, augmentation
-        self.learning_rate = learning_rate
-        self.net = build(card)
-        self.seen: list[tuple[np.ndarray, np.ndarray]] = []
-        keep = [[band in bands for band in card.bands] for bands in card.band_sets]
-        self.keep: Tensor
-        self.register_buffer("keep", torch.tensor(keep), persistent=False)
-
-    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
-        # Seeded by the step, not by a running state: a resumed run sees what it would have seen.
-        rng = torch.Generator().manual_seed(self.card.seed * 1_000_003 + self.global_step)
-        torch.manual_seed(rng.initial_seed())  # dropout draws from the global state
-        names, multiple = self.card.bands, self.net.multiple
-        x, y = self.augmentation(*labelled(batch), self.own, rng, names, multiple)
-        choice = torch.randint(0, len(self.keep), (len(x),), generator=rng)
-        x = torch.where(self.keep[choice][:, :, None, None], x, torch.nan)
-        loss = cloud_loss(self.net(normalise(x, self.card)), y)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
-        return loss
-
-    def validation_step(self, batch: list[Tensor], index: int) -> None:
-        x, y = at_resolution(*labelled(batch), self.card.resolution / self.own, self.net.multiple)
-        with torch.autocast(x.device.type, enabled=False):  # scored as it will be used
-            probability = self.net(normalise(x, self.card)).sigmoid()
-        valid = torch.isfinite(y)
-        self.seen.append((probability[valid].cpu().numpy(), (y[valid] >= 0.5).cpu().numpy()))
-        loss = cloud_loss(torch.logit(probability, 1e-6), y)
-        self.log("val_loss", loss, batch_size=len(x))
-
-    def on_validation_epoch_end(self) -> None:
-        probability, truth = (np.concatenate(parts) for parts in zip(*self.seen, strict=True))
-        self.seen.clear()
-        threshold, f2 = best_threshold(probability, truth)
-        self.log_dict({"val_f2": f2, "val_threshold": threshold}, prog_bar=True)
-
-    def configure_optimizers(self) -> Any:
-        optimiser = torch.optim.Adam(self.parameters(), self.learning_rate)
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, steps)
-        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
-
-
-def labelled(batch: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(x, y) with y as float fractions, NaN where unlabelled."""
-    x, mask = batch
-    return x.float(), torch.where(mask == NODATA, torch.nan, mask.float())
-
-
-def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[Tensor, Tensor]:
-    """Whole chips at the working resolution, trimmed to what the network takes."""
-    size = max(multiple, int(x.shape[-1] / factor) // multiple * multiple)
-    x = nn.functional.interpolate(x, (size, size), mode="area")
-    return x, nn.functional.interpolate(y[:, None], (size, size), mode="area")[:, 0]
-
-
-class RegionSampler(Sampler[int]):
-    """Draws chips so that each region counts alike: ten patches of one sea are one sea.
-
-    The draw depends on (seed, epoch) only, so that a resumed run repeats it.
-    """
-
-    def __init__(self, groups: list[str], seed: int) -> None:
-        self.share = np.array([1 / groups.count(group) for group in groups])
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.share)
-
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        share = self.share / self.share.sum()
-        return iter(rng.choice(len(share), len(share), p=share).tolist())
-
-
-class PlainCheckpoints(CheckpointIO):
-    """Lightning's checkpoints as safetensors, since its own are pickles and pickles run code.
-
-    Tensors go into the file as they are; everything else is JSON in the file's metadata.
-    """
-
-    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
-        tensors: dict[str, Tensor] = {}
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                tensors[key := f"t{len(tensors)}"] = value.detach().clone().contiguous()
-                return {"tensor": key}
-            if isinstance(value, dict):
-                return {"items": [[key, plain(item)] for key, item in value.items()]}
-            if isinstance(value, list | tuple):
-                return {"list": [plain(item) for item in value]}
-            if isinstance(value, np.generic):
-                return value.item()
-            return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        structure = json.dumps(plain(checkpoint))
-        save_file(tensors or {"none": torch.zeros(1)}, temporary, {"structure": structure})
-        temporary.replace(path)
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        try:
-            with safe_open(path, "pt") as stream:
-                structure = json.loads(stream.metadata()["structure"])
-                tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-        except Exception as error:  # safetensors raises a bare Exception subclass for each fault
-            raise InputError(
-                f"{path}: broken checkpoint ({error}); delete it to start anew"
-            ) from error
-
-        def rich(value: Any) -> Any:
-            if not isinstance(value, dict):
-                return value
-            if "tensor" in value:
-                return tensors[value["tensor"]]
-            if "items" in value:
-                return {key: rich(item) for key, item in value["items"]}
-            return [rich(item) for item in value["list"]]
-
-        return rich(structure)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 def fit(
@@ -211,16 +72,28 @@ def fit(
     start: CloudModel | None = None,
     progress: bool | None = None,
 ) -> CloudModel:
-    """Train a model; with `validation`, stop early on its F2 and choose the threshold on it.
+    """Train a model, or go on with a training that was killed.
 
-    Without, the run goes to its last epoch, and the threshold is the caller's to choose.
-    `card` says what to build; its mean, std, trained_on, threshold and scores are filled in here.
-    `folder` keeps `checkpoints/last.ckpt` (a run that was killed goes on from it when called
-    again), `checkpoints/best.ckpt` and the learning curves, `curves/metrics.csv`. `start`
-    gives weights to begin from (adaptation). `progress` defaults to whether a terminal watches.
+    Args:
+        card: What to build and train; it is left as it is.
+        train: Chips to train on.
+        validation: Chips on whose F2 training is stopped early and the threshold is chosen. None:
+            train to the last epoch, and keep the card's threshold.
+        folder: Gets `checkpoints/last.ckpt`, from which a killed training goes on when it is
+            called again, `checkpoints/best.ckpt`, and the curves, `curves/metrics.csv`.
+        schedule: How long and how fast to train.
+        augmentation: The training effects; default all of them.
+        start: A model to begin from (adaptation); `card` then keeps its mean, std and trained_on.
+        progress: Whether to show a progress bar; default: on a terminal.
+
+    Returns:
+        The best model (without `validation`: the last), its card filled in: mean, std, trained_on,
+        threshold and scores.
+
+    Raises:
+        InputError: A checkpoint in `folder` is broken.
     """
     folder = Path(folder)
-    progress = sys.stderr.isatty() if progress is None else progress
     augmentation = augmentation or Augmentation()
     card = card.model_copy(deep=True)
     if start is None:
@@ -233,26 +106,16 @@ def fit(
     task = CloudTask(card, train.resolution, augmentation, schedule.learning_rate)
     if start is not None:
         task.net.load_state_dict(start.net.state_dict())
-    shelf = folder / "checkpoints"
-    best = ModelCheckpoint(shelf, "best", "val_f2", mode="max", enable_version_counter=False)
-    # Every epoch, and after `best`, whose state it holds: save_last follows the best alone.
-    last = ModelCheckpoint(shelf, "last", enable_version_counter=False)
-    stop = EarlyStopping("val_f2", mode="max", patience=schedule.patience)
-    callbacks: list[Any] = [best, last, stop] if validation else [last]
-    # Weights are averaged over about the last tenth of a run, so that the first ones are forgotten.
-    steps = schedule.epochs * math.ceil(len(train.dataset.chip) / schedule.batch_size)
-    callbacks.append(EMAWeightAveraging(decay=max(0.5, 1 - 10 / steps)))
-    if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))
     sampler = RegionSampler(train.dataset.group.values.tolist(), card.seed)
-    shown = DataLoader(TensorDataset(*train.tensors()), schedule.batch_size, sampler=sampler)
-    held = DataLoader(TensorDataset(*validation.tensors()), schedule.batch_size) if validation else None
-    resume = folder / "checkpoints" / "last.ckpt"
+    train_loader = _loader(train, schedule.batch_size, sampler)
+    validation_loader = _loader(validation, schedule.batch_size) if validation else None
+    best, last = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    progress = sys.stderr.isatty() if progress is None else progress
     with _quiet():
         trainer = L.Trainer(
             max_epochs=schedule.epochs,
             precision=_precision(),
-            callbacks=callbacks,
+            callbacks=_callbacks(folder, schedule, len(train_loader), bool(validation), progress),
             plugins=[PlainCheckpoints()],
             logger=_curves(folder),
             enable_progress_bar=progress,
@@ -262,73 +125,291 @@ def fit(
             deterministic=True,
             use_distributed_sampler=False,
         )
-        trainer.fit(task, shown, held, ckpt_path=str(resume) if resume.exists() else None)
-    kept = best.best_model_path if validation else folder / "checkpoints" / "last.ckpt"
-    task.load_state_dict(PlainCheckpoints().load_checkpoint(kept)["state_dict"])
+        resume = str(last) if last.exists() else None
+        trainer.fit(task, train_loader, validation_loader, ckpt_path=resume)
+    checkpoint = PlainCheckpoints().load_checkpoint(best if validation else last)
+    task.load_state_dict(checkpoint["state_dict"])
     model = CloudModel(card, task.net)
     card.scores = {"epochs": trainer.current_epoch}
     if validation:
-        found = on_validation(model, validation)
-        card.threshold, card.scores["validation_f2"] = best_threshold(*found)
+        pixels = on_validation(model, validation)
+        card.threshold, card.scores["validation_f2"] = best_threshold(*pixels)
     return model
 
 
 def fit_trial(
-    point: dict[str, Any], *, chips: str, grounds: bool, card: dict[str, Any], folder: str,
-    epochs: int, batch_size: int,
-) -> float:  # fmt: skip
-    """The validation F2 of a short fit at a point of `search.SPACE`: plain data in and out.
+    point: dict[str, Any],
+    *,
+    chips: str,
+    grounds: bool,
+    card: dict[str, Any],
+    folder: str,
+    epochs: int,
+    batch_size: int,
+) -> float:
+    """Train at a point of `search.SPACE`; takes plain data, so that any process can run it.
 
-    Any process that sees `chips` (a Zarr of `make_chips`) and `folder` can run it. `card`: fields
-    of a ModelCard, to which the point adds its own; `grounds`: train on simulated scenes too. A trial
-    that was killed goes on from its checkpoint, which lies in `folder` by the point's values.
+    Args:
+        point: dropout, base_filters, kernel_size and learning_rate.
+        chips: A Zarr of `make_chips`.
+        grounds: Whether to train on simulated scenes too.
+        card: Fields of a ModelCard, to which those of the point are added.
+        folder: Gets a folder for each point, from which a killed trial goes on.
+        epochs: Of the trial.
+        batch_size: Chips in a step.
+
+    Returns:
+        The validation F2.
     """
-    shape = {k: v for k, v in point.items() if k != "learning_rate"}
-    whole = ModelCard.model_validate(card | shape)
+    shape = {name: value for name, value in point.items() if name != "learning_rate"}
+    model_card = ModelCard.model_validate(card | shape)
     train, validation = (
-        Chips.open(chips, whole.bands, whole.labels, role) for role in ("train", "validation")
+        Chips.open(chips, model_card.bands, model_card.labels, role)
+        for role in ("train", "validation")
     )
     model = fit(
-        whole,
+        model_card,
         train if grounds else train.without_simulated(),
         validation,
-        Path(folder, "-".join(f"{v:.6g}" for v in point.values())),
+        Path(folder, "-".join(f"{value:.6g}" for value in point.values())),
         Schedule(epochs, batch_size, point["learning_rate"], patience=epochs),
     )
     return model.card.scores["validation_f2"]
 
 
+def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarray]:
+    """Predict labelled chips at the working resolution of the model.
+
+    Args:
+        model: The model.
+        chips: The chips.
+
+    Returns:
+        Probability of cloud and whether it is cloud, of all labelled pixels (pixel,).
+    """
+    probabilities, truths = [], []
+    for batch in _loader(chips, 16):
+        x, y = at_resolution(*labelled(batch), model.card.resolution / chips.resolution, 1)
+        probability = np.stack([model.probability(image) for image in x.numpy()])
+        valid = torch.isfinite(y).numpy()
+        probabilities.append(probability[valid])
+        truths.append(y.numpy()[valid] >= 0.5)
+    return np.concatenate(probabilities), np.concatenate(truths)
+
+
+class CloudTask(L.LightningModule):
+    """The network in training; validation F2 is that of all pixels at the best threshold.
+
+    Args:
+        card: What to build.
+        resolution: Of the chips, in metres.
+        augmentation: The training effects.
+        learning_rate: The highest one.
+    """
+
+    def __init__(
+        self, card: ModelCard, resolution: float, augmentation: Augmentation, learning_rate: float
+    ) -> None:
+        super().__init__()
+        self.card = card
+        self.resolution = resolution
+        self.augmentation = augmentation
+        self.learning_rate = learning_rate
+        self.net = build(card)
+        self.pixels: list[tuple[np.ndarray, np.ndarray]] = []  # of the validation: as on_validation
+        band_sets = [[band in bands for band in card.bands] for bands in card.band_sets]
+        self.band_sets: Tensor
+        self.register_buffer("band_sets", torch.tensor(band_sets), persistent=False)
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        """Loss of a batch, after all training effects, each image with one of the band sets."""
+        # Seeded by the step, not by a running state: a resumed run repeats the same numbers.
+        rng = torch.Generator().manual_seed(self.card.seed * 1_000_003 + self.global_step)
+        torch.manual_seed(rng.initial_seed())  # dropout uses the global state
+        x, y = self.augmentation(
+            *labelled(batch), self.resolution, rng, self.card.bands, self.net.multiple
+        )
+        choice = torch.randint(0, len(self.band_sets), (len(x),), generator=rng)
+        x = torch.where(self.band_sets[choice][:, :, None, None], x, torch.nan)
+        loss = cloud_loss(self.net(normalise(x, self.card)), y)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
+        return loss
+
+    def validation_step(self, batch: list[Tensor], index: int) -> None:
+        """Keep the probabilities of a batch for `on_validation_epoch_end`."""
+        factor = self.card.resolution / self.resolution
+        x, y = at_resolution(*labelled(batch), factor, self.net.multiple)
+        with torch.autocast(x.device.type, enabled=False):  # scored as it will be used
+            probability = self.net(normalise(x, self.card)).sigmoid()
+        valid = torch.isfinite(y)
+        self.pixels.append((probability[valid].cpu().numpy(), (y[valid] >= 0.5).cpu().numpy()))
+        loss = cloud_loss(torch.logit(probability, 1e-6), y)
+        self.log("val_loss", loss, batch_size=len(x))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log F2 and its threshold."""
+        probability, truth = (np.concatenate(parts) for parts in zip(*self.pixels, strict=True))
+        self.pixels.clear()
+        threshold, f2 = best_threshold(probability, truth)
+        self.log_dict({"val_f2": f2, "val_threshold": threshold}, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a one-cycle schedule."""
+        optimiser = torch.optim.Adam(self.parameters(), self.learning_rate)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, steps)
+        return [optimiser], [{"scheduler": schedule, "interval": "step"}]
+
+
+def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Turn masks into fractions of cloud.
+
+    Args:
+        batch: Images (n, bands, y, x) and masks (n, y, x) of 0, 1 and 255.
+
+    Returns:
+        Images and fractions of cloud (n, y, x), float32, NaN where unlabelled.
+    """
+    x, mask = batch
+    return x.float(), torch.where(mask == NODATA, torch.nan, mask.float())
+
+
+def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[Tensor, Tensor]:
+    """Average whole chips to another resolution.
+
+    Args:
+        x: Images (n, bands, y, x).
+        y: Fraction of cloud (n, y, x).
+        factor: Side of a pixel of the result, in pixels of x.
+        multiple: The sides of the result are multiples of this.
+
+    Returns:
+        The averages of x and y.
+    """
+    size = max(multiple, int(x.shape[-1] / factor) // multiple * multiple)
+    x = nn.functional.interpolate(x, (size, size), mode="area")
+    return x, nn.functional.interpolate(y[:, None], (size, size), mode="area")[:, 0]
+
+
+class RegionSampler(Sampler[int]):
+    """Samples chips so that all regions count alike: ten patches of one sea are one sea.
+
+    The sample depends on seed and epoch only, so that a resumed run repeats it; torch's
+    WeightedRandomSampler has a running state.
+
+    Args:
+        groups: The region of each chip.
+        seed: Of the training.
+    """
+
+    def __init__(self, groups: list[str], seed: int) -> None:
+        sizes = Counter(groups)
+        self.weights = np.array([1 / sizes[group] for group in groups])
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        fractions = self.weights / self.weights.sum()
+        return iter(rng.choice(len(self), len(self), p=fractions).tolist())
+
+
+class PlainCheckpoints(CheckpointIO):
+    """Lightning's checkpoints as safetensors, since its own are pickles and pickles run code.
+
+    Tensors go into the file as they are; everything else is JSON in the file's metadata, with
+    `{TENSOR: name}` in the place of a tensor.
+    """
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint; what JSON does not know becomes text."""
+        tensors: dict[str, Tensor] = {}
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                name = str(len(tensors))
+                tensors[name] = value.detach().clone().contiguous()
+                return {TENSOR: name}
+            return value.item() if isinstance(value, np.generic) else str(value)
+
+        structure = json.dumps(checkpoint, default=plain)
+        write_whole(Path(path), save(tensors, {"structure": structure}))
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint; tuples come back as lists."""
+        try:
+            with safe_open(path, "pt") as stream:
+
+                def rich(fields: dict[str, Any]) -> Any:
+                    if TENSOR in fields:
+                        return stream.get_tensor(fields[TENSOR])
+                    # The state of an optimiser has numbers for keys, which JSON makes texts.
+                    return {int(k) if k.isdecimal() else k: v for k, v in fields.items()}
+
+                return json.loads(stream.metadata()["structure"], object_hook=rich)
+        except Exception as error:  # safetensors raises a bare Exception subclass for each fault
+            raise InputError(
+                f"{path}: broken checkpoint ({error}); delete it to start anew"
+            ) from error
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def _loader(chips: Chips, batch_size: int, sampler: RegionSampler | None = None) -> DataLoader:
+    return DataLoader(TensorDataset(*chips.tensors()), batch_size, sampler=sampler)
+
+
+def _callbacks(
+    folder: Path, schedule: Schedule, epoch_steps: int, validated: bool, progress: bool
+) -> list[Any]:
+    """Checkpoints, early stopping, averaging of weights and the progress bar."""
+    checkpoints = folder / "checkpoints"
+    callbacks: list[Any] = []
+    if validated:
+        callbacks += [
+            ModelCheckpoint(
+                checkpoints, "best", "val_f2", mode="max", enable_version_counter=False
+            ),
+            EarlyStopping("val_f2", mode="max", patience=schedule.patience),
+        ]
+    # Each epoch, and after `best`, whose state it holds: save_last follows the best alone.
+    callbacks.append(ModelCheckpoint(checkpoints, "last", enable_version_counter=False))
+    # Weights are averaged over about the last tenth of a run, so that the first ones are forgotten.
+    steps = schedule.epochs * epoch_steps
+    callbacks.append(EMAWeightAveraging(decay=max(0.5, 1 - 10 / steps)))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    return callbacks
+
+
 def _start_anew_if_changed(folder: Path, settings: list[Any]) -> None:
     """Drop the checkpoints of a run with other settings: going on from them would mix the two."""
-    record, told = folder / "settings.json", json.dumps(settings, indent=1)
-    if record.exists() and record.read_text() != told:
+    record, text = folder / "settings.json", json.dumps(settings, indent=1)
+    if record.exists() and record.read_text() != text:
         for stale in ("checkpoints", "curves"):
             shutil.rmtree(folder / stale, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(told)
+    write_whole(record, text.encode())
 
 
 def _curves(folder: Path) -> CSVLogger:
     """A logger that adds to the curves of a killed run; CSVLogger deletes what it finds."""
     path = folder / "curves" / "metrics.csv"
-    kept = path.read_text() if path.exists() else ""
+    earlier = path.read_text() if path.exists() else ""
     logger = CSVLogger(folder, name="", version="curves", flush_logs_every_n_steps=1)
     writer = logger.experiment
-    if kept:
-        path.write_text(kept)
-        writer.metrics_keys = kept.partition("\n")[0].strip().split(",")
+    if earlier:
+        path.write_text(earlier)
+        writer.metrics_keys = earlier.partition("\n")[0].strip().split(",")
     return logger
-
-
-def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarray]:
-    """Probability and truth of every labelled pixel of `chips`, at the working resolution."""
-    found = []
-    for batch in DataLoader(TensorDataset(*chips.tensors()), 16):
-        x, y = at_resolution(*labelled(batch), model.card.resolution / chips.resolution, 1)
-        for image, truth in zip(x.numpy(), y.numpy(), strict=True):
-            valid = np.isfinite(truth)
-            found.append((model.probability(image)[valid], truth[valid] >= 0.5))
-    return np.concatenate([p for p, _ in found]), np.concatenate([t for _, t in found])
 
 
 def _precision() -> Any:

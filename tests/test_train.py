@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import BANDS
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import clouddl.augment
@@ -319,7 +320,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, harm: str) -> None:
     elif harm == "pickle":
         path.write_bytes(pickle.dumps({"weights": 1}))
     elif harm == "foreign":  # safetensors, but not a checkpoint
-        clouddl.train.save_file({"a": torch.ones(2)}, path)
+        save_file({"a": torch.ones(2)}, path)
     else:
         path.unlink()
     with pytest.raises(InputError, match=r"last\.ckpt: broken checkpoint .* delete it"):
