@@ -17,6 +17,7 @@ from clouddl.labels import S2CLOUDLESS_BANDS, s2cloudless, to_mask, ukis_csmask
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.predict import predict_array, predict_file
+from clouddl.products.image import Reading
 from clouddl.sensors import STUDY_BANDS, get_sensor
 from clouddl.simulate import simulate_scene
 
@@ -60,11 +61,11 @@ def clouddl_file(
     """A GeoTIFF of 16-bit numbers to the two cloud-optimised GeoTIFFs."""
     ours = load_model("any", device, backend)
     sensor = get_sensor("sentinel-2")
+    reading = Reading(bands=tuple(ours.card.bands), scale=1e-4)
 
     def run() -> None:
         with tempfile.TemporaryDirectory(dir=Path(path).parent) as out:
-            predict_file(path, sensor, out, model=ours, bands=ours.card.bands, scale=1e-4,
-                         progress=False)  # fmt: skip
+            predict_file(path, sensor, out, model=ours, reading=reading, progress=False)
 
     return run
 

@@ -43,6 +43,24 @@ def write_registry(target: Path, rows: Iterable[dict[str, str]]) -> None:
     write_whole(target, text.getvalue().encode())
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Write a file so that it is there whole, or as it was before.
+
+    Args:
+        target: The file.
+
+    Yields:
+        A temporary name in the same folder to write to, moved to `target` at the end.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_whole(target: Path, data: bytes) -> None:
     """Write a file so that it is there whole, or as it was before."""
     target.parent.mkdir(parents=True, exist_ok=True)

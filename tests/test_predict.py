@@ -11,17 +11,19 @@ import xarray as xr
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from clouddl import predict
 from clouddl.errors import InputError
+from clouddl.labels import dilate
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build
-from clouddl.predict import predict_array, predict_file, receptive_field
+from clouddl.predict import Options, predict_array, predict_file
+from clouddl.products import image as images
+from clouddl.products.image import Image, RasterImage, Reading
+from clouddl.scale.tiles import receptive_field
 from clouddl.scenes import resample
 from clouddl.sensors import get_sensor
 
 SPOT = get_sensor("spot-5")
 BANDS = ["green", "red", "nir", "swir16"]
-QUIET = {"progress": False}
 
 
 def make_model(depth=2, kernel=3, resolution=10.0, normalisation="fixed", stem=2):
@@ -50,11 +52,11 @@ def make_model(depth=2, kernel=3, resolution=10.0, normalisation="fixed", stem=2
 
 def scene(height, width, bands=4):
     """Reflectance (band, y, x) with structure from the pixel to the whole scene."""
-    dice = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     image = np.zeros((bands, height, width))
     for cell in (1, 4, 16, 64, 256):
         size = -(-height // cell), -(-width // cell)
-        coarse = dice.random((bands, *size)).repeat(cell, 1).repeat(cell, 2)
+        coarse = rng.random((bands, *size)).repeat(cell, 1).repeat(cell, 2)
         image += coarse[:, :height, :width]
     return (image / 5).astype(np.float32)
 
@@ -88,8 +90,10 @@ def read(path):
 
 
 def run(path, out, model, **options):
-    options = {"scale": 1e-4, "model": model, **QUIET, **options}
-    return predict_file(path, SPOT, out, **options)
+    fields = {"scale": 1e-4} | {k: v for k, v in options.items() if hasattr(Reading, k)}
+    how = {k: v for k, v in options.items() if k not in fields}
+    reading, how = Reading(**fields), Options(**how)
+    return predict_file(path, SPOT, out, model=model, reading=reading, options=how, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_tiles_leave_no_seam(
     whole = predict_array(model, stored, BANDS, 10)
     assert whole.shape == shape and np.nanstd(whole) > 0.05
     np.testing.assert_array_equal(np.isnan(whole), np.isnan(stored).all(0))
-    monkeypatch.setattr(predict, "STRIP", 20_000)  # so that tiles are read in strips as well
+    monkeypatch.setattr(images, "STRIP", 20_000)  # so that tiles are read in strips as well
     tiled = read(run(path, tmp_path, model, tile=tile)[1])
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
     if resolution == 10:  # the test can see a seam where there is one
@@ -197,10 +201,10 @@ def test_results_are_cogs_on_the_grid_of_the_image(tmp_path, model):
 
 
 def test_threshold_and_dilation(tmp_path, monkeypatch, image, model):
-    monkeypatch.setattr(predict, "STRIP", 1000)  # dilation crosses the strips it works in
+    monkeypatch.setattr(images, "STRIP", 1000)  # dilation crosses the strips it works in
     strict = read(run(image, tmp_path, model, threshold=0.7)[0])
     grown = read(run(image, tmp_path, model, threshold=0.7, dilation_m=30)[0])
-    np.testing.assert_array_equal(grown, predict.dilate(strict, 30, 10))
+    np.testing.assert_array_equal(grown, dilate(strict, 30, 10))
     assert (grown == 1).sum() > (strict == 1).sum() > 0
 
 
@@ -249,7 +253,7 @@ def test_refused_before_anything_is_written(tmp_path, image, model, case):
         card = model.card.model_copy(update={"band_sets": [BANDS]})
         options = {**options, "model": CloudModel(card, model.net, "cpu")}
     with pytest.raises(InputError, match=message) as caught:
-        run(image, tmp_path / "out", **{"model": model, **options})
+        run(image, tmp_path / "out", options.pop("model", model), **options)
     assert str(image) in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -317,13 +321,13 @@ def test_memory_is_that_of_a_tile(tmp_path, monkeypatch, model):
     """No read is larger than a tile with its margins, whatever the size of the image."""
     path = write(tmp_path / "a.tif", scene(400, 500))
     largest = []
-    genuine = predict.read_image
+    genuine = RasterImage.read
 
-    def spy(*arguments, window: Window, **options):
+    def spy(image: Image, window: Window):
         largest.append(window.width * window.height)
-        return genuine(*arguments, window=window, **options)
+        return genuine(image, window)
 
-    monkeypatch.setattr(predict, "read_image", spy)
+    monkeypatch.setattr(RasterImage, "read", spy)
     run(path, tmp_path, model, tile=64)
     assert max(largest) <= (64 + 2 * 48 + 1) ** 2
 
@@ -332,7 +336,9 @@ def test_memory_is_that_of_a_tile(tmp_path, monkeypatch, model):
 def test_a_real_npz(tmp_path, model):
     source = Path(os.environ["CLOUDDL_MIRROR"]) / "ukis" / "landsat5.npz"
     bands = ["blue", "green", "red", "nir", "swir16", "swir22"]
-    options = {"bands": bands, "resolution": 30, "model": model, **QUIET}
-    paths = predict_file(source, get_sensor("landsat-5"), tmp_path, **options)
+    reading = Reading(bands=tuple(bands), resolution=30)
+    paths = predict_file(
+        source, get_sensor("landsat-5"), tmp_path, model=model, reading=reading, progress=False
+    )
     mask = read(paths[0])
     assert mask.shape == (512, 512) and set(np.unique(mask)) <= {0, 1, 255}

@@ -20,8 +20,9 @@ from rasterio.transform import from_origin
 
 from clouddl.errors import InputError
 from clouddl.model import load_model, pick_model
-from clouddl.predict import predict_array, predict_file
+from clouddl.predict import Options, predict_array, predict_file
 from clouddl.products import archives, open_product
+from clouddl.products.image import Reading
 from clouddl.products.product import READERS
 from clouddl.products.readers import find_product
 from clouddl.scenes import resample
@@ -883,10 +884,10 @@ def test_a_product_is_predicted_without_options(
 def test_predicting_products_that_do_not_serve(tmp_path: Path) -> None:
     path, _ = landsat(tmp_path)
     with pytest.raises(InputError, match="a product says its own scale, offset, nodata and bands"):
-        predict_file(path, None, tmp_path / "out", scale=1e-4)
+        predict_file(path, None, tmp_path / "out", reading=Reading(scale=1e-4))
     next(path.glob("*_B2.TIF")).unlink()
     with pytest.raises(InputError, match="the file of its band blue is missing"):
         predict_file(path, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    use = ["green", "red", "nir", "swir16"]
-    assert predict_file(path, None, tmp_path / "out", use=use, progress=False)[0].exists()
+    options = Options(use=("green", "red", "nir", "swir16"))
+    assert predict_file(path, None, tmp_path / "out", options=options, progress=False)[0].exists()

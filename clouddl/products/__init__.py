@@ -1,39 +1,146 @@
-"""Products: what agencies deliver, opened by path as the scene Dataset the study uses.
+"""Images and products: the one door through which every image comes in.
 
-A product is a folder, a zip or a tar. Its metadata say how its numbers become reflectance, so no
-option is needed. Each reader names its specification. The layouts were checked against public code
-that reads the real products (EOReader, SNAP, OTB, acolite, Start-MAJA), not against real products:
-none was at hand. "Unchecked" marks what even that did not settle.
+A product (folder, zip or tar, as an agency delivers it) says itself how its numbers become
+reflectance, so it needs no option. The layouts were checked against public code that reads the
+real products (EOReader, SNAP, OTB, acolite, Start-MAJA), not against real products: none was at
+hand. "Unchecked" marks what even that did not settle.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import xarray as xr
+from rasterio.windows import Window
 
+from clouddl.errors import InputError
 from clouddl.labels import dilate
 from clouddl.products.dem import copernicus_dem
+from clouddl.products.image import AS_STORED, Grid, Image, Reading, open_array, open_file
+from clouddl.products.product import Product
 from clouddl.products.readers import find_product
+from clouddl.products.stac import is_item, read_item
+from clouddl.sensors import Sensor
+
+Source = Path | str | np.ndarray | xr.DataArray | xr.Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class ProductImage(Image):
+    """A product: `select` reads some bands of it on one grid, into memory."""
+
+    product: Product
+
+    any_resolution: ClassVar[bool] = True
+
+    @cached_property
+    def _loaded(self) -> Image:
+        return self.select(self.bands)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of all bands at `reading.resolution`, by default at the coarsest of theirs."""
+        return self._loaded.grid
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """Read a window of all bands, all of which are read into memory."""
+        return self._loaded.read(window)
+
+    @cached_property
+    def overview(self) -> np.ndarray:
+        """Every so many pixels of all bands."""
+        return self._loaded.overview
+
+    def native_resolution(self, bands: Sequence[str]) -> float:
+        """Metres per pixel of the coarsest of these bands."""
+        return self.product.coarsest(bands)
+
+    def require(self, bands: Sequence[str]) -> None:
+        """Raise InputError if the file of one of these bands is missing."""
+        self.product.pick([band for band in bands if band in self.product.missing])
+
+    def select(self, bands: Sequence[str], resolution: float | None = None) -> Image:
+        """Read some bands on one grid; see `Image.select`."""
+        resolution = self.reading.resolution if resolution is None else resolution
+        scene = self.product.open(bands, resolution)
+        reflectance = scene.reflectance.assign_attrs(scene.attrs, scene=self.name)
+        return open_array(reflectance, sensor=self.sensor)
+
+
+def open_image(source: Source, sensor: Sensor | None = None, reading: Reading = AS_STORED) -> Image:
+    """Open an image, wherever it comes from.
+
+    Args:
+        source: A file that GDAL opens, a .npy, a .npz or "file.npz#member" (with `sensor`); a
+            product: folder, zip, tar or file of its metadata; a STAC item: file or address; or an
+            image in memory: array (band, y, x), DataArray, scene Dataset.
+        sensor: Card of the sensor. Products and most STAC items say it themselves.
+        reading: How the numbers are read. Products say this themselves, and of a STAC item it
+            stands in where the item is silent; only `resolution` is free.
+
+    Returns:
+        The image; of a file or product no pixel is read yet.
+
+    Raises:
+        InputError: Whatever cannot be opened; the message names it and what to do.
+    """
+    if isinstance(source, xr.Dataset):
+        source = source.reflectance.assign_attrs(source.attrs)
+    if isinstance(source, np.ndarray | xr.DataArray):
+        return open_array(source, reading, sensor)
+    if is_item(source):
+        product = read_item(source, sensor, reading)
+        allowed = (None, reading.scale, reading.offset, reading.nodata)
+    elif sensor is None:
+        product = find_product(source)
+        allowed = (None, 1.0, 0.0, None)
+    else:
+        return open_file(source, reading, sensor)
+    if (reading.bands, reading.scale, reading.offset, reading.nodata) != allowed:
+        raise InputError(
+            f"{source}: a product says its own scale, offset, nodata and bands; leave them out, "
+            "or say --sensor for a plain image"
+        )
+    reading = Reading(resolution=reading.resolution)
+    bands = tuple(product.layers)
+    return ProductImage(str(source), product.sensor, product.level, bands, reading, product)
 
 
 def open_product(
-    path: Path | str, resolution: float | None = None, bands: Sequence[str] | None = None,
-    mask_codes: str | None = None, dilation_m: float = 0.0, elevation: bool = False,
-) -> xr.Dataset:  # fmt: skip
-    """Open a product (folder, zip, tar, file of its metadata, STAC item) as the scene Dataset.
+    path: Path | str,
+    resolution: float | None = None,
+    bands: Sequence[str] | None = None,
+    mask_codes: str | None = None,
+    dilation_m: float = 0.0,
+    elevation: bool = False,
+) -> xr.Dataset:
+    """Open a product as the scene Dataset, with the mask it carries.
 
-    Returns what `open_scene` does: `reflectance` (band, y, x) float32, NaN for nodata; `mask` (y,
-    x) if the product carries one, by majority where its grid is finer; and `product`, its kind,
-    among the attrs. `bands`: common names, default all that reflect. `resolution` in metres:
-    default that of the coarsest of them. `mask_codes`: a table of labels.CODES, to choose among
-    several masks. `dilation_m`: metres to grow the clouds of the mask by. `elevation`: heights of
-    the Copernicus DEM too, which are fetched (see `copernicus_dem`: NaN where there are none).
-    Surface reflectance is read with a warning. InputError: a kind that is not known, an incomplete
-    or damaged product, an archive that is not safe, a wrong scale.
+    Args:
+        path: Folder, zip, tar, file of its metadata, or STAC item.
+        resolution: Metres per pixel; default that of the coarsest band.
+        bands: Common names; default all that reflect.
+        mask_codes: A table of `labels.CODES`, to choose among several masks.
+        dilation_m: Metres to grow the clouds of the mask by.
+        elevation: Whether to fetch heights of the Copernicus DEM too (see `copernicus_dem`).
+
+    Returns:
+        What `open_scene` does: `reflectance` (band, y, x) float32, nodata NaN; `mask` (y, x) if
+        the product carries one, by majority where its grid is finer; `elevation` if asked for.
+        The attribute `product` is the name of its format. Surface reflectance is read with a
+        warning.
+
+    Raises:
+        InputError: An unknown format, an incomplete or damaged product, an archive that is not
+            safe, a wrong scale.
     """
     product = find_product(path)
     dataset = product.open(bands, resolution)
-    if (mask := product.mask(dataset, mask_codes)) is not None:
+    mask = product.mask(dataset, mask_codes)
+    if mask is not None:
         grown = dilate(mask.values, dilation_m, dataset.attrs["resolution"])
         dataset["mask"] = mask.copy(data=grown)
     if elevation:

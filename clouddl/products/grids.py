@@ -1,35 +1,95 @@
-"""From one grid to another: area means to a coarser one, linear to a finer one."""
+"""From one grid to another: area means to a coarser one, linear to a finer one.
+
+The whole package resamples by this module. One axis is resampled by a sparse matrix (`weights`);
+an image by one matrix for its rows and one for its columns.
+"""
 
 import numpy as np
 from scipy import sparse
 
 
 def weights(size: int, target: int) -> sparse.csr_array:
-    """Matrix (target, size) that brings one axis to a new size, rows adding up to 1.
+    """Make the matrix that brings one axis to a new size.
 
-    Coarser: the share of each source pixel inside the target pixel, exact for any factor.
+    Coarser: the part of each source pixel inside the target pixel, exact for any factor.
     Finer: linear between pixel centres, constant beyond the outermost.
+
+    Args:
+        size: Pixels of the axis.
+        target: Pixels it is to have.
+
+    Returns:
+        Weights (target, size); rows add up to 1.
     """
     if target >= size:
-        at = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
-        left = at.astype(int)
+        centres = (np.arange(target) + 0.5) * size / target - 0.5
+        centres = np.clip(centres, 0, size - 1)
+        left = centres.astype(int)
+        right = np.minimum(left + 1, size - 1)
         rows = np.tile(np.arange(target), 2)
-        columns = np.concatenate([left, np.minimum(left + 1, size - 1)])
-        shares = np.concatenate([1 - (at - left), at - left])
+        columns = np.concatenate([left, right])
+        values = np.concatenate([1 - (centres - left), centres - left])
     else:  # cut the axis at every edge of either grid: each piece lies in one pixel of both
-        cuts = np.union1d(np.arange(size + 1), np.arange(target + 1) * size / target)
-        middle, shares = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts) * target / size
-        rows, columns = (middle * target / size).astype(int), middle.astype(int)
-    return sparse.csr_array((shares, (rows, columns)), shape=(target, size))
+        edges = np.union1d(np.arange(size + 1), np.arange(target + 1) * size / target)
+        middle = (edges[1:] + edges[:-1]) / 2
+        rows = (middle * target / size).astype(int)
+        columns = middle.astype(int)
+        values = np.diff(edges) * target / size
+    return sparse.csr_array((values, (rows, columns)), shape=(target, size))
+
+
+def weighted_sums(
+    values: np.ndarray, valid: np.ndarray, down: sparse.csr_array, across: sparse.csr_array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add up the valid values of an image, or of a part of it, by the weights of both axes.
+
+    Args:
+        values: The image (y, x).
+        valid: Where it holds a value (y, x).
+        down: `weights` of the rows (target y, y), or a part of them.
+        across: `weights` of the columns (target x, x), or a part of them.
+
+    Returns:
+        Weighted sum of the values and sum of their weights (target y, target x).
+    """
+    filled = np.where(valid, values, 0).astype(np.float32, copy=False)
+    return _apply(filled, down, across), _apply(valid.astype(np.float32), down, across)
+
+
+def mean_of_sums(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Divide what `weighted_sums` gives.
+
+    Args:
+        total: Weighted sum of values (y, x).
+        weight: Sum of their weights (y, x).
+
+    Returns:
+        Mean (y, x) float32, NaN where nothing valid was added up.
+    """
+    mean = np.full(total.shape, np.nan, np.float32)
+    return np.divide(total, weight, out=mean, where=weight > 1e-6, casting="same_kind")
 
 
 def weighted_mean(
     values: np.ndarray, valid: np.ndarray, down: sparse.csr_array, across: sparse.csr_array
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the `valid` values (y, x) by `weights` of both axes, and how much of each is valid.
+    """Resample an image, leaving out what is not valid.
 
-    NaN where there is nothing to take a mean of.
+    Args:
+        values: The image (y, x).
+        valid: Where it holds a value (y, x).
+        down: `weights` of the rows.
+        across: `weights` of the columns.
+
+    Returns:
+        Mean of the valid values (y, x) float32, NaN where there are none; and the fraction of
+        each target pixel that is valid.
     """
-    share = (across @ (down @ valid.astype(np.float32)).T).T
-    total = (across @ (down @ np.where(valid, values, 0).astype(np.float32)).T).T
-    return np.divide(total, share, out=np.full_like(total, np.nan), where=share > 1e-6), share
+    total, weight = weighted_sums(values, valid, down, across)
+    return mean_of_sums(total, weight), weight
+
+
+def _apply(values: np.ndarray, down: sparse.csr_array, across: sparse.csr_array) -> np.ndarray:
+    if across.shape[0] < across.shape[1]:  # the axis that shrinks goes first: less to hold
+        return down @ (across @ values.T).T
+    return (across @ (down @ values).T).T

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import rasterio
+import rioxarray  # noqa: F401 (gives xarray its .rio)
 import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
@@ -26,7 +27,7 @@ from clouddl.sensors import Sensor
 
 METRES_PER_DEGREE = 111_320.0  # of latitude
 OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
-STRIP = 1 << 22  # pixels of a file that are decimated at once
+STRIP = 1 << 22  # pixels of an image in memory at once
 
 Level = Literal["toa", "surface"]
 
@@ -131,7 +132,7 @@ class Image(ABC):
         """Metres per pixel of the coarsest of these bands; None if nothing says it."""
         return _pixel_size(self.name, self.grid, self.reading.resolution)
 
-    def require(self, bands: Sequence[str]) -> None:
+    def require(self, bands: Sequence[str]) -> None:  # noqa: B027 (nothing is missing here)
         """Raise InputError if one of these bands should be there, but its file is missing."""
 
     def select(self, bands: Sequence[str], resolution: float | None = None) -> "Image":
@@ -244,6 +245,10 @@ class ArrayImage(Image):
         rows, columns = window.toslices() if window else (slice(None), slice(None))
         return self._reflectance(rows, columns)
 
+    def native_resolution(self, bands: Sequence[str]) -> float | None:
+        """As given: an array that was resampled is only about what its grid says."""
+        return self.reading.resolution or super().native_resolution(bands)
+
     @cached_property
     def overview(self) -> np.ndarray:
         """Every so many pixels."""
@@ -270,25 +275,59 @@ def open_file(path: Path | str, reading: Reading, sensor: Sensor | None = None) 
         The image, its layers that have a name as `bands`.
 
     Raises:
-        InputError: An unreadable file, or a wrong number of bands.
+        InputError: An unreadable file, a wrong number of bands, a band the sensor does not have.
     """
-    layers = reading.bands
-    if layers is None:
-        layers = tuple(band.common for band in sensor.bands) if sensor else ()
-    bands = tuple(band for band in layers if band is not None)
     name = str(path)
+    layers, bands = _named_layers(name, reading, sensor)
     if name.partition("#")[0].endswith((".npy", ".npz")):
         with _readable(name):
             numbers = _load_array(name, len(layers))
         _check_layers(name, layers, [str(numbers.dtype)] * len(numbers))
-        place = Grid(numbers.shape[1:], Affine.identity(), None)
-        return ArrayImage(name, sensor, "toa", bands, replace(reading, bands=layers), numbers, place)
+        grid = Grid(numbers.shape[1:], Affine.identity(), None)
+        reading = replace(reading, bands=layers)
+        return ArrayImage(name, sensor, "toa", bands, reading, numbers, grid)
     with _readable(name):
         file = _open_quietly(name)
     _check_layers(name, layers, file.dtypes)
     nodata = file.nodata if reading.nodata is None else reading.nodata
     reading = replace(reading, bands=layers, nodata=nodata)
     return RasterImage(name, sensor, "toa", bands, reading, file)
+
+
+def open_array(
+    array: xr.DataArray | np.ndarray, reading: Reading = AS_STORED, sensor: Sensor | None = None
+) -> Image:
+    """Take an array in memory as an image; what `read` gives may be a view of it.
+
+    Args:
+        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of.
+        reading: Names its bands and gives its resolution (metres); of a DataArray these default
+            to its coordinate `band` and its attribute `resolution`.
+        sensor: Its card.
+
+    Returns:
+        The image.
+
+    Raises:
+        InputError: An array of another shape, or no resolution.
+    """
+    values, bands, metres = np.asarray(array), reading.bands, reading.resolution
+    grid, about = Grid(values.shape[-2:], Affine.identity(), None), {}
+    if isinstance(array, xr.DataArray):
+        about = array.attrs
+        bands = bands or tuple(str(band) for band in array.band.values)
+        metres = about.get("resolution") if metres is None else metres
+        if array.rio.crs:
+            grid = Grid(values.shape[-2:], array.rio.transform(), array.rio.crs)
+    name = str(about.get("scene", "image"))
+    if values.ndim != 3 or bands is None or len(bands) != len(values):
+        raise InputError(f"{name} {values.shape}: want (band, y, x) and as many bands, not {bands}")
+    if metres is None or metres <= 0:
+        raise InputError(f"{name}: its resolution is {metres}; give it in metres, above 0")
+    reading = replace(reading, bands=bands, resolution=metres)
+    _, bands = _named_layers(name, reading, sensor)
+    level = about.get("level", "toa")
+    return ArrayImage(name, sensor, level, bands, reading, values, grid)
 
 
 def read_image(
@@ -372,12 +411,45 @@ def _readable(name: str) -> Iterator[None]:
         ) from error
 
 
+def _named_layers(
+    name: str, reading: Reading, sensor: Sensor | None
+) -> tuple[tuple[str | None, ...], tuple[str, ...]]:
+    """All layers of a file, and the names among them."""
+    known = tuple(band.common for band in sensor.bands) if sensor else ()
+    layers = known if reading.bands is None else tuple(reading.bands)
+    bands = tuple(band for band in layers if band is not None)
+    wrong = [band for band in bands if bands.count(band) > 1 or (sensor and band not in known)]
+    if wrong:
+        sensor_id = sensor.id if sensor else "the image"
+        raise InputError(
+            f"{name}: {', '.join(wrong)}: not a band of {sensor_id}, or named twice; "
+            f"choose of {', '.join(known)}"
+        )
+    return layers, bands
+
+
+def strips(rows: Sequence[int], columns: Sequence[int]) -> Iterator[Window]:
+    """Cut a part of an image into strips of at most `STRIP` pixels.
+
+    Args:
+        rows: First row, and the one after the last.
+        columns: The same of the columns.
+
+    Yields:
+        Windows from top to bottom.
+    """
+    (top, bottom), (left, right) = rows, columns
+    if right <= left:
+        return
+    height = max(1, STRIP // (right - left))
+    for y in range(top, bottom, height):
+        yield Window(left, y, right - left, min(height, bottom - y))
+
+
 def _check_layers(name: str, layers: Sequence[str | None], dtypes: Sequence[str]) -> None:
     if len(dtypes) != len(layers):
         names = ", ".join(map(str, layers))
-        raise InputError(
-            f"{name}: has {len(dtypes)} bands, but {len(layers)} are named: {names}"
-        )
+        raise InputError(f"{name}: has {len(dtypes)} bands, but {len(layers)} are named: {names}")
     if any(dtype.startswith("complex") for dtype in dtypes):
         raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
 
@@ -407,9 +479,7 @@ def _image_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
         images = [key for key in images if count in (shapes[key][0], shapes[key][-1])]
     if len(images) != 1:
         choice = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
-        raise InputError(
-            f"{name}: which array is the image of {count} bands? Name one of {choice}"
-        )
+        raise InputError(f"{name}: which array is the image of {count} bands? Name one of {choice}")
     return images[0]
 
 
