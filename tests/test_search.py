@@ -53,7 +53,7 @@ def test_a_killed_search_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.csv", "whole.csv"]
 
 
-def test_one_at_once_draws_what_it_always_drew(tmp_path: Path) -> None:
+def test_one_at_once_proposes_what_it_always_did(tmp_path: Path) -> None:
     known = [0.1762, 0.4172, 0.3021, 0.1537, 0.1028, 0.2267, 0.4876, 0.2834, 0.2821]
     table = go(tmp_path / "trials.csv")
     assert table.dropout.tolist() == pytest.approx(known, abs=1e-4)
