@@ -250,12 +250,11 @@ def label(
       clouddl label image.tif --sensor landsat-8 --out work --labels round1.geojson
     """
     from clouddl.mission.labelling import label_image
+    from clouddl.products.image import Reading
     from clouddl.sensors import get_sensor
 
-    written = label_image(
-        image, get_sensor(sensor), out, labels or (), points, bands=_names(bands),
-        scale=scale, offset=offset, nodata=nodata,
-    )  # fmt: skip
+    reading = Reading(_names(bands), scale, offset, nodata)
+    written = label_image(image, get_sensor(sensor), out, labels or (), points, reading)
     for path in written:
         print(path)
 

@@ -1,13 +1,12 @@
 """Reference masks from a few labels: what a person labels stays, and the rest is learnt from it."""
 
 import json
-import sqlite3
-import struct
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio.raw
 import pytest
 import rasterio
 import shapely
@@ -55,23 +54,26 @@ def geojson(path: Path, *answers: tuple[Any, shapely.Geometry], crs: str | None 
     return path
 
 
-def geopackage(path: Path, epsg: int, *answers: tuple[Any, shapely.Geometry]) -> Path:
-    """The tables of a GeoPackage that are needed, written after its specification."""
-    with sqlite3.connect(path) as base:
-        base.execute("CREATE TABLE gpkg_spatial_ref_sys (srs_id INTEGER, definition TEXT)")
-        base.execute("CREATE TABLE gpkg_geometry_columns (table_name, column_name, srs_id)")
-        wkt = rasterio.CRS.from_epsg(epsg).to_wkt()
-        base.execute("INSERT INTO gpkg_spatial_ref_sys VALUES (?, ?)", (epsg, wkt))
-        base.execute("INSERT INTO gpkg_geometry_columns VALUES ('my labels', 'geom', ?)", (epsg,))
-        base.execute('CREATE TABLE "my labels" (fid INTEGER PRIMARY KEY, geom BLOB, class TEXT)')
-        for kind, g in answers:
-            west, south, east, north = g.bounds
-            points = isinstance(g, shapely.Point)  # they have no envelope
-            head = b"GP\0" + bytes([1 if points else 3]) + struct.pack("<i", epsg)
-            head += b"" if points else struct.pack("<4d", west, east, south, north)
-            row = (head + shapely.to_wkb(g), kind)
-            base.execute('INSERT INTO "my labels" (geom, class) VALUES (?, ?)', row)
-    base.close()
+def geopackage(
+    path: Path,
+    epsg: int,
+    *answers: tuple[Any, shapely.Geometry | None],
+    field: str = "class",
+) -> Path:
+    """A file as QGIS saves it, with the table of styles it keeps there."""
+    pyogrio.raw.write(
+        path,
+        geometry=np.array([shapely.to_wkb(g) for _, g in answers], object),
+        field_data=[np.array([kind for kind, _ in answers], object)],
+        fields=[field],
+        layer="my labels",
+        geometry_type="Unknown",
+        crs=f"EPSG:{epsg}",
+    )
+    pyogrio.raw.write(
+        path, geometry=None, field_data=[np.array(["points"])], fields=["style"],
+        layer="layer_styles", geometry_type=None, append=True,
+    )  # fmt: skip
     return path
 
 
@@ -259,7 +261,7 @@ def test_bad_labels_say_what_to_mend(tmp_path: Path, scene: xr.Dataset) -> None:
         assert [words for words in said if words not in message] == []
 
     one = tmp_path / "bad.geojson"
-    known = "cloud, clear, low cloud, high cloud, shadow, land, water, snow"
+    known = "cloud, low cloud, high cloud, clear, shadow, land, water, snow"
     bad(
         geojson(one, ("cloud", inside), ("clowd", inside), crs=utm),
         "feature 2: class 'clowd'",
@@ -270,7 +272,7 @@ def test_bad_labels_say_what_to_mend(tmp_path: Path, scene: xr.Dataset) -> None:
     bad(geojson(one, ("cloud", inside), crs="EPSG:32731"), "outside the image", "EPSG:32731")
     bad(geojson(one, ("cloud", at(scene, -2, 5)), crs=utm), "outside the image")
     bad(geojson(one, ("cloud", shapely.Point()), crs=utm), "bad.geojson")
-    bad(geojson(one, ("cloud", inside), crs="EPSG:1"), "cannot be read as labels")
+    bad(geojson(one, ("cloud", inside), crs="EPSG:1"), "outside the image", "EPSG:4326")
     bad(geojson(one), "none of its 0 features has a class; fill")
     bad(geojson(one, (None, inside), ("", inside), crs=utm), "none of its 2 features", known)
     for text in ("", '{"type": "Feat', "[]", "{}", '{"features": [{"geometry": null}]}',
@@ -283,14 +285,10 @@ def test_bad_labels_say_what_to_mend(tmp_path: Path, scene: xr.Dataset) -> None:
     bad(tmp_path / "gone.gpkg", "cannot be read as labels")
     (tmp_path / "text.gpkg").write_text("not a database, whatever its name says")
     bad(tmp_path / "text.gpkg", "cannot be read as labels")
-    plain = geopackage(tmp_path / "plain.gpkg", 32631, ("cloud", inside))
-    with sqlite3.connect(plain) as base:
-        base.execute('ALTER TABLE "my labels" RENAME COLUMN class TO kind')
-    bad(plain, "no such column: class")
-    with sqlite3.connect(plain) as base:
-        base.execute('ALTER TABLE "my labels" RENAME COLUMN kind TO class')
-        base.execute('UPDATE "my labels" SET geom = NULL')
-    bad(plain, "cannot be read as labels")
+    plain = geopackage(tmp_path / "plain.gpkg", 32631, ("cloud", inside), field="kind")
+    bad(plain, "none of its 1 features has a class; fill the attribute `class`")
+    bare = geopackage(tmp_path / "bare.gpkg", 32631, ("clear", inside), ("cloud", None))
+    bad(bare, "feature 2 has no geometry")
 
 
 def run(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -354,7 +352,7 @@ def test_bad_input_of_the_command_is_one_line_and_nothing_is_written(
         ("first.tif --out out --labels bad.geojson", "bad.geojson: feature 1: class 'clowd'"),
         ("first.tif --out out --labels gone.geojson", "gone.geojson: cannot be read as labels"),
         ("first.tif --out out --bands green,red,nir", "first.tif: has 4 bands, but 3 are named"),
-        ("first.tif --out out --bands green,red,nir,blue", "has no band 'blue'"),
+        ("first.tif --out out --bands green,red,nir,blue", "first.tif: blue: not a band of"),
         ("first.tif --out out --scale 10000", "first.tif: looks like digital numbers"),
         ("gone.tif --out out", "gone.tif: cannot be read as an image"),
         ("cut.tif --out out", "cut.tif: cannot be read as an image"),

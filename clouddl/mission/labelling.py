@@ -1,296 +1,381 @@
 """Reference masks for first images, as ALCD makes them (Baetens, Desjardins and Hagolle 2019).
 
 A person labels a few points or polygons in QGIS, a random forest fills the mask and says how sure
-it is, and the least certain places are put to the person next. ALCD also looks at a clear image of
-another date; here there is one image, as in a satellite's first days.
+it is, and the least certain places are proposed to the person next. ALCD also looks at a clear
+image of another date; here there is one image, as in a satellite's first days.
 """
 
 import json
-import os
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import shapely
 import xarray as xr
-from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
+from pyogrio import list_layers, raw
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
+from rasterio._err import CPLE_BaseError  # which GDAL's transformation raises as it is
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform
 from scipy.ndimage import uniform_filter
-from shapely.geometry import shape
 
 from clouddl.errors import InputError
-from clouddl.labels import CLEAR, CLOUD, NODATA, decode
-from clouddl.predict import _georeferenced
-from clouddl.products.image import Reading, check_reflectance, read_image
+from clouddl.files import replacing, writing
+from clouddl.labels import CLEAR, CLOUD, NODATA, on_grid
+from clouddl.products import open_image
+from clouddl.products.image import AS_STORED, Reading, check_reflectance
 from clouddl.score import COUNTS, counts, measures
 from clouddl.sensors import Sensor
 
-# What the attribute `class` may say: ours, and ALCD's, which labels.CODES makes cloud or clear.
-_ALCD = {"low cloud": 2, "high cloud": 3, "shadow": 4, "land": 5, "water": 6, "snow": 7}
-
-
-CLASSES = {"cloud": CLOUD, "clear": CLEAR}
-
-
-CLASSES |= dict(zip(_ALCD, decode(np.array([*_ALCD.values()]), "alcd").tolist(), strict=True))
-
+# What the attribute `class` may say: ours and ALCD's, which `labels.CODES` makes the same of.
+CLASSES = dict.fromkeys(["cloud", "low cloud", "high cloud"], CLOUD)
+CLASSES |= dict.fromkeys(["clear", "shadow", "land", "water", "snow"], CLEAR)
 
 # Normalised differences: vegetation, water, snow, moisture, and haze, which is not as red as soil.
 PAIRS = (("nir", "red"), ("green", "nir"), ("green", "swir16"), ("nir", "swir16"), ("blue", "red"))
-
-
-WINDOW = 5  # pixels a side: of local means and deviations, and of the places that are put next
-
-
+WINDOW = 5  # pixels a side: of local means and deviations, and of the places that are proposed
 TREES = 200
-
-
-MOST = 20_000  # pixels of a class to learn from: beyond, polygons cost time and teach nothing
-
-
-WGS84 = CRS.from_epsg(4326)  # what GeoJSON is in (RFC 7946), unless it says otherwise
-
+MOST = 20_000  # pixels of a class to learn from: more cost time and teach nothing
+WGS84 = "EPSG:4326"  # what GeoJSON is in (RFC 7946)
 
 Places = tuple[np.ndarray, np.ndarray]  # rows and columns of pixels
 
 
 def features(scene: xr.Dataset) -> np.ndarray:
-    """What the forest sees: (features, y, x) float32, NaN where any band is nodata.
+    """Compute what the forest predicts from.
 
-    Bands, their means and deviations in a window, `PAIRS` it has the bands for, elevation (m).
+    Args:
+        scene: A scene with `reflectance` (band, y, x) and perhaps `elevation` (y, x) in metres.
+
+    Returns:
+        Bands, their means and standard deviations in a window, the `PAIRS` it has the bands for,
+        elevation: (feature, y, x) float32, NaN where any band is nodata.
+
+    Raises:
+        InputError: No pixel has all of its bands.
     """
     image, names = scene.reflectance.values, scene.band.values.tolist()
-    hole = ~np.isfinite(image).all(0)
-    if hole.all():
+    nodata = ~np.isfinite(image).all(0)
+    if nodata.all():
         raise InputError(f"{scene.attrs.get('scene', 'image')}: no pixel has all of its bands")
-    # A hole must not darken its neighbours: it takes the band's mean.
-    whole = np.stack([np.where(hole, band[~hole].mean(), band) for band in image])
-    near = uniform_filter(whole, (0, WINDOW, WINDOW))
-    spread = np.sqrt(np.maximum(uniform_filter(whole**2, (0, WINDOW, WINDOW)) - near**2, 0))
-    layers = [*whole, *near, *spread]
+    # Nodata must not darken its neighbours: it takes the band's mean.
+    filled = np.stack([np.where(nodata, band[~nodata].mean(), band) for band in image])
+    mean = uniform_filter(filled, (0, WINDOW, WINDOW))
+    variance = uniform_filter(filled**2, (0, WINDOW, WINDOW)) - mean**2
+    layers = [*filled, *mean, *np.sqrt(np.maximum(variance, 0))]
     for pair in PAIRS:
         if set(pair) <= set(names):
-            a, b = (whole[names.index(name)] for name in pair)
+            a, b = (filled[names.index(name)] for name in pair)
             layers.append((a - b) / np.maximum(np.abs(a) + np.abs(b), 1e-6))
     if "elevation" in scene:
         layers.append(scene.elevation.fillna(scene.elevation.mean()).values)
-    return np.where(hole, np.nan, np.stack(layers)).astype(np.float32)
+    return np.where(nodata, np.nan, np.stack(layers)).astype(np.float32)
 
 
-def _vectors(path: Path | str) -> Iterator[tuple[Any, shapely.Geometry, CRS]]:
-    """The `class`, the geometry and the CRS of each feature of a GeoPackage or a GeoJSON file."""
+def _vectors(path: Path | str) -> Iterator[tuple[str, shapely.Geometry | None, str]]:
+    """The `class`, the geometry and the CRS of each feature of a file."""
     try:
-        if Path(path).suffix.lower() != ".gpkg":
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            crs = (data.get("crs") or {}).get("properties", {}).get("name", WGS84)  # QGIS may tell
-            for item in data["features"]:
-                kind = (item.get("properties") or {}).get("class")
-                yield kind, shape(item["geometry"]), CRS.from_user_input(crs)
-            return
-        # SQLite, with geometries as WKB behind a header of a length its flags tell (OGC 12-128).
-        with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as base:
-            layers = "gpkg_geometry_columns JOIN gpkg_spatial_ref_sys USING (srs_id)"
-            listed = base.execute(f"SELECT table_name, column_name, definition FROM {layers}")
-            for table, column, crs in listed.fetchall():
-                for kind, blob in base.execute(f'SELECT class, "{column}" FROM "{table}"'):
-                    start = 8 + (0, 32, 48, 48, 64)[blob[3] >> 1 & 7]
-                    yield kind, shapely.from_wkb(blob[start:]), CRS.from_user_input(crs)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
-            CRSError, sqlite3.Error, shapely.errors.ShapelyError) as error:  # fmt: skip
-        told = f"cannot be read as labels ({type(error).__name__}: {error})"
-        raise InputError(f"{path}: {told}; save it from QGIS as GeoJSON or GeoPackage") from error
+        for layer, geometry_type in list_layers(path):
+            if geometry_type is None:  # a table, such as QGIS keeps styles in
+                continue
+            about, _, geometries, columns = raw.read(path, layer=layer, columns=["class"])
+            names = columns[0] if columns else [None] * len(geometries)
+            for name, geometry in zip(names, shapely.from_wkb(geometries), strict=True):
+                yield str(name or ""), geometry, about["crs"]
+    except (DataLayerError, DataSourceError, FeatureError, GeometryError) as error:
+        raise InputError(
+            f"{path}: cannot be read as labels ({error}); "
+            "save it from QGIS as GeoJSON or GeoPackage"
+        ) from error
 
 
 def read_labels(path: Path | str, scene: xr.Dataset) -> np.ndarray:
-    """Points and polygons of a GeoJSON or GeoPackage file as (y, x) uint8: 0, 1, else 255.
+    """Read points and polygons that a person labelled.
 
     The attribute `class` is a key of `CLASSES`, or empty: not answered yet. Where features overlap
-    the later one holds. The scene has a CRS. InputError names the file and the feature.
+    the later one holds.
+
+    Args:
+        path: A GeoJSON or GeoPackage file.
+        scene: The scene whose grid and CRS the labels are put on.
+
+    Returns:
+        Labels (y, x) uint8: 0, 1, else 255.
+
+    Raises:
+        InputError: A file, a class or a place is wrong; the message names file and feature.
     """
     size = scene.sizes["y"], scene.sizes["x"]
-    frame, to_pixel = shapely.box(0, 0, *size[::-1]), ~scene.rio.transform()
+    frame = shapely.box(0, 0, *size[::-1])
     shapes, number = [], 0
-    for number, (kind, geometry, crs) in enumerate(_vectors(path), 1):
-        if not (name := " ".join(str(kind or "").lower().replace("_", " ").split())):
+    for number, (text, geometry, crs) in enumerate(_vectors(path), 1):
+        name = " ".join(text.lower().replace("_", " ").split())
+        if not name:
             continue
         if name not in CLASSES:
-            told = f"class {kind!r} is unknown; choose of {', '.join(CLASSES)}"
-            raise InputError(f"{path}: feature {number}: {told}")
-        corners = shapely.get_coordinates(geometry).T
-        try:
-            moved = to_pixel * tuple(map(np.array, transform(crs, scene.rio.crs, *corners)))
-        except CPLE_BaseError:  # metres, where degrees are said
-            moved = corners * np.nan
-        drawn = shapely.set_coordinates(shapely.force_2d(geometry), np.transpose(moved))
-        if not (np.isfinite(moved).all() and drawn.intersects(frame)):
-            told = f"lies outside the image; save the file in its right CRS (it says {crs})"
-            raise InputError(f"{path}: feature {number} {told}")
+            raise InputError(
+                f"{path}: feature {number}: class {text!r} is unknown; "
+                f"choose of {', '.join(CLASSES)}"
+            )
+        if not geometry:
+            raise InputError(f"{path}: feature {number} has no geometry; draw it, or remove it")
+        outline = _in_pixels(geometry, crs, scene)
+        if not outline.intersects(frame):
+            raise InputError(
+                f"{path}: feature {number} lies outside the image; "
+                f"save the file in its right CRS (it says {crs})"
+            )
         # A polygon between the centres of pixels still labels the pixel it lies in.
-        shapes += [(each, CLASSES[name]) for each in (drawn, shapely.point_on_surface(drawn))]
+        inside = shapely.point_on_surface(outline)
+        shapes += [(outline, CLASSES[name]), (inside, CLASSES[name])]
     if not shapes:
-        told = f"none of its {number} features has a class; fill that attribute with one of"
-        raise InputError(f"{path}: {told} {', '.join(CLASSES)}")
+        raise InputError(
+            f"{path}: none of its {number} features has a class; "
+            f"fill the attribute `class` with one of {', '.join(CLASSES)}"
+        )
     return rasterize(shapes, size, fill=NODATA, dtype="uint8")
 
 
-def fill(scene: xr.Dataset, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Fill a mask from its `labels` (y, x: 0, 1, else 255) with a random forest.
+def _in_pixels(geometry: shapely.Geometry, crs: str, scene: xr.Dataset) -> shapely.Geometry:
+    """A geometry in columns and rows of a scene; empty if it cannot be in that CRS."""
+    corners = shapely.get_coordinates(geometry).T
+    try:
+        x, y = transform(crs, scene.rio.crs, *corners)
+    except (CPLE_BaseError, CRSError):  # such as metres where degrees are said
+        return shapely.Point()
+    corners = ~scene.rio.transform() * (np.array(x), np.array(y))
+    if not np.isfinite(corners).all():
+        return shapely.Point()
+    return shapely.set_coordinates(shapely.force_2d(geometry), np.transpose(corners))
 
-    Returns the mask (y, x) uint8, 255 where a band is nodata, and the forest's confidence in it
-    (y, x) float32, 0.5 to 1, NaN there. What is labelled stays as it is, with confidence 1.
-    InputError: nothing labelled cloud, or nothing clear.
+
+def fill(scene: xr.Dataset, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Fill a mask from a few labels with a random forest.
+
+    Args:
+        scene: The scene.
+        labels: Labels (y, x): 0, 1, else 255.
+        seed: Seed of the forest.
+
+    Returns:
+        The mask (y, x) uint8, 255 where a band is nodata, and the forest's confidence in it (y, x)
+        float32, 0.5 to 1, NaN there. What is labelled stays as it is, with confidence 1.
+
+    Raises:
+        InputError: Nothing is labelled cloud, or nothing clear.
     """
     from sklearn.ensemble import RandomForestClassifier  # late: a second of import
 
     stack = features(scene)
     valid = np.isfinite(stack[0])
-    taught, learnt = valid & (labels != NODATA), []
+    labelled = valid & (labels != NODATA)
+    samples = []
     for name, value in (("cloud", CLOUD), ("clear", CLEAR)):
-        each = np.flatnonzero(taught & (labels == value))
-        if not each.size:
+        pixels = np.flatnonzero(labelled & (labels == value))
+        if not pixels.size:
             raise InputError(f"no {name} is labelled; label at least a place of cloud and of clear")
-        learnt.append(np.random.default_rng(seed).permutation(each)[:MOST])
-    chosen = np.concatenate(learnt)
+        samples.append(np.random.default_rng(seed).permutation(pixels)[:MOST])
+    chosen = np.concatenate(samples)
     forest = RandomForestClassifier(TREES, class_weight="balanced", n_jobs=-1, random_state=seed)
     forest.fit(stack.reshape(len(stack), -1)[:, chosen].T, labels.flat[chosen] == CLOUD)
-    mask, confidence = np.full(valid.shape, NODATA, np.uint8), stack[0] * np.nan
     cloud = forest.predict_proba(stack[:, valid].T)[:, 1]
+    mask = np.full(valid.shape, NODATA, np.uint8)
+    confidence = np.full(valid.shape, np.nan, np.float32)
     mask[valid], confidence[valid] = cloud >= 0.5, np.maximum(cloud, 1 - cloud)
-    mask[taught], confidence[taught] = labels[taught], 1
+    mask[labelled], confidence[labelled] = labels[labelled], 1
     return mask, confidence
 
 
-def _first(scene: xr.Dataset, n: int, seed: int) -> Places:
+def _typical(scene: xr.Dataset, n: int, seed: int) -> Places:
     """For each of `n` spectral clusters the pixel that is most like it."""
     from sklearn.cluster import KMeans  # late, too
 
     stack = features(scene)
     rows, columns = np.nonzero(np.isfinite(stack[0]))
-    few = np.random.default_rng(seed).permutation(len(rows))[:MOST]
-    table = stack[:, rows[few], columns[few]].T
+    sample = np.random.default_rng(seed).permutation(len(rows))[:MOST]
+    table = stack[:, rows[sample], columns[sample]].T
     table = (table - table.mean(0)) / np.maximum(table.std(0), 1e-6)
-    found = KMeans(min(n, len(few)), n_init=3, random_state=seed).fit_transform(table)
-    like = few[np.unique(found.argmin(0))]
-    return rows[like], columns[like]
+    clusters = KMeans(min(n, len(sample)), n_init=3, random_state=seed)
+    nearest = sample[np.unique(clusters.fit_transform(table).argmin(0))]
+    return rows[nearest], columns[nearest]
 
 
-def _next(confidence: np.ndarray, n: int) -> Places:
+def _uncertain(confidence: np.ndarray, n: int) -> Places:
     """The `n` least certain pixels, none in a disc around another; NaN is never chosen."""
     valid = np.isfinite(confidence)
     # Means, or every place would be a mixed pixel of an edge, which nobody can judge.
-    left = np.where(valid, uniform_filter(np.where(valid, confidence, 1), WINDOW), np.inf)
-    reach = np.sqrt(valid.sum() / max(n, 1)) / 2  # n such discs never cover the whole image
-    down, across = np.ogrid[: left.shape[0], : left.shape[1]]
-    places: list[Any] = []
-    while len(places) < n and np.isfinite(left).any():
-        places.append(np.unravel_index(left.argmin(), left.shape))
-        left[np.hypot(down - places[-1][0], across - places[-1][1]) <= reach] = np.inf
+    mean = uniform_filter(np.where(valid, confidence, 1), WINDOW)
+    free = np.where(valid, mean, np.inf)
+    radius = np.sqrt(valid.sum() / max(n, 1)) / 2  # n such discs never cover the whole image
+    down, across = np.ogrid[: free.shape[0], : free.shape[1]]
+    places: list[tuple[np.intp, ...]] = []
+    while len(places) < n and np.isfinite(free).any():
+        row, column = np.unravel_index(free.argmin(), free.shape)
+        places.append((row, column))
+        free[np.hypot(down - row, across - column) <= radius] = np.inf
     rows, columns = np.array(places, int).reshape(-1, 2).T
     return rows, columns
 
 
 def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int = 0) -> dict:
-    """The `n` places to label next, to open in QGIS: a GeoJSON FeatureCollection of points.
+    """Propose the places to label next, to open in QGIS.
 
-    They are centres of the least certain pixels of `confidence` (y, x), spread apart; without it,
-    one pixel of each of `n` spectral clusters. The attribute `class` is for the person to fill.
+    Args:
+        confidence: Confidence (y, x) of `fill`, whose least certain pixels are proposed, spread
+            apart; None: one pixel of each of `n` spectral clusters.
+        n: How many places.
+        scene: The scene.
+        seed: Seed of the clusters.
+
+    Returns:
+        A GeoJSON FeatureCollection of points, whose attribute `class` is for the person to fill.
     """
-    rows, columns = _first(scene, n, seed) if confidence is None else _next(confidence, n)
-    sure = [None] * len(rows) if confidence is None else confidence[rows, columns].tolist()
+    if confidence is None:
+        rows, columns = _typical(scene, n, seed)
+        certainty = [None] * len(rows)
+    else:
+        rows, columns = _uncertain(confidence, n)
+        certainty = confidence[rows, columns].tolist()
     xs, ys = transform(scene.rio.crs, WGS84, scene.x.values[columns], scene.y.values[rows])
-    listed = [
+    points = [
         {
             "type": "Feature",
-            "properties": {"number": number, "class": None, "confidence": certain},
+            "properties": {"number": number, "class": None, "confidence": value},
             "geometry": {"type": "Point", "coordinates": [round(x, 9), round(y, 9)]},
         }
-        for number, (x, y, certain) in enumerate(zip(xs, ys, sure, strict=True), 1)
+        for number, (x, y, value) in enumerate(zip(xs, ys, certainty, strict=True), 1)
     ]
-    return {"type": "FeatureCollection", "features": listed}
+    return {"type": "FeatureCollection", "features": points}
 
 
 def label_image(
-    path: Path | str, sensor: Sensor, out: Path | str, labels: Sequence[Path | str] = (),
-    points: int = 10, bands: Sequence[str | None] | None = None, **reading: Any,
-) -> list[Path]:  # fmt: skip
-    """Write `<stem>_next.geojson` into `out` and, from `labels`, the mask and its confidence.
+    path: Path | str,
+    sensor: Sensor,
+    out: Path | str,
+    labels: Sequence[Path | str] = (),
+    points: int = 10,
+    reading: Reading = AS_STORED,
+) -> list[Path]:
+    """Propose places to label and, from labels, make a mask and its confidence.
 
-    `<stem>_reference.tif` (uint8, 0, 1, 255) and `<stem>_confidence.tif` (float32, nodata NaN) are
-    cloud-optimised, on the image's grid. Of several files of labels the later one holds. `bands`,
-    `reading` (scale, offset, nodata): as `read_image`. The image is held in memory. Results appear
-    whole, or not at all. InputError names the file and what to mend.
+    The image is held in memory. Results appear whole, or not at all.
+
+    Args:
+        path: The image, with a CRS.
+        sensor: Card of its sensor.
+        out: Folder for the results.
+        labels: Files of labels; where they overlap the later one holds.
+        points: How many places to propose.
+        reading: How the numbers of the image are read.
+
+    Returns:
+        The files written: `<stem>_next.geojson` and, with labels, cloud-optimised on the image's
+        grid, `<stem>_reference.tif` (uint8: 0, 1, 255) and `<stem>_confidence.tif` (float32,
+        nodata NaN).
+
+    Raises:
+        InputError: An image, a file of labels or the old proposals cannot be used.
     """
-    listed = list(bands or [band.common for band in sensor.bands])
-    for band in filter(None, listed):
-        sensor.band(band)  # says what is wrong with it, if so
-    reading |= {"resolution": None if _georeferenced(path) else 1}
-    image = read_image(path, listed, Reading(**reading))
-    if image.rio.crs is None:
+    image = open_image(path, sensor, reading)
+    if image.grid.crs is None:
         raise InputError(f"{path}: has no CRS to lay labels on; georeference it (gdal_edit.py)")
-    check_reflectance(image, str(path))
-    scene = image.to_dataset().assign_attrs(scene=str(path))
-    given = np.full(image.shape[1:], NODATA, np.uint8)
+    scene = image.dataset()
+    check_reflectance(scene.reflectance, str(path))
+    given = np.full(image.shape, NODATA, np.uint8)
     for file in labels:
         more = read_labels(file, scene)
         given = np.where(more == NODATA, given, more)
-    ends = ("next.geojson", "reference.tif", "confidence.tif")
-    results = [Path(out, f"{Path(path).stem}_{end}") for end in ends]
-    if (old := results[0]).exists() and any(kind for kind, _, _ in _vectors(old)):
-        raise InputError(f"{old}: holds answers; rename it and give it with --labels")
-    layers: tuple[np.ndarray, ...] = ()
-    if labels:
-        try:
-            layers = fill(scene, given)
-        except InputError as error:
-            raise InputError(f"{', '.join(map(str, labels))}: {error}") from error
-    asked = np.where(given == NODATA, layers[1], np.nan) if layers else None
-    Path(out).mkdir(parents=True, exist_ok=True)
-    # In a folder beside the results: a move within one file system is at once, and whole.
-    with TemporaryDirectory(prefix=".clouddl-", dir=out) as work:
-        Path(work, old.name).write_text(json.dumps(propose(asked, points, scene), indent=1))
-        results = results[: 1 + len(layers)]
-        for layer, result in zip(layers, results[1:], strict=True):
-            hole, way = (NODATA, "NEAREST") if layer is layers[0] else (np.nan, "AVERAGE")
-            raster = image.isel(band=0, drop=True).copy(data=layer).rio.write_nodata(hole)
-            raster.rio.to_raster(Path(work, result.name), driver="COG", compress="DEFLATE",
-                                 predictor="YES", overview_resampling=way)  # fmt: skip
-        for result in results:
-            os.replace(Path(work, result.name), result)
-    return results
+    proposals, reference, sureness = (
+        Path(out, f"{Path(path).stem}_{end}")
+        for end in ("next.geojson", "reference.tif", "confidence.tif")
+    )
+    if proposals.exists() and any(name for name, _, _ in _vectors(proposals)):
+        raise InputError(f"{proposals}: holds answers; rename it and give it with --labels")
+    if not labels:
+        return _write(proposals, propose(None, points, scene), {})
+    try:
+        mask, confidence = fill(scene, given)
+    except InputError as error:
+        raise InputError(f"{', '.join(map(str, labels))}: {error}") from error
+    places = propose(np.where(given == NODATA, confidence, np.nan), points, scene)
+    rasters = {
+        reference: on_grid(mask, scene).rio.write_nodata(NODATA),
+        sureness: on_grid(confidence, scene).rio.write_nodata(np.nan),
+    }
+    return _write(proposals, places, rasters)
+
+
+def _write(proposals: Path, places: dict, rasters: dict[Path, xr.DataArray]) -> list[Path]:
+    """Write the results, all or none."""
+    out = proposals.parent
+    with writing(out), ExitStack() as files:
+        out.mkdir(parents=True, exist_ok=True)
+        files.enter_context(replacing(proposals)).write_text(json.dumps(places, indent=1))
+        for target, raster in rasters.items():
+            raster.rio.to_raster(
+                files.enter_context(replacing(target)),
+                driver="COG",
+                compress="DEFLATE",
+                predictor="YES",
+                overview_resampling="NEAREST" if raster.dtype == np.uint8 else "AVERAGE",
+            )
+    return [proposals, *rasters]
 
 
 def simulated_person(
-    scene: xr.Dataset, truth: np.ndarray, rounds: int, per_round: int, seed: int = 0,
-    error_rate: float = 0.0, seconds_per_point: float = 20.0,
-) -> pd.DataFrame:  # fmt: skip
-    """A drawn person who answers from `truth` (y, x: 0, 1, 255): what each round of labels brings.
+    scene: xr.Dataset,
+    truth: np.ndarray,
+    rounds: int,
+    per_round: int,
+    seed: int = 0,
+    error_rate: float = 0.0,
+    seconds_per_point: float = 20.0,
+) -> pd.DataFrame:
+    """Simulate a person who answers from the truth: what each round of labels brings.
 
-    They are wrong with `error_rate`, say nothing where truth is 255, and add a place of a class
-    that was not among those put to them. Columns: round, points, minutes, f2 and accuracy over all
-    pixels. `seconds_per_point` is an assumption, not a measurement.
+    The person says nothing where the truth is 255, and adds a place of a class that was not among
+    those proposed.
+
+    Args:
+        scene: The scene.
+        truth: Its mask (y, x): 0, 1, 255.
+        rounds: How many rounds of labelling.
+        per_round: Places proposed in each.
+        seed: Seed of answers and forests.
+        error_rate: Fraction of the answers that are wrong.
+        seconds_per_point: How long an answer takes: an assumption, not a measurement.
+
+    Returns:
+        A row a round: round, points, minutes, f2 and accuracy over all pixels.
     """
-    rng, table = np.random.default_rng(seed), []
-    labels, asked = np.full(truth.shape, NODATA, np.uint8), np.zeros(truth.shape, bool)
-    places = _first(scene, per_round, seed)
+    rng = np.random.default_rng(seed)
+    labels = np.full(truth.shape, NODATA, np.uint8)
+    asked = np.zeros(truth.shape, bool)
+    places = _typical(scene, per_round, seed)
+    rows = []
     for number in range(1, rounds + 1):
         wrong = (rng.random(len(places[0])) < error_rate) & (truth[places] != NODATA)
-        labels[places], asked[places] = np.where(wrong, 1 - truth[places], truth[places]), True
+        labels[places] = np.where(wrong, 1 - truth[places], truth[places])
+        asked[places] = True
         for value in (CLEAR, CLOUD):
             if not (labels == value).any() and (truth == value).any():
-                place = np.unravel_index(rng.choice(np.flatnonzero(truth == value)), truth.shape)
-                labels[place], asked[place] = value, True
+                extra = rng.choice(np.flatnonzero(truth == value))
+                labels.flat[extra], asked.flat[extra] = value, True
         mask, confidence = fill(scene, labels, seed)
-        score, points = counts(mask, truth), int(asked.sum())
-        found = measures(np.array([score[name] for name in COUNTS]))
-        row = {"round": number, "points": points, "minutes": points * seconds_per_point / 60}
-        table.append(row | {name: float(found[name]) for name in ("f2", "accuracy")})
-        places = _next(np.where(asked, np.nan, confidence), per_round)
-    return pd.DataFrame(table)
+        score = counts(mask, truth)
+        scores = measures(np.array([score[name] for name in COUNTS]))
+        points = int(asked.sum())
+        rows.append(
+            {
+                "round": number,
+                "points": points,
+                "minutes": points * seconds_per_point / 60,
+                "f2": float(scores["f2"]),
+                "accuracy": float(scores["accuracy"]),
+            }
+        )
+        places = _uncertain(np.where(asked, np.nan, confidence), per_round)
+    return pd.DataFrame(rows)
