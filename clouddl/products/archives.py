@@ -168,23 +168,23 @@ def _folder(path: Path, folder: Path) -> Files:
     return Files(str(path), paths, load)
 
 
+@dataclass
 class _Guard:
     """Counts what an archive would unpack to, and refuses names that lead out of it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.packed = path.stat().st_size
-        self.count = 0
-        self.total = 0
+    path: Path
+    count: int = 0
+    total: int = 0
 
     def check(self, member: str, size: int) -> None:
         if re.search(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)", member):
             raise InputError(f"{self.path}: holds {member!r}, which leads out of it; not opened")
+        packed = self.path.stat().st_size
         self.count += 1
         self.total += size
-        if self.count > MAX_FILES or self.total > min(MAX_BYTES, MAX_RATIO * self.packed):
+        if self.count > MAX_FILES or self.total > min(MAX_BYTES, MAX_RATIO * packed):
             raise InputError(
-                f"{self.path}: {self.packed} bytes would unpack to {self.total} or more; above "
+                f"{self.path}: {packed} bytes would unpack to {self.total} or more; above "
                 f"{MAX_RATIO} times, {MAX_BYTES >> 30} GiB or {MAX_FILES} files it is not opened. "
                 "If you trust it, unpack it and give the folder"
             )

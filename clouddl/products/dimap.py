@@ -33,26 +33,21 @@ def spot(files: Files, member: str) -> Product:
     mission = fields.text("MISSION").upper() + fields.text("MISSION_INDEX", "")
     if mission not in ("SPOT4", "SPOT5"):
         raise InputError(f"{fields.name}: is of {mission}; of DIMAP 1, SPOT4 and SPOT5 are read")
-    infos = {
-        node.text("BAND_DESCRIPTION").replace("XS4", "SWIR"): node
-        for node in fields.all("Spectral_Band_Info")
-    }
-    suns = {node.text("BAND_INDEX"): node for node in fields.all("Band_Solar_Irradiance")}
-    sun = _sun(fields, fields.number("SUN_ELEVATION"))
+    names = [node.text() for node in fields.all("Spectral_Band_Info/BAND_DESCRIPTION")]
+    bands = {"XS1": "green", "XS2": "red", "XS3": "nir"}
+    bands |= {name: "swir16" for name in names if name in ("SWIR", "XS4")}  # some modes have none
+    layers = ["nir", "red", "green", "swir16"][: len(names)]
     links = fields.all("DATA_FILE_PATH")
-    name = links[0].root.get("href", "") if links else "IMAGERY.TIF"
-    file = files.sibling(member, name)
-    layers = [SPOT_BANDS[key] for key in ("XS3", "XS2", "XS1", "SWIR")][: len(infos)]
+    link = links[0].root.get("href", "") if links else "IMAGERY.TIF"
+    sun = _sun(fields, fields.number("SUN_ELEVATION"))
     product = Product(files, get_sensor(f"spot-{mission[-1]}"), "toa", nodata=0)
-    for native, band in SPOT_BANDS.items():
-        if native == "SWIR" and native not in infos:  # the modes of three bands
-            continue
-        info = infos.get(native)
-        if info is None or info.text("BAND_INDEX") not in suns:
-            raise InputError(f"{fields.name} has no gain or no irradiance of {native}")
-        unit = sun / suns[info.text("BAND_INDEX")].number("SOLAR_IRRADIANCE_VALUE")
-        scale = unit / info.number("PHYSICAL_GAIN")
-        product.add(band, file, scale, unit * info.number("PHYSICAL_BIAS"), layers)
+    for name, band in bands.items():
+        info = f"Spectral_Band_Info[BAND_DESCRIPTION='{name}']"
+        index = f"[BAND_INDEX='{fields.number(f'{info}/BAND_INDEX'):.0f}']"
+        unit = sun / fields.number(f"Band_Solar_Irradiance{index}/SOLAR_IRRADIANCE_VALUE")
+        scale = unit / fields.number(f"{info}/PHYSICAL_GAIN")
+        offset = unit * fields.number(f"{info}/PHYSICAL_BIAS")
+        product.add(band, files.sibling(member, link), scale, offset, layers)
     return product
 
 
@@ -77,23 +72,24 @@ def pleiades(files: Files, member: str) -> Product:
     index = sorted(fields.all("Raster_Index"), key=lambda node: node.number("BAND_INDEX"))
     order = [node.text("BAND_ID") for node in index] or ["B2", "B1", "B0", "B3"]
     layers = [PLEIADES_BANDS.get(name, name) for name in order]
-    sun = _sun(fields, _centre(fields).number("SUN_ELEVATION"))
-    radiance = {node.text("BAND_ID"): node for node in fields.all("Band_Radiance")}
-    irradiance = {node.text("BAND_ID"): node for node in fields.all("Band_Solar_Irradiance")}
     product = Product(files, get_sensor("pleiades"), level, nodata=0)
-    for native, band in PLEIADES_BANDS.items():
-        if level == "surface":
-            product.add(band, file, 1e-4, layers=layers)
-            continue
-        if native not in radiance or native not in irradiance:
-            raise InputError(f"{fields.name} has no gain or no irradiance of {native}")
-        sunlight = irradiance[native].number("VALUE")
-        if sunlight == 999:
-            sunlight = PLEIADES_IRRADIANCE[native]
-        unit = sun / sunlight
-        scale = unit / radiance[native].number("GAIN")
-        product.add(band, file, scale, unit * radiance[native].number("BIAS"), layers)
+    for name, band in PLEIADES_BANDS.items():
+        scale, offset = 1e-4, 0.0
+        if level == "toa":
+            scale, offset = _pleiades_radiance(fields, name)
+        product.add(band, file, scale, offset, layers)
     return product
+
+
+def _pleiades_radiance(fields: Fields, name: str) -> tuple[float, float]:
+    """Scale and offset of a band whose numbers are radiance."""
+    irradiance = fields.number(f"Band_Solar_Irradiance[BAND_ID='{name}']/VALUE")
+    if irradiance == 999:
+        irradiance = PLEIADES_IRRADIANCE[name]
+    unit = _sun(fields, _centre(fields).number("SUN_ELEVATION")) / irradiance
+    radiance = f"Band_Radiance[BAND_ID='{name}']"
+    scale = unit / fields.number(f"{radiance}/GAIN")
+    return scale, unit * fields.number(f"{radiance}/BIAS")
 
 
 def _check_radiometry(fields: Fields, *known: str) -> str:

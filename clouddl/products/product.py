@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import xarray as xr
 from affine import Affine
+from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
@@ -341,8 +342,8 @@ def _transform(image: Image) -> Affine:
     return image.grid.transform if image.grid.crs else Affine.scale(image.resolution)
 
 
-def _corners(image: Image) -> np.ndarray:
-    return np.array([_transform(image) @ (0, 0), _transform(image) @ image.shape[::-1]])
+def _bounds(image: Image) -> np.ndarray:
+    return np.array(array_bounds(*image.shape, _transform(image)))
 
 
 def _check_grids(images: Sequence[Image]) -> None:
@@ -350,7 +351,7 @@ def _check_grids(images: Sequence[Image]) -> None:
     first = images[0]
     for image in images[1:]:
         pixel = max(abs(_transform(first).e), abs(_transform(image).e))
-        moved = np.abs(_corners(image) - _corners(first)).max()
+        moved = np.abs(_bounds(image) - _bounds(first)).max()
         if image.grid.crs != first.grid.crs or moved > pixel / 2:
             member = first.name.rpartition(": ")[2]
             raise InputError(f"{image.name}: its grid is not that of {member}")

@@ -43,21 +43,22 @@ def _safe(files: Files, member: str, level: Level, quantification: str, offset: 
         metres = middle(card.band(band).gsd_m)
         file = files.only(rf"{image}(_{metres:.0f}m)?\.jp2$")
         coarser = files.find(rf"{image}_\d\dm\.jp2$")
-        product.add(band, file or next(iter(coarser), None), scale, offsets[native] * scale)
+        product.add(
+            band, file or next(iter(coarser), None), scale, offsets.get(native, 0.0) * scale
+        )
     return product
 
 
-def _offsets(fields: Fields, tag: str, card: Sensor) -> dict[str, float]:
-    """The offset of every band by its native name, 0 before baseline 04.00."""
+def _offsets(fields: Fields, tag: str, card: Sensor) -> dict[str | None, float]:
+    """Offsets by native band; none before baseline 04.00."""
     # The offsets go by band_id, which counts the 13 bands from 0; the metadata say which is which.
-    natives = {str(index): band.native for index, band in enumerate(card.bands)}
+    natives: dict[str | None, str | None] = {
+        str(index): band.native for index, band in enumerate(card.bands)
+    }
     for node in fields.all("Spectral_Information"):
-        natives[node.root.get("bandId", "")] = node.root.get("physicalBand", "")
-    offsets = dict.fromkeys((band.native for band in card.bands), 0.0)
-    nodes = fields.all(tag)
-    for node in nodes:
-        offsets[natives.get(node.root.get("band_id", ""), "")] = node.number()
-    if not nodes and fields.number("PROCESSING_BASELINE") >= 4:
+        natives[node.root.get("bandId")] = node.root.get("physicalBand")
+    offsets = {natives.get(node.root.get("band_id")): node.number() for node in fields.all(tag)}
+    if not offsets and fields.number("PROCESSING_BASELINE") >= 4:
         raise InputError(
             f"{fields.name}: wrong scale: baseline {fields.text('PROCESSING_BASELINE')} without "
             f"{tag}: all would be 0.1 too bright; take the metadata as delivered"
