@@ -195,7 +195,7 @@ def test_the_sample_can_be_read() -> None:
         ("drift_max: 0", "drift_max: Input should be greater than 0"),
         ("# nothing", "demands nothing; give one of f2_min, f2_lower_min"),
         ("- f2_min", "the whole record"),
-        ("f2_min: [", "not a readable gate specification"),
+        ("f2_min: [", "the gate specification is not YAML"),
     ],
 )
 def test_a_spec_that_is_none(tmp_path: Path, text: str, told: str) -> None:
@@ -203,7 +203,7 @@ def test_a_spec_that_is_none(tmp_path: Path, text: str, told: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=f"^{path}: .*{told}"):
         read_spec(path)
-    with pytest.raises(InputError, match="absent: not a readable"):
+    with pytest.raises(InputError, match="absent: the gate specification cannot be read"):
         read_spec(tmp_path / "absent")
 
 

@@ -1,8 +1,8 @@
 """Before launch: a coarse model for a sensor from its card and the archive, and what to expect.
 
 The idea of 2020: bands that the new sensor shares with Sentinel-2, resolution lowered, Sentinel-2's
-archive to train on. What the model will be worth is predicted on scenes simulated as the sensor would
-see them; while its specification is open, each is simulated through another sample of it.
+archive to train on. What the model will be worth is predicted on scenes simulated as the sensor
+would see them; while its specification is open, with several samples of it.
 """
 
 from pathlib import Path
@@ -24,61 +24,112 @@ FINEST_M, COARSEST_M = 30.0, 120.0  # working resolutions that the archive's 2.5
 
 
 def working_bands(card: Sensor) -> list[str]:
-    """Bands of the study that the sensor shares with Sentinel-2, fine enough to make a mask from.
+    """The bands of the study that a sensor shares with Sentinel-2, fine enough to make a mask from.
 
     Those over 4 times coarser than the finest shared one are left out (a spectrometer's footprint
-    beside an imager's pixels). InputError when none is left.
+    next to an imager's pixels).
+
+    Args:
+        card: Card of the sensor.
+
+    Returns:
+        Common names in the order of the study.
+
+    Raises:
+        InputError: The sensor shares none.
     """
     names = shared_bands(get_sensor("sentinel-2"), card)
-    metres = {name: middle(card.band(name).gsd_m) for name in names if name in STUDY_BANDS}
-    fine = [n for n in STUDY_BANDS if n in metres and metres[n] <= 4 * min(metres.values())]
-    if not fine:
-        have = ", ".join(band.common for band in card.bands)
-        told = f"shares none of {', '.join(STUDY_BANDS)} with Sentinel-2, it has {have}"
-        raise InputError(f"sensor {card.id}: {told}; name the nearest as `common` in its card")
-    return fine
+    metres = {name: middle(card.band(name).gsd_m) for name in STUDY_BANDS if name in names}
+    if not metres:
+        raise InputError(
+            f"sensor {card.id}: shares none of {', '.join(STUDY_BANDS)} with Sentinel-2, it has "
+            f"{', '.join(band.common for band in card.bands)}; name the nearest as `common` in its "
+            "card"
+        )
+    finest = min(metres.values())
+    return [name for name in metres if metres[name] <= 4 * finest]
 
 
 def working_resolution(card: Sensor) -> float:
-    """Metres at which to work: the coarsest band used, within FINEST_M to COARSEST_M."""
+    """The resolution to work at: that of the coarsest band used, within FINEST_M to COARSEST_M.
+
+    Args:
+        card: Card of the sensor.
+
+    Returns:
+        Metres per pixel.
+    """
     metres = max(middle(card.band(name).gsd_m) for name in working_bands(card))
     return min(max(metres, FINEST_M), COARSEST_M)
 
 
 def coarse_model(
-    card: Sensor, archive: Path | str, labels: str, folder: Path | str, *, epochs: int = 40,
+    card: Sensor,
+    archive: Path | str,
+    labels: str,
+    folder: Path | str,
+    *,
+    epochs: int = 40,
     seed: int = 0,
-) -> CloudModel:  # fmt: skip
-    """Train on the `archive` (a Zarr of `chips.make_chips`) with the sensor's bands alone.
+) -> CloudModel:
+    """Train a model on an archive of Sentinel-2 with the sensor's bands alone.
 
-    `labels`: a source of labels in it. The threshold is chosen on its validation scenes.
+    Args:
+        card: Card of the sensor.
+        archive: A Zarr of `chips.make_chips`; the threshold is chosen on its validation scenes.
+        labels: A source of labels in it.
+        folder: Folder of the training run.
+        epochs: Passes over the archive.
+        seed: Seed of the training.
+
+    Returns:
+        The model.
     """
-    bands, metres = working_bands(card), working_resolution(card)
-    train, validation = (Chips.open(archive, bands, labels, r) for r in ("train", "validation"))
-    blank = ModelCard(
-        name=f"{card.id}-preflight", bands=bands, resolution=metres, normalisation="log",
-        labels=labels, seed=seed,
-    )  # fmt: skip
-    return fit(blank, train, validation, folder, Schedule(epochs, 8, patience=epochs))
+    bands = working_bands(card)
+    train, validation = (
+        Chips.open(archive, bands, labels, role) for role in ("train", "validation")
+    )
+    untrained = ModelCard(
+        name=f"{card.id}-preflight",
+        bands=bands,
+        resolution=working_resolution(card),
+        normalisation="log",
+        labels=labels,
+        seed=seed,
+    )
+    return fit(untrained, train, validation, folder, Schedule(epochs, 8, patience=epochs))
 
 
 def expected(
     model: CloudModel, card: Sensor, *, draws: int = 5, places: int = 20, seed: int = 100
 ) -> pd.DataFrame:
-    """Scores on simulated scenes, a row for each draw of the specification (one if it is closed).
+    """Score a model on scenes simulated as a sensor would see them.
 
-    Columns of `score.pooled`, and the figures simulated. Landscapes are the same in each draw, so that
-    rows differ by the specification alone. Simulated, not real: the spread tells more than the level.
+    Landscapes are the same for each sample of the specification, so that rows differ by it alone.
+    Simulated, not real: the differences mean more than the level.
+
+    Args:
+        model: The model.
+        card: Card of the sensor.
+        draws: Samples of the specification, where it is open.
+        places: Simulated scenes for each.
+        seed: Seed of samples and scenes.
+
+    Returns:
+        A row a sample (one if the specification is closed): scores (`score.pooled`), and the
+        figures sampled.
     """
     tables = []
     for draw in range(draws if card.open else 1):
         sample = card.sample(seed + draw)
         figures = {
             f"{band.common} {field}": getattr(sample.band(band.common), field)
-            for band in card.bands if band.common in model.card.bands for field in band.ranges
-        }  # fmt: skip
+            for band in card.bands
+            if band.common in model.card.bands
+            for field in band.ranges
+        }
         scenes = simulate_set(sample, places, seed=seed, resolution=model.card.resolution)
-        found = predictions(model, scenes, model.card.bands)
-        masks = {name: to_mask(p, model.card.threshold) for name, p in found.items()}
+        probabilities = predictions(model, scenes, model.card.bands)
+        masks = {name: to_mask(p, model.card.threshold) for name, p in probabilities.items()}
         tables.append(pooled(score_masks(masks, scenes)).assign(draw=draw, **figures))
     return pd.concat(tables, ignore_index=True)
