@@ -1,8 +1,8 @@
 """Training effects: how a batch is changed each time it is shown, to stand for other sensors.
 
-An effect is a function `(x, y, rng) -> (x, y)` of a batch of images x (n, bands, y, x) in reflectance,
-NaN for nodata, their labels y (n, y, x) in 0..1 (fraction of cloud, NaN where unlabelled), and the
-random generator. To add one, write the function and enter it in `Augmentation.effects`.
+An effect is a function `(x, y, rng) -> (x, y)`: images x (n, bands, y, x) in reflectance, NaN for
+nodata; labels y (n, y, x), the fraction of cloud in 0..1, NaN where unlabelled; and the random
+generator. To add an effect, write its function and enter it in `Augmentation.effects`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from clouddl.network import ELEVATION
 from clouddl.sensors import get_sensor, middle
@@ -19,7 +20,7 @@ from clouddl.sensors import get_sensor, middle
 HAZE_UM = 0.49  # wavelength (µm) at which the strength of haze is stated
 
 # Wavelength (µm) by common name; other sensors' bands of that name are near enough for haze.
-WAVES = {b.common: middle(b.centre_um) for b in get_sensor("sentinel-2").bands}
+WAVES = {band.common: middle(band.centre_um) for band in get_sensor("sentinel-2").bands}
 
 CROP = 96  # pixels: the largest side of a training sample
 
@@ -32,14 +33,14 @@ class Augmentation:
     """All training effects, with their strengths; a strength of 0 switches an effect off.
 
     Attributes:
-        resolution: Finest and coarsest resolution in metres; one value a batch, log-uniform.
-        gain: Standard deviation of a factor for each band of each image.
-        offset: Standard deviation of a shift in reflectance, for each band of each image.
-        brightness: Standard deviation of a factor common to all bands of an image.
-        ground: Standard deviation of the logarithm of a factor for images without cloud.
-        paste: Fraction of images onto which the clouds of another are pasted.
-        ice: Fraction of images whose clouds are darkened in the short-wave infrared.
-        haze: Standard deviation of the reflectance of haze at 0.49 µm.
+        resolution: Finest and coarsest resolution in metres; see `coarsen`.
+        gain: See `change_light`.
+        offset: See `change_light`.
+        brightness: See `change_light`.
+        ground: See `change_ground`.
+        paste: See `paste_clouds`.
+        ice: See `darken_ice`.
+        haze: See `add_haze`.
         turns: Whether to turn and mirror.
         crop: Largest side of the result in pixels.
     """
@@ -56,22 +57,19 @@ class Augmentation:
     crop: int = CROP
 
     def effects(self, bands: Sequence[str]) -> dict[str, Effect]:
-        """The effects on light, in the order in which they are applied.
+        """The effects on reflectance by name, in the order in which they are applied.
 
         Args:
             bands: Common names of the bands of the batch.
-
-        Returns:
-            Functions `(x, y, rng) -> (x, y)` by name.
         """
         return {
             "ground": partial(change_ground, strength=self.ground),
             "paste": partial(paste_clouds, fraction=self.paste),
             "ice": partial(darken_ice, fraction=self.ice, bands=bands),
             "haze": partial(add_haze, strength=self.haze, bands=bands),
-            "gain": partial(change_gain, strength=self.gain),
-            "brightness": partial(change_brightness, strength=self.brightness),
-            "offset": partial(add_offset, strength=self.offset),
+            "light": partial(
+                change_light, gain=self.gain, brightness=self.brightness, offset=self.offset
+            ),
         }
 
     def __call__(
@@ -83,18 +81,15 @@ class Augmentation:
         bands: Sequence[str] = (),
         multiple: int = 16,
     ) -> Batch:
-        """Apply all effects to a batch.
+        """Apply all effects to a batch; elevation is cropped and turned only.
 
         Args:
             x: Reflectance (n, bands, y, x), NaN for nodata.
             y: Fraction of cloud (n, y, x) in 0..1, NaN where unlabelled.
             resolution: Of the batch, in metres.
             rng: Source of all random numbers.
-            bands: Common names of the bands. Elevation is turned and cropped, but its values stay.
+            bands: Common names of the bands.
             multiple: The sides of the result are multiples of this (`UNet.multiple`).
-
-        Returns:
-            The changed x and y.
         """
         x, y = coarsen(x, y, rng, resolution, self.resolution, self.crop, multiple)
         if self.turns:
@@ -102,8 +97,7 @@ class Augmentation:
         heights = x
         for effect in self.effects(bands).values():
             x, y = effect(x, y, rng)
-        is_height = [band == ELEVATION for band in bands] or [False]
-        return torch.where(_per_band(is_height, x), heights, x), y
+        return torch.where(_bands_named(ELEVATION, bands, x), heights, x), y
 
 
 def coarsen(
@@ -115,19 +109,14 @@ def coarsen(
     crop: int = CROP,
     multiple: int = 16,
 ) -> Batch:
-    """Show a random window of the batch at a random resolution, never finer than its own.
+    """Show a random window at a random resolution, one for the batch, never finer than its own.
 
     Args:
-        x: Reflectance (n, bands, y, x).
-        y: Fraction of cloud (n, y, x).
-        rng: Source of random numbers.
+        x, y, rng: As for every effect.
         resolution: Of the batch, in metres.
-        target: Finest and coarsest resolution of the result in metres.
+        target: Finest and coarsest resolution of the result in metres (log-uniform).
         crop: Largest side of the result in pixels.
         multiple: The sides of the result are multiples of this.
-
-    Returns:
-        The window of x and y.
     """
     low, high = (np.log(max(metres, resolution)) for metres in target)
     metres = float(np.exp(low + (high - low) * torch.rand(1, generator=rng).item()))
@@ -139,55 +128,67 @@ def random_window(
 ) -> Batch:
     """Cut a random window and average it to pixels `factor` times as large.
 
-    Images and masks are averaged over the same areas: a mask becomes the fraction of cloud.
+    Args:
+        x, y, rng, crop, multiple: As for `coarsen`.
+        factor: Side of a pixel of the result, in pixels of x.
+    """
+    side = x.shape[-1]
+    size = max(multiple, min(crop, int(side / factor + 1e-6)) // multiple * multiple)
+    window = min(side, round(size * factor))
+    top, left = (
+        int(torch.randint(extent - window + 1, (1,), generator=rng)) for extent in x.shape[-2:]
+    )
+    part = np.s_[..., top : top + window, left : left + window]
+    return average(x[part], y[part], size)
+
+
+def average(x: Tensor, y: Tensor, size: int) -> Batch:
+    """Average images and labels over the same areas: a mask becomes the fraction of cloud.
 
     Args:
         x: Reflectance (n, bands, y, x).
         y: Fraction of cloud (n, y, x).
-        rng: Source of random numbers.
-        factor: Side of a pixel of the result, in pixels of x.
-        crop: Largest side of the result in pixels.
-        multiple: The sides of the result are multiples of this.
-
-    Returns:
-        The window of x and y.
+        size: Side of the result in pixels.
     """
-    height = x.shape[-1]
-    size = max(multiple, min(crop, int(height / factor + 1e-6)) // multiple * multiple)
-    window = min(height, round(size * factor))
-    top, left = (
-        int(torch.randint(0, extent - window + 1, (1,), generator=rng)) for extent in x.shape[-2:]
-    )
-    x = x[..., top : top + window, left : left + window]
-    y = y[..., top : top + window, left : left + window]
-    if window != size:
-        x = nn.functional.interpolate(x, (size, size), mode="area")
-        y = nn.functional.interpolate(y[:, None], (size, size), mode="area")[:, 0]
-    return x, y
+    if x.shape[-2:] == (size, size):
+        return x, y
+    x = F.interpolate(x, (size, size), mode="area")
+    return x, F.interpolate(y[:, None], (size, size), mode="area")[:, 0]
 
 
 def turn(x: Tensor, y: Tensor, rng: Generator) -> Batch:
-    """Turn the batch by a multiple of 90°, and mirror every second one."""
+    """Turn the batch by a multiple of 90°, and mirror every second one.
+
+    Args:
+        x, y, rng: As for every effect.
+    """
     quarters, mirror = torch.randint(0, 4, (2,), generator=rng).tolist()
-    x, y = (torch.rot90(values, quarters, (-2, -1)) for values in (x, y))
-    return (x.flip(-1), y.flip(-1)) if mirror % 2 else (x, y)
+    x, y = torch.rot90(x, quarters, (-2, -1)), torch.rot90(y, quarters, (-2, -1))
+    if mirror % 2:
+        return x.flip(-1), y.flip(-1)
+    return x, y
 
 
 def change_ground(x: Tensor, y: Tensor, rng: Generator, strength: float) -> Batch:
-    """Multiply images without cloud by a log-normal factor for each band.
+    """Give images without cloud other colours, for soils, sand or snow that the archive lacks.
 
-    They then stand for soils, sand or snow that the archive lacks.
+    Args:
+        x, y, rng: As for every effect.
+        strength: Standard deviation of the logarithm of the factor of a band.
     """
-    n, bands = x.shape[:2]
     clear = (torch.nan_to_num(y).mean((-2, -1)) < 0.01)[:, None, None, None]
-    factor = torch.exp(strength * (_normal(x, bands, rng) + _normal(x, 1, rng)))
+    factor = torch.exp(strength * (_normal(x, rng) + _normal(x, rng, bands=1)))
     return torch.where(clear, x * factor, x), y
 
 
 def paste_clouds(x: Tensor, y: Tensor, rng: Generator, fraction: float) -> Batch:
-    """Paste the clouds of other images of the batch onto a `fraction` of its images.
+    """Paste the clouds of other images of the batch (copy-paste, Ghiasi 2021).
 
-    Few places times few clouds become many pairs (copy-paste, Ghiasi 2021).
+    Few places times few clouds become many pairs.
+
+    Args:
+        x, y, rng: As for every effect.
+        fraction: Of the images that get clouds.
     """
     n = len(x)
     chosen = (torch.rand(n, generator=rng) < fraction).nonzero()[:, 0].to(x.device)
@@ -197,23 +198,17 @@ def paste_clouds(x: Tensor, y: Tensor, rng: Generator, fraction: float) -> Batch
 
 
 def paste(x: Tensor, y: Tensor, donor_x: Tensor, donor_y: Tensor) -> Batch:
-    """Lay the clouds of a donor, with a soft rim of its ground, over other images.
-
-    The rim is wide enough for thin edges to come along. Labels are the donor's where its weight is
-    at least one half.
+    """Lay the clouds of donors over other images, with a soft rim wide enough for thin edges.
 
     Args:
         x: Reflectance (n, bands, y, x).
-        y: Fraction of cloud (n, y, x).
+        y: Fraction of cloud (n, y, x); the donor's is taken where it weighs at least one half.
         donor_x: Reflectance of the donors, of the shape of x.
         donor_y: Fraction of cloud of the donors, of the shape of y.
-
-    Returns:
-        The changed x and y.
     """
     cloud = (torch.nan_to_num(donor_y) >= 0.5).float()[:, None]
-    wide = nn.functional.max_pool2d(cloud, 9, 1, 4)
-    weight = nn.functional.avg_pool2d(wide, 9, 1, 4, count_include_pad=False)
+    wide = F.max_pool2d(cloud, 9, 1, 4)
+    weight = F.avg_pool2d(wide, 9, 1, 4, count_include_pad=False)
     y = torch.where(weight[:, 0] >= 0.5, donor_y, y)
     x = torch.where(weight > 0, donor_x * weight + x * (1 - weight), x)
     return x, torch.where(x.isnan().all(1), torch.nan, y)
@@ -222,23 +217,33 @@ def paste(x: Tensor, y: Tensor, donor_x: Tensor, donor_y: Tensor) -> Batch:
 def darken_ice(
     x: Tensor, y: Tensor, rng: Generator, fraction: float, bands: Sequence[str]
 ) -> Batch:
-    """Darken the clouds of a `fraction` of images in the short-wave infrared, by up to 80 %.
+    """Darken clouds in the short-wave infrared by up to 80 %, as if they were of ice.
 
     Water ice absorbs there, and droplets hardly do (Pilewskie and Twomey 1987).
+
+    Args:
+        x, y, rng: As for every effect.
+        fraction: Of the images with such clouds.
+        bands: Common names of the bands.
     """
     n = len(x)
     absorbed = 0.8 * torch.rand(n, 1, 1, generator=rng)
     absorbed = absorbed * (torch.rand(n, 1, 1, generator=rng) < fraction)
     factor = 1 - absorbed.to(x) * torch.nan_to_num(y)
-    is_swir = [band.startswith("swir") for band in bands] or [False]
-    return torch.where(_per_band(is_swir, x), x * factor[:, None], x), y
+    return torch.where(_bands_named("swir", bands, x), x * factor[:, None], x), y
 
 
 def add_haze(x: Tensor, y: Tensor, rng: Generator, strength: float, bands: Sequence[str]) -> Batch:
-    """Add haze of half-normal strength, from dust (power 0) to smoke (2.5). Haze is no cloud."""
+    """Add haze, anything from dust (power 0) to smoke (2.5). Haze is no cloud.
+
+    Args:
+        x, y, rng: As for every effect.
+        strength: Standard deviation of the reflectance of haze at 0.49 µm.
+        bands: Common names of the bands.
+    """
     power = 2.5 * torch.rand(len(x), 1, 1, 1, generator=rng)
-    reflectance = (strength * _normal(x, 1, rng).abs().cpu()).clamp_max(0.5)
-    waves = [WAVES.get(band, HAZE_UM) for band in bands] or [HAZE_UM] * x.shape[1]
+    reflectance = (strength * _normal(x, rng, bands=1).abs().cpu()).clamp_max(0.5)
+    waves = [WAVES.get(band, HAZE_UM) for band in bands] or [HAZE_UM]
     return haze(x, reflectance, torch.tensor(waves), power), y
 
 
@@ -249,9 +254,9 @@ def haze(
 
     Args:
         reflectance: (…, bands, y, x).
-        strength: Reflectance of the haze over black ground at 0.49 µm, 0..1; a number or (n, 1, 1, 1).
+        strength: Reflectance of haze over black ground at 0.49 µm: a number or (n, 1, 1, 1).
         waves: Wavelength of each band in µm (bands,).
-        power: Exponent: 0 for dust, 1.3 for continental aerosol, 2.5 for smoke; as `strength`.
+        power: 0 for dust, 1.3 for continental aerosol, 2.5 for smoke: a number or (n, 1, 1, 1).
 
     Returns:
         Reflectance of the shape and type of `reflectance`.
@@ -261,26 +266,27 @@ def haze(
     return reflectance * (1 - path) + path
 
 
-def change_gain(x: Tensor, y: Tensor, rng: Generator, strength: float) -> Batch:
-    """Multiply each band of each image by a factor near 1: an error of calibration."""
-    return x * (1 + strength * _normal(x, x.shape[1], rng)), y
+def change_light(
+    x: Tensor, y: Tensor, rng: Generator, gain: float, brightness: float, offset: float
+) -> Batch:
+    """Change calibration, the height of the sun, and path reflectance.
+
+    Args:
+        x, y, rng: As for every effect.
+        gain: Standard deviation of a factor for each band of each image.
+        brightness: Standard deviation of a factor common to all bands of an image.
+        offset: Standard deviation of a reflectance added to each band of each image.
+    """
+    x = x * (1 + gain * _normal(x, rng)) * (1 + brightness * _normal(x, rng, bands=1))
+    return x + offset * _normal(x, rng), y
 
 
-def change_brightness(x: Tensor, y: Tensor, rng: Generator, strength: float) -> Batch:
-    """Multiply each image by a factor near 1: another height of the sun."""
-    return x * (1 + strength * _normal(x, 1, rng)), y
+def _normal(x: Tensor, rng: Generator, bands: int | None = None) -> Tensor:
+    """Normal random numbers (n, bands, 1, 1) for a batch x; default all its bands."""
+    return torch.randn(len(x), bands or x.shape[1], 1, 1, generator=rng).to(x)
 
 
-def add_offset(x: Tensor, y: Tensor, rng: Generator, strength: float) -> Batch:
-    """Add a small reflectance to each band of each image: dark signal, or path reflectance."""
-    return x + strength * _normal(x, x.shape[1], rng), y
-
-
-def _normal(x: Tensor, bands: int, rng: Generator) -> Tensor:
-    """Normal random numbers (n, bands, 1, 1) for a batch x."""
-    return torch.randn(len(x), bands, 1, 1, generator=rng).to(x)
-
-
-def _per_band(flags: Sequence[bool], x: Tensor) -> Tensor:
-    """One flag for each band, to be broadcast over a batch x."""
+def _bands_named(prefix: str, bands: Sequence[str], x: Tensor) -> Tensor:
+    """Which of the bands of x have a name that begins so, to be broadcast over x."""
+    flags = [band.startswith(prefix) for band in bands] or [False]
     return torch.tensor(flags, device=x.device)[:, None, None]

@@ -29,10 +29,10 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from clouddl.augment import Augmentation
+from clouddl.augment import Augmentation, average
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.files import write_whole
@@ -120,7 +120,6 @@ def fit(
             logger=_curves(folder),
             enable_progress_bar=progress,
             enable_model_summary=False,
-            log_every_n_steps=1,
             num_sanity_val_steps=0,
             deterministic=True,
             use_distributed_sampler=False,
@@ -287,8 +286,7 @@ def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[T
         The averages of x and y.
     """
     size = max(multiple, int(x.shape[-1] / factor) // multiple * multiple)
-    x = nn.functional.interpolate(x, (size, size), mode="area")
-    return x, nn.functional.interpolate(y[:, None], (size, size), mode="area")[:, 0]
+    return average(x, y, size)
 
 
 class RegionSampler(Sampler[int]):
