@@ -15,7 +15,6 @@ import pandas as pd
 import shapely
 import xarray as xr
 from pyogrio import list_layers, raw
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
 from rasterio._err import CPLE_BaseError  # which GDAL's transformation raises as it is
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
@@ -85,7 +84,7 @@ def _vectors(path: Path | str) -> Iterator[tuple[str, shapely.Geometry | None, s
             names = columns[0] if columns else [None] * len(geometries)
             for name, geometry in zip(names, shapely.from_wkb(geometries), strict=True):
                 yield str(name or ""), geometry, about["crs"]
-    except (DataLayerError, DataSourceError, FeatureError, GeometryError) as error:
+    except RuntimeError as error:  # every error of pyogrio
         raise InputError(
             f"{path}: cannot be read as labels ({error}); "
             "save it from QGIS as GeoJSON or GeoPackage"
@@ -123,7 +122,7 @@ def read_labels(path: Path | str, scene: xr.Dataset) -> np.ndarray:
         if not geometry:
             raise InputError(f"{path}: feature {number} has no geometry; draw it, or remove it")
         outline = _in_pixels(geometry, crs, scene)
-        if not outline.intersects(frame):
+        if not (np.isfinite(outline.bounds).all() and outline.intersects(frame)):
             raise InputError(
                 f"{path}: feature {number} lies outside the image; "
                 f"save the file in its right CRS (it says {crs})"
@@ -141,15 +140,15 @@ def read_labels(path: Path | str, scene: xr.Dataset) -> np.ndarray:
 
 def _in_pixels(geometry: shapely.Geometry, crs: str, scene: xr.Dataset) -> shapely.Geometry:
     """A geometry in columns and rows of a scene; empty if it cannot be in that CRS."""
-    corners = shapely.get_coordinates(geometry).T
+
+    def move(points: np.ndarray) -> np.ndarray:
+        x, y = transform(crs, scene.rio.crs, *points.T)
+        return np.transpose(~scene.rio.transform() * (np.array(x), np.array(y)))
+
     try:
-        x, y = transform(crs, scene.rio.crs, *corners)
+        return shapely.transform(geometry, move)
     except (CPLE_BaseError, CRSError):  # such as metres where degrees are said
         return shapely.Point()
-    corners = ~scene.rio.transform() * (np.array(x), np.array(y))
-    if not np.isfinite(corners).all():
-        return shapely.Point()
-    return shapely.set_coordinates(shapely.force_2d(geometry), np.transpose(corners))
 
 
 def fill(scene: xr.Dataset, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -235,10 +234,10 @@ def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int 
     """
     if confidence is None:
         rows, columns = _typical(scene, n, seed)
-        certainty = [None] * len(rows)
+        values = [None] * len(rows)
     else:
         rows, columns = _uncertain(confidence, n)
-        certainty = confidence[rows, columns].tolist()
+        values = confidence[rows, columns].tolist()
     xs, ys = transform(scene.rio.crs, WGS84, scene.x.values[columns], scene.y.values[rows])
     points = [
         {
@@ -246,7 +245,7 @@ def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int 
             "properties": {"number": number, "class": None, "confidence": value},
             "geometry": {"type": "Point", "coordinates": [round(x, 9), round(y, 9)]},
         }
-        for number, (x, y, value) in enumerate(zip(xs, ys, certainty, strict=True), 1)
+        for number, (x, y, value) in enumerate(zip(xs, ys, values, strict=True), 1)
     ]
     return {"type": "FeatureCollection", "features": points}
 
@@ -288,7 +287,7 @@ def label_image(
     for file in labels:
         more = read_labels(file, scene)
         given = np.where(more == NODATA, given, more)
-    proposals, reference, sureness = (
+    proposals, reference, certainty = (
         Path(out, f"{Path(path).stem}_{end}")
         for end in ("next.geojson", "reference.tif", "confidence.tif")
     )
@@ -303,7 +302,7 @@ def label_image(
     places = propose(np.where(given == NODATA, confidence, np.nan), points, scene)
     rasters = {
         reference: on_grid(mask, scene).rio.write_nodata(NODATA),
-        sureness: on_grid(confidence, scene).rio.write_nodata(np.nan),
+        certainty: on_grid(confidence, scene).rio.write_nodata(np.nan),
     }
     return _write(proposals, places, rasters)
 

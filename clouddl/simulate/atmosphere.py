@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from clouddl.sensors import Sensor
 from clouddl.simulate.spectra import GRID, air, band_average
-from clouddl.simulate.sunlight import Sun
+from clouddl.simulate.sunlight import Sun, add_layer
 
 VAPOUR_SCALE_M, AEROSOL_SCALE_M, AIR_SCALE_M = 2000.0, 1500.0, 8000.0  # heights of fall by e
 
@@ -32,7 +32,7 @@ class Atmosphere:
         return np.exp((backwards - self.rayleigh - self.aerosol) / self.sun.mu)
 
     def reflectance_above(self, below: np.ndarray, bottom: float, top: float) -> np.ndarray:
-        """Reflectance above a layer of air (adding method, Petty 2006, ch. 13).
+        """Reflectance above a layer of air.
 
         Args:
             below: Reflectance (band, y, x) of what lies below the layer.
@@ -53,10 +53,12 @@ class Atmosphere:
         phase = 0.75 * (1 + mu**2)  # Rayleigh's phase function, seen from above
         path = (phase * rayleigh + 0.25 * aerosol) / (4 * mu)
         backwards = 0.5 * rayleigh + 0.12 * aerosol  # half of Rayleigh's scattering goes back
-        passed = np.exp(-backwards * (1 / mu + 1) - gas)
-        sphere = backwards / (1 + backwards)
-        path, passed, sphere, gas = np.stack([path, passed, sphere, gas])[..., None, None]
-        return path * np.exp(-gas / 2) + passed * below / (1 - sphere * below)
+        layer = (
+            path * np.exp(-gas / 2),
+            np.exp(-backwards * (1 / mu + 1) - gas),
+            backwards / (1 + backwards),
+        )
+        return add_layer(below, *np.stack(layer)[..., None, None])
 
 
 def simulate_atmosphere(rng: Generator, sensor: Sensor, sun: Sun, ground: float) -> Atmosphere:

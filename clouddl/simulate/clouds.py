@@ -8,7 +8,7 @@ from numpy.random import Generator
 from clouddl.sensors import Sensor
 from clouddl.simulate.noise import noise
 from clouddl.simulate.spectra import air, band_average
-from clouddl.simulate.sunlight import Sun, incidence
+from clouddl.simulate.sunlight import Sun, add_layer, incidence
 
 #: A pixel is cloud where the optical depth (water and ice cloud together) is above this.
 CLOUD_OPTICAL_DEPTH = 0.8
@@ -146,7 +146,7 @@ def reflectance_above(
     resolution: float,
     radius: float,
 ) -> np.ndarray:
-    """Reflectance just above a layer of cloud (adding method, Petty 2006, ch. 13).
+    """Reflectance just above a layer of cloud.
 
     Args:
         layer: The cloud.
@@ -172,7 +172,7 @@ def reflectance_above(
         beam, passed = two_stream(depth * 0.5 / sun.mu, asymmetry, lost)
         sphere, up = two_stream(depth, asymmetry, lost)
         under = np.minimum(below[band], 0.95)  # a sunlit slope of snow can be above 1
-        above[band] = beam * relief + passed * up * under / (1 - sphere * under)
+        above[band] = add_layer(under, beam * relief, passed * up, sphere)
     return above
 
 

@@ -1,4 +1,4 @@
-"""Sunlight on a surface: the position of the sun, slopes, and shadows of terrain."""
+"""Sunlight: the position of the sun, slopes, shadows of terrain, and layers upon layers."""
 
 from dataclasses import dataclass
 
@@ -55,3 +55,20 @@ def terrain_shadow(elevation: np.ndarray, sun: Sun, resolution: float) -> np.nda
         towards = ndimage.shift(elevation, shift, order=0, mode="nearest")
         shadow |= towards > elevation + step * rise
     return shadow
+
+
+def add_layer(
+    below: np.ndarray, reflected: np.ndarray, transmitted: np.ndarray, sphere: np.ndarray
+) -> np.ndarray:
+    """Put a layer of air or cloud on what lies below (adding method, Petty 2006, ch. 13).
+
+    Args:
+        below: Reflectance (…, y, x) of what lies below.
+        reflected: Reflectance of the layer itself.
+        transmitted: Its transmission, down and up.
+        sphere: Its reflectance of diffuse light from below.
+
+    Returns:
+        Reflectance (…, y, x) above the layer.
+    """
+    return reflected + transmitted * below / (1 - sphere * below)
