@@ -38,7 +38,7 @@ from clouddl.products.image import (
     strips,
 )
 from clouddl.scale.tiles import Part, TilePredictor
-from clouddl.sensors import STUDY_BANDS, Sensor, middle
+from clouddl.sensors import Sensor, middle
 
 TRAINED = (10, 60)  # metres; training samples resolutions of this range
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
@@ -146,7 +146,7 @@ def predict_file(
     """
     plan = _plan(source, sensor, model, reading, options)
     label = Path(plan.image.name).name if progress else None
-    return _write(plan, plan.tiles.run(label), results_of(source, out), tags)
+    return _write(plan, plan.tiles.run(label), out, tags)
 
 
 def predict_part(
@@ -215,15 +215,15 @@ def join_parts(
         WriteError: As `predict_file`.
     """
     plan = _plan(source, sensor, model, reading, options)
-    return _write(plan, _saved_parts(plan, Path(parts)), results_of(source, out), tags)
+    return _write(plan, _saved_parts(plan, Path(parts)), out, tags)
 
 
-def part_count(source: Source, most: int) -> int:
+def part_count(source: Path | str, most: int) -> int:
     """Say into how many parts it is worth cutting an image.
 
     Args:
-        source: The image. What is no file that GDAL opens is read as a whole, and reading it is
-            most of the work: it is left in one part.
+        source: Path of the image. What is no file that GDAL opens is read as a whole, and reading
+            it is most of the work: it is left in one part.
         most: Number of parts at the most.
 
     Returns:
@@ -232,23 +232,24 @@ def part_count(source: Source, most: int) -> int:
     try:
         with open_raster(source) as file:
             return max(1, min(most, file.height * file.width // PART_PIXELS))
-    except (RasterioError, TypeError):  # an array, or a broken file: reading it will say
+    except RasterioError:  # an array, or a broken file: reading it will say
         return 1
 
 
-def results_of(source: Source, out: Path | str) -> tuple[Path, Path]:
+def results_of(source: Path | str, out: Path | str) -> tuple[Path, Path]:
     """Name the files `predict_file` writes.
 
     Args:
-        source: The image.
+        source: Path or address of the image; of one in memory, its attribute `scene`.
         out: Folder of the results.
 
     Returns:
         Paths of the mask and of the probability.
     """
-    name = getattr(source, "attrs", {}).get("scene") or source
-    path = str(name).partition("#")[0] if isinstance(name, Path | str) else "image"
-    stem = Path(urlsplit(path).path if "://" in path else path).stem
+    path = str(source).partition("#")[0]
+    if "://" in path:
+        path = urlsplit(path).path
+    stem = Path(path).stem
     return Path(out, f"{stem}_cloud.tif"), Path(out, f"{stem}_probability.tif")
 
 
@@ -288,8 +289,6 @@ def _plan(
     if unknown:
         has = f"it has {', '.join(image.bands)}"
         raise InputError(f"{image.name}: has no {', '.join(unknown)} to use; {has}")
-    if not options.use:  # without blue there is another model, but a file that is lost is an error
-        image.require(STUDY_BANDS)
     model = model or _default_model(image.name, wanted)
     best = _best_set(model.card, wanted, image.name)
     if options.use and set(options.use) != set(best):
@@ -311,12 +310,13 @@ def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
     """Metres per pixel to predict at: as given, else as the image says, else by the sensor."""
     if image.reading.resolution is not None:
         return image.reading.resolution
-    native = image.native_resolution(used)
-    if native is not None:
-        return max(native, card.resolution) if image.any_resolution else native
+    coarsest = image.coarsest(used)
+    if coarsest is not None:  # a product, which is resampled anyway
+        return max(coarsest, card.resolution)
+    assert image.sensor  # only a file, which is opened with a sensor, may lack a resolution
+    coarsest = max(middle(image.sensor.band(band).gsd_m) for band in used)
     # What lies in the range of resolutions trained at is taken as it is: files without CRS are
     # often resampled, and the network sees alike throughout.
-    coarsest = max(middle(image.sensor.band(band).gsd_m) for band in used)
     low, high = TRAINED
     return card.resolution if low <= coarsest <= high else coarsest
 
@@ -366,10 +366,10 @@ def _saved_parts(plan: _Plan, parts: Path) -> Iterator[Part]:
 
 
 def _write(
-    plan: _Plan, parts: Iterable[Part], results: tuple[Path, Path], tags: Mapping[str, str] | None
+    plan: _Plan, parts: Iterable[Part], out: Path | str, tags: Mapping[str, str] | None
 ) -> tuple[Path, Path]:
     """Write the probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
-    out = results[0].parent
+    results = results_of(plan.image.name, out)
     make_results_folder(out, math.prod(plan.image.shape) * RESULT_BYTES)
     # In a folder beside the results: a move within one file system is at once, and whole.
     with (
@@ -422,22 +422,22 @@ def _describe(
 ) -> None:
     """Name the band of a result, and say what it was made by."""
     card = plan.model.card
+    made_by = {
+        "model": card.name,
+        "model_version": card.version,
+        "threshold": plan.threshold,
+        "bands": ",".join(plan.image.bands),
+        "weights_sha256": card.weights_sha256,
+    }
     file.set_band_description(1, content)
-    file.update_tags(
-        model=card.name,
-        model_version=card.version,
-        threshold=plan.threshold,
-        bands=",".join(plan.image.bands),
-        weights_sha256=card.weights_sha256,
-    )
-    file.update_tags(**(tags or {}))
+    file.update_tags(**made_by | dict(tags or {}))
 
 
 def _write_dilated(plan: _Plan, probability: DatasetWriter, mask: DatasetWriter) -> None:
     """Write the mask with its clouds grown, which they do from tile to tile."""
     height, width = plan.image.shape
     margin = int(plan.dilation_m / plan.image.resolution) + 1
-    for window in strips((0, height), (0, width)):
+    for window in strips(slice(0, height), slice(0, width)):
         first, rows = window.row_off, window.height
         top, bottom = max(0, first - margin), min(height, first + rows + margin)
         values = probability.read(1, window=Window(0, top, width, bottom - top))

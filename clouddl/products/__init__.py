@@ -7,10 +7,10 @@ hand. "Unchecked" marks what even that did not settle.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -25,7 +25,7 @@ from clouddl.products.readers import find_product
 from clouddl.products.stac import is_item, read_item
 from clouddl.sensors import Sensor
 
-Source = Path | str | np.ndarray | xr.DataArray | xr.Dataset
+Source: TypeAlias = Path | str | np.ndarray | xr.DataArray | xr.Dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,38 +34,36 @@ class ProductImage(Image):
 
     product: Product
 
-    any_resolution: ClassVar[bool] = True
-
     @cached_property
-    def _loaded(self) -> Image:
+    def _all(self) -> Image:
         return self.select(self.bands)
 
     @property
     def grid(self) -> Grid:
-        """The grid of all bands at `reading.resolution`, by default at the coarsest of theirs."""
-        return self._loaded.grid
+        """The grid of all bands, at the resolution of the coarsest if none is given."""
+        return self._all.grid
 
-    def read(self, window: Window | None = None) -> np.ndarray:
-        """Read a window of all bands, all of which are read into memory."""
-        return self._loaded.read(window)
+    @property
+    def resolution(self) -> float:
+        """Metres per pixel of that grid."""
+        return self._all.resolution
 
-    @cached_property
+    @property
     def overview(self) -> np.ndarray:
         """Every so many pixels of all bands."""
-        return self._loaded.overview
+        return self._all.overview
 
-    def native_resolution(self, bands: Sequence[str]) -> float:
-        """Metres per pixel of the coarsest of these bands."""
-        return self.product.coarsest(bands)
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """Read a window of all bands, which are read into memory as a whole."""
+        return self._all.read(window)
 
-    def require(self, bands: Sequence[str]) -> None:
-        """Raise InputError if the file of one of these bands is missing."""
-        self.product.pick([band for band in bands if band in self.product.missing])
+    def coarsest(self, bands: Sequence[str]) -> float:
+        """Metres per pixel of the coarsest of some bands; InputError if one is missing."""
+        return self.product.coarsest(self.product.pick(bands))
 
     def select(self, bands: Sequence[str], resolution: float | None = None) -> Image:
         """Read some bands on one grid; see `Image.select`."""
-        resolution = self.reading.resolution if resolution is None else resolution
-        scene = self.product.open(bands, resolution)
+        scene = self.product.open(bands, resolution or self.reading.resolution)
         reflectance = scene.reflectance.assign_attrs(scene.attrs, scene=self.name)
         return open_array(reflectance, sensor=self.sensor)
 
@@ -82,30 +80,28 @@ def open_image(source: Source, sensor: Sensor | None = None, reading: Reading = 
             stands in where the item is silent; only `resolution` is free.
 
     Returns:
-        The image; of a file or product no pixel is read yet.
+        The image; of a file or product no pixel is read yet. The `bands` of a product are those it
+        should have: to select one of which the file is missing is an InputError.
 
     Raises:
         InputError: Whatever cannot be opened; the message names it and what to do.
     """
-    if isinstance(source, xr.Dataset):
-        source = source.reflectance.assign_attrs(source.attrs)
-    if isinstance(source, np.ndarray | xr.DataArray):
+    if not isinstance(source, Path | str):
         return open_array(source, reading, sensor)
+    allowed = Reading(resolution=reading.resolution)
     if is_item(source):
         product = read_item(source, sensor, reading)
-        allowed = (None, reading.scale, reading.offset, reading.nodata)
+        allowed = replace(reading, bands=None)
     elif sensor is None:
         product = find_product(source)
-        allowed = (None, 1.0, 0.0, None)
     else:
         return open_file(source, reading, sensor)
-    if (reading.bands, reading.scale, reading.offset, reading.nodata) != allowed:
+    if reading != allowed:
         raise InputError(
             f"{source}: a product says its own scale, offset, nodata and bands; leave them out, "
             "or say --sensor for a plain image"
         )
-    reading = Reading(resolution=reading.resolution)
-    bands = tuple(product.layers)
+    bands = *product.layers, *product.missing
     return ProductImage(str(source), product.sensor, product.level, bands, reading, product)
 
 

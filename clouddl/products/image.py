@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import rasterio
@@ -74,11 +74,11 @@ AS_STORED = Reading()
 
 
 class Grid(NamedTuple):
-    """Where the pixels of an image lie."""
+    """Where the pixels of an image lie; without a CRS the transform is the file's own."""
 
     shape: tuple[int, int]
-    transform: Affine
-    crs: CRS | None
+    transform: Affine = Affine.identity()
+    crs: CRS | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +87,11 @@ class Image(ABC):
 
     Attributes:
         name: What messages call it: a path, mostly.
-        sensor: Card of the sensor; None for an array nothing is known of.
-        level: Whether reflectance is top-of-atmosphere or surface reflectance.
+        sensor: Card of the sensor; None for an array of which it is not known.
+        level: Whether this is top-of-atmosphere or surface reflectance.
         bands: Common names of the bands that are read, in order.
-        reading: How its numbers are read; `reading.bands` lists all layers of the file.
+        reading: How its numbers are read; `reading.bands` are all layers of the file, and
+            `reading.resolution` is None only while nothing says it.
     """
 
     name: str
@@ -99,21 +100,19 @@ class Image(ABC):
     bands: tuple[str, ...]
     reading: Reading
 
-    any_resolution: ClassVar[bool] = False  # whether `select` can resample
-
     @property
     @abstractmethod
     def grid(self) -> Grid:
-        """Shape (y, x), transform and CRS; without a CRS the transform is the file's own."""
+        """Shape (y, x), transform and CRS."""
 
     @abstractmethod
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read reflectance (band, y, x) float32, nodata NaN, of a window or of all."""
 
-    @cached_property
+    @property
     @abstractmethod
     def overview(self) -> np.ndarray:
-        """The image decimated to about `OVERVIEW` pixels a side (band, y, x) float32."""
+        """The image decimated to at most `OVERVIEW` pixels a side (band, y, x) float32."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -122,28 +121,24 @@ class Image(ABC):
 
     @property
     def resolution(self) -> float:
-        """Metres per pixel; InputError where neither the file nor `reading` says it."""
-        metres = self.native_resolution(self.bands)
-        if metres is None:
+        """Metres per pixel; InputError where nothing says it."""
+        if self.reading.resolution is None:
             raise InputError(f"{self.name}: has no CRS, so give its --resolution in metres")
-        return metres
+        return float(self.reading.resolution)
 
-    def native_resolution(self, bands: Sequence[str]) -> float | None:
-        """Metres per pixel of the coarsest of these bands; None if nothing says it."""
-        return _pixel_size(self.name, self.grid, self.reading.resolution)
-
-    def require(self, bands: Sequence[str]) -> None:  # noqa: B027 (nothing is missing here)
-        """Raise InputError if one of these bands should be there, but its file is missing."""
+    def coarsest(self, bands: Sequence[str]) -> float | None:
+        """Metres per pixel of the coarsest of some bands, None if nothing says it."""
+        return self.reading.resolution
 
     def select(self, bands: Sequence[str], resolution: float | None = None) -> "Image":
-        """The image with fewer bands, and with its resolution settled.
+        """Take some bands of the image, and settle its resolution.
 
         Args:
-            bands: Common names, a part of `self.bands`.
+            bands: Common names, some of `self.bands`.
             resolution: Metres per pixel; default `reading.resolution`.
 
         Returns:
-            An image on the same file.
+            An image of the same file.
         """
         resolution = self.reading.resolution if resolution is None else resolution
         reading = replace(self.reading, resolution=resolution)
@@ -158,18 +153,17 @@ class Image(ABC):
         Returns:
             `reflectance` (band, y, x) float32, nodata NaN, with the attribute `resolution`.
         """
-        values, step = self.read(window), self.resolution
+        values = self.read(window)
+        step = self.resolution
         _, transform, crs = self.grid
         if crs is None:
             transform = Affine(step, 0, -step / 2, 0, step, -step / 2)
         if window is not None:
             transform = rasterio.windows.transform(window, transform)
-        rows = np.arange(values.shape[1]) + 0.5
-        columns = np.arange(values.shape[2]) + 0.5
         coordinates = {
             "band": list(self.bands),
-            "y": transform.f + transform.e * rows,
-            "x": transform.c + transform.a * columns,
+            "y": transform.f + transform.e * (np.arange(values.shape[1]) + 0.5),
+            "x": transform.c + transform.a * (np.arange(values.shape[2]) + 0.5),
         }
         array = xr.DataArray(values, coordinates, ("band", "y", "x"), "reflectance")
         array.attrs["resolution"] = step
@@ -178,16 +172,22 @@ class Image(ABC):
         return array
 
     def dataset(self) -> xr.Dataset:
-        """Read all of it as the scene Dataset: `reflectance`, and what is known as attributes."""
-        array = self.array()
-        about = {"scene": self.name, "resolution": array.attrs["resolution"], "level": self.level}
-        if self.sensor:
-            about["sensor"] = self.sensor.id
-        return array.to_dataset().assign_attrs(about)
+        """Read all of it as a scene: `reflectance`, and what is known of it as attributes."""
+        return (
+            self.array()
+            .to_dataset()
+            .assign_attrs(
+                scene=self.name,
+                sensor=self.sensor.id if self.sensor else "",
+                resolution=self.resolution,
+                level=self.level,
+            )
+        )
 
     def _layers(self) -> list[int]:
-        """Indices of the bands among the layers of the file, in order of `bands`."""
-        return [(self.reading.bands or self.bands).index(band) for band in self.bands]
+        """Indices of the bands among the layers of the file."""
+        layers = self.reading.bands or self.bands
+        return [layers.index(band) for band in self.bands]
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,33 +204,33 @@ class RasterImage(Image):
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read a window; InputError if the file is truncated."""
-        with self.lock, _readable(self.name):
-            numbers = self.file.read([layer + 1 for layer in self._layers()], window=window)
-        return self.reading.reflectance(numbers)
+        return self.reading.reflectance(self._numbers(window))
 
     @cached_property
     def overview(self) -> np.ndarray:
-        """Decimated by strips that GDAL's cache holds, or blocks of several bands are decoded
-        once for each band."""
-        layers = [layer + 1 for layer in self._layers()]
+        """Decimated by strips that GDAL's cache holds, so that blocks are decoded only once."""
         height, width = self.shape
-        rows, columns = (min(size, OVERVIEW) for size in self.shape)
-        dtype = np.result_type(*(self.file.dtypes[layer - 1] for layer in layers))
-        numbers = np.empty((len(layers), rows, columns), dtype)
-        strips = min(rows, -(-height * width // STRIP))
-        edges = np.linspace(0, rows, strips + 1).astype(int).tolist()
+        rows, columns = min(height, OVERVIEW), min(width, OVERVIEW)
+        count = min(rows, -(-height * width // STRIP))
+        edges = np.linspace(0, rows, count + 1).astype(int).tolist()
+        strips = []
         for top, bottom in pairwise(edges):
             first, last = top * height // rows, bottom * height // rows
             window = Window(0, first, width, last - first)
-            shape = (len(layers), bottom - top, columns)
-            with self.lock, _readable(self.name):
-                numbers[:, top:bottom] = self.file.read(layers, window=window, out_shape=shape)
-        return self.reading.reflectance(numbers)
+            strips.append(self._numbers(window, (len(self.bands), bottom - top, columns)))
+        return self.reading.reflectance(np.concatenate(strips, axis=1))
+
+    def _numbers(
+        self, window: Window | None, shape: tuple[int, int, int] | None = None
+    ) -> np.ndarray:
+        layers = [index + 1 for index in self._layers()]
+        with self.lock, _readable(self.name):
+            return self.file.read(layers, window=window, out_shape=shape)
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImage(Image):
-    """An image in memory."""
+    """An image in memory, of which `read` may give a view."""
 
     numbers: np.ndarray  # (layer, y, x)
     place: Grid
@@ -245,25 +245,23 @@ class ArrayImage(Image):
         rows, columns = window.toslices() if window else (slice(None), slice(None))
         return self._reflectance(rows, columns)
 
-    def native_resolution(self, bands: Sequence[str]) -> float | None:
-        """As given: an array that was resampled is only about what its grid says."""
-        return self.reading.resolution or super().native_resolution(bands)
-
     @cached_property
     def overview(self) -> np.ndarray:
         """Every so many pixels."""
-        step = slice(None, None, -(-max(self.numbers.shape) // OVERVIEW))
-        return self._reflectance(step, step)
+        every = slice(None, None, -(-max(self.numbers.shape) // OVERVIEW))
+        return self._reflectance(every, every)
 
     def _reflectance(self, rows: slice, columns: slice) -> np.ndarray:
-        layers = self._layers()
         numbers = self.numbers[:, rows, columns]
+        layers = self._layers()
         if layers != list(range(len(numbers))):
             numbers = numbers[layers]
         return self.reading.reflectance(numbers)
 
 
-def open_file(path: Path | str, reading: Reading, sensor: Sensor | None = None) -> Image:
+def open_file(
+    path: Path | str, reading: Reading = AS_STORED, sensor: Sensor | None = None
+) -> Image:
     """Open one file of an image: what GDAL opens, a .npy, a .npz or "file.npz#member".
 
     Args:
@@ -275,32 +273,38 @@ def open_file(path: Path | str, reading: Reading, sensor: Sensor | None = None) 
         The image, its layers that have a name as `bands`.
 
     Raises:
-        InputError: An unreadable file, a wrong number of bands, a band the sensor does not have.
+        InputError: An unreadable file, a wrong number of bands, a band the sensor does not have,
+            a resolution that contradicts the file.
     """
     name = str(path)
-    layers, bands = _named_layers(name, reading, sensor)
+    layers = reading.bands
+    if layers is None:
+        layers = tuple(band.common for band in sensor.bands) if sensor else ()
+    reading = replace(reading, bands=layers)
     if name.partition("#")[0].endswith((".npy", ".npz")):
         with _readable(name):
             numbers = _load_array(name, len(layers))
-        _check_layers(name, layers, [str(numbers.dtype)] * len(numbers))
-        grid = Grid(numbers.shape[1:], Affine.identity(), None)
-        reading = replace(reading, bands=layers)
-        return ArrayImage(name, sensor, "toa", bands, reading, numbers, grid)
+        bands = _check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
+        return ArrayImage(name, sensor, "toa", bands, reading, numbers, Grid(numbers.shape[1:]))
     with _readable(name):
-        file = _open_quietly(name)
-    _check_layers(name, layers, file.dtypes)
-    nodata = file.nodata if reading.nodata is None else reading.nodata
-    reading = replace(reading, bands=layers, nodata=nodata)
+        file = open_raster(name)
+    bands = _check_layers(name, layers, file.dtypes, sensor)
+    if reading.nodata is None:
+        reading = replace(reading, nodata=file.nodata)
+    reading = replace(reading, resolution=_pixel_size(file, reading.resolution))
     return RasterImage(name, sensor, "toa", bands, reading, file)
 
 
 def open_array(
-    array: xr.DataArray | np.ndarray, reading: Reading = AS_STORED, sensor: Sensor | None = None
+    array: np.ndarray | xr.DataArray | xr.Dataset,
+    reading: Reading = AS_STORED,
+    sensor: Sensor | None = None,
 ) -> Image:
-    """Take an array in memory as an image; what `read` gives may be a view of it.
+    """Take an array in memory as an image.
 
     Args:
-        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of.
+        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of; of a
+            Dataset its `reflectance`.
         reading: Names its bands and gives its resolution (metres); of a DataArray these default
             to its coordinate `band` and its attribute `resolution`.
         sensor: Its card.
@@ -311,23 +315,28 @@ def open_array(
     Raises:
         InputError: An array of another shape, or no resolution.
     """
-    values, bands, metres = np.asarray(array), reading.bands, reading.resolution
-    grid, about = Grid(values.shape[-2:], Affine.identity(), None), {}
-    if isinstance(array, xr.DataArray):
-        about = array.attrs
-        bands = bands or tuple(str(band) for band in array.band.values)
-        metres = about.get("resolution") if metres is None else metres
-        if array.rio.crs:
-            grid = Grid(values.shape[-2:], array.rio.transform(), array.rio.crs)
-    name = str(about.get("scene", "image"))
-    if values.ndim != 3 or bands is None or len(bands) != len(values):
-        raise InputError(f"{name} {values.shape}: want (band, y, x) and as many bands, not {bands}")
-    if metres is None or metres <= 0:
-        raise InputError(f"{name}: its resolution is {metres}; give it in metres, above 0")
-    reading = replace(reading, bands=bands, resolution=metres)
-    _, bands = _named_layers(name, reading, sensor)
-    level = about.get("level", "toa")
-    return ArrayImage(name, sensor, level, bands, reading, values, grid)
+    if isinstance(array, xr.Dataset):
+        array = array.reflectance.assign_attrs(array.attrs)
+    array = xr.DataArray(array)
+    name = str(array.attrs.get("scene", "image"))
+    layers = reading.bands
+    if layers is None and "band" in array.coords:
+        layers = tuple(array.band.values.tolist())
+    if array.ndim != 3 or layers is None or len(layers) != len(array):
+        raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
+    resolution = reading.resolution
+    if resolution is None:
+        resolution = array.attrs.get("resolution")
+    if resolution is None or resolution <= 0:
+        raise InputError(f"{name}: its resolution is {resolution}; give it in metres, above 0")
+    _, height, width = array.shape
+    grid = Grid((height, width))
+    if array.rio.crs:
+        grid = Grid((height, width), array.rio.transform(), array.rio.crs)
+    reading = replace(reading, bands=layers, resolution=resolution)
+    bands = tuple(band for band in layers if band is not None)
+    level = array.attrs.get("level", "toa")
+    return ArrayImage(name, sensor, level, bands, reading, array.values, grid)
 
 
 def read_image(
@@ -363,8 +372,8 @@ def check_reflectance(array: xr.DataArray, name: str) -> None:
     Raises:
         InputError: Every pixel is nodata, or the values look like digital numbers.
     """
-    bands = [str(band) for band in array.band.values]
-    values = array.values[[not band.startswith("lwir") for band in bands]]
+    reflective = [not str(band).startswith("lwir") for band in array.band.values]
+    values = array.values[reflective]
     if values.shape[-1] * values.shape[-2] > 1 << 20:
         values = values[:, ::4, ::4]
     values = values[np.isfinite(values)]
@@ -378,24 +387,37 @@ def check_reflectance(array: xr.DataArray, name: str) -> None:
         )
 
 
-@contextmanager
-def open_raster(path: Path | str) -> Iterator[DatasetReader]:
+def open_raster(path: Path | str) -> DatasetReader:
     """Open a file with GDAL, without its warning that the file has no CRS.
 
     Args:
         path: What GDAL opens.
 
-    Yields:
-        The open file.
+    Returns:
+        The open file, for a `with` statement.
     """
-    with _open_quietly(path) as file:
-        yield file
-
-
-def _open_quietly(path: Path | str) -> DatasetReader:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path)
+
+
+def strips(rows: slice, columns: slice) -> Iterator[Window]:
+    """Cut a part of an image into strips of at most `STRIP` pixels.
+
+    Args:
+        rows: Its rows, as slice(start, stop).
+        columns: Its columns.
+
+    Yields:
+        Windows from top to bottom.
+    """
+    width = columns.stop - columns.start
+    if width <= 0:
+        return
+    step = max(1, STRIP // width)
+    for top in range(rows.start, rows.stop, step):
+        height = min(step, rows.stop - top)
+        yield Window(columns.start, top, width, height)
 
 
 @contextmanager
@@ -411,88 +433,68 @@ def _readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _named_layers(
-    name: str, reading: Reading, sensor: Sensor | None
-) -> tuple[tuple[str | None, ...], tuple[str, ...]]:
-    """All layers of a file, and the names among them."""
-    known = tuple(band.common for band in sensor.bands) if sensor else ()
-    layers = known if reading.bands is None else tuple(reading.bands)
-    bands = tuple(band for band in layers if band is not None)
-    wrong = [band for band in bands if bands.count(band) > 1 or (sensor and band not in known)]
-    if wrong:
-        sensor_id = sensor.id if sensor else "the image"
-        raise InputError(
-            f"{name}: {', '.join(wrong)}: not a band of {sensor_id}, or named twice; "
-            f"choose of {', '.join(known)}"
-        )
-    return layers, bands
-
-
-def strips(rows: Sequence[int], columns: Sequence[int]) -> Iterator[Window]:
-    """Cut a part of an image into strips of at most `STRIP` pixels.
-
-    Args:
-        rows: First row, and the one after the last.
-        columns: The same of the columns.
-
-    Yields:
-        Windows from top to bottom.
-    """
-    (top, bottom), (left, right) = rows, columns
-    if right <= left:
-        return
-    height = max(1, STRIP // (right - left))
-    for y in range(top, bottom, height):
-        yield Window(left, y, right - left, min(height, bottom - y))
-
-
-def _check_layers(name: str, layers: Sequence[str | None], dtypes: Sequence[str]) -> None:
+def _check_layers(
+    name: str, layers: Sequence[str | None], dtypes: Sequence[str], sensor: Sensor | None
+) -> tuple[str, ...]:
+    """The names among the layers of a file; InputError if they do not fit it or the sensor."""
     if len(dtypes) != len(layers):
         names = ", ".join(map(str, layers))
         raise InputError(f"{name}: has {len(dtypes)} bands, but {len(layers)} are named: {names}")
     if any(dtype.startswith("complex") for dtype in dtypes):
         raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
+    bands = tuple(band for band in layers if band is not None)
+    if sensor is None:
+        return bands
+    known = [band.common for band in sensor.bands]
+    wrong = [band for band in bands if band not in known or bands.count(band) > 1]
+    if wrong:
+        names = ", ".join(known)
+        raise InputError(
+            f"{name}: {', '.join(wrong)}: not a band of {sensor.id}, or named twice; "
+            f"choose of {names}"
+        )
+    return bands
 
 
 def _load_array(path: str, count: int) -> np.ndarray:
     """An array of a .npy file or of a member of a .npz, as (band, y, x)."""
     name, _, member = path.partition("#")
-    loaded = np.load(name, allow_pickle=False)  # a pickle could run code
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        member = member or _image_member(name, loaded, count)
-        if member not in loaded.files:
-            choice = ", ".join(f"{name}#{key}" for key in loaded.files)
+    array = np.load(name, allow_pickle=False)  # a pickle could run code
+    if isinstance(array, np.lib.npyio.NpzFile):
+        if member and member not in array.files:
+            choice = ", ".join(f"{name}#{key}" for key in array.files)
             raise InputError(f"{path}: no such array; choose {choice}")
-        loaded = loaded[member]
-    array = loaded[np.newaxis] if loaded.ndim == 2 else loaded
+        array = array[member or _find_member(name, array, count)]
+    if array.ndim == 2:
+        array = array[np.newaxis]
     if array.ndim != 3:
         raise InputError(f"{path}: an image has 2 or 3 dimensions, this one has {array.ndim}")
     bands_last = array.shape[0] != count and array.shape[-1] == count
     return np.moveaxis(array, -1, 0) if bands_last else array
 
 
-def _image_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
-    """The image of a .npz: its only 3-D array, or the only one of `count` bands."""
+def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
+    """The only 3-D array of `count` bands, first or last, in a .npz."""
     shapes = {key: arrays[key].shape for key in arrays.files}
-    images = [key for key, shape in shapes.items() if len(shape) == 3]
-    if len(images) > 1:
-        images = [key for key in images if count in (shapes[key][0], shapes[key][-1])]
+    images = [
+        key for key, shape in shapes.items() if len(shape) == 3 and count in (shape[0], shape[2])
+    ]
     if len(images) != 1:
         choice = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
         raise InputError(f"{name}: which array is the image of {count} bands? Name one of {choice}")
     return images[0]
 
 
-def _pixel_size(name: str, grid: Grid, given: float | None) -> float | None:
+def _pixel_size(file: DatasetReader, given: float | None) -> float | None:
     """Metres per pixel: the file's own where its CRS says, else as given."""
-    if grid.crs is None:
-        return None if given is None else float(given)
-    step = abs(grid.transform.e)
-    if grid.crs.is_geographic:  # a step in degrees is not square in metres: latitude is taken
-        return float(given or step * METRES_PER_DEGREE)
-    metres = step * grid.crs.linear_units_factor[1]
+    if file.crs is None:
+        return given
+    step = abs(file.transform.e)
+    if file.crs.is_geographic:  # a step in degrees is not square in metres: latitude is taken
+        return given or step * METRES_PER_DEGREE
+    metres = step * file.crs.linear_units_factor[1]
     if given and abs(metres - given) > 0.01 * given:
         raise InputError(
-            f"{name}: its pixels are {metres:g} m, not {given:g} m; correct the resolution"
+            f"{file.name}: its pixels are {metres:g} m, not {given:g} m; correct the resolution"
         )
-    return float(metres)
+    return metres

@@ -35,20 +35,51 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a tile, as (start, end) in pixels of the network's grid."""
+    """One axis of a tile, in pixels of the network's grid."""
 
-    core: tuple[int, int]  # what the tile gives the result of
-    view: tuple[int, int]  # with the margin around it
+    core: slice  # of which the tile gives the result
+    view: slice  # with the margin around it
+
+    @property
+    def inner(self) -> slice:
+        """The core, counted from where the view begins."""
+        start = self.view.start
+        return slice(self.core.start - start, self.core.stop - start)
 
 
-Tile = tuple[Span, Span]  # rows, columns
+class Axis:
+    """Rows or columns of the image, and of the network's grid on the same ground.
+
+    Args:
+        pixels: Of the image.
+        network_pixels: Of the network's grid.
+    """
+
+    def __init__(self, pixels: int, network_pixels: int) -> None:
+        self.pixels = pixels
+        self.network_pixels = network_pixels
+        self.to_network = weights(pixels, network_pixels)
+        self.to_image = weights(network_pixels, pixels)
+
+    def on_image(self, part: slice) -> slice:
+        """Find the pixels of the image whose centres lie in a part of the network's grid.
+
+        Args:
+            part: Pixels of the network's grid.
+
+        Returns:
+            Pixels of the image.
+        """
+        edges = part.start, part.stop
+        first, last = (math.ceil(e * self.pixels / self.network_pixels - 0.5) for e in edges)
+        return slice(first, last)
 
 
 class TilePredictor:
     """A model on an image, tile by tile.
 
-    The network works on a grid of its own resolution. The weights between the two grids are those
-    of the whole image, so no pixel depends on where the tiles lie.
+    The weights between the image and the network's grid are those of the whole image, so no pixel
+    depends on where the tiles lie.
 
     Args:
         model: What predicts.
@@ -63,15 +94,14 @@ class TilePredictor:
         card = model.card
         self.model = model
         self.image = image
-        self.size = network_size(image, card)
-        self.same_grid = self.size == image.shape
+        size = network_size(image, card)
+        self.same_grid = size == image.shape
+        self.rows = Axis(image.shape[0], size[0])
+        self.columns = Axis(image.shape[1], size[1])
         margin = receptive_field(card) if overlap is None else overlap
         tile = tile or (TILE if card.stem == 1 else STEM_TILE)
-        axes = [cut_axis(extent, tile, margin, model.net.multiple) for extent in self.size]
-        self.tiles: list[Tile] = list(product(*axes))
-        pairs = list(zip(image.shape, self.size, strict=True))
-        self.to_network = [weights(ours, network) for ours, network in pairs]
-        self.to_image = [weights(network, ours) for ours, network in pairs]
+        spans = (cut_axis(pixels, tile, margin, model.net.multiple) for pixels in size)
+        self.tiles = list(product(*spans))
         self.statistics = self._statistics()
 
     def run(self, label: str | None = None, part: tuple[int, int] = (0, 1)) -> Iterator[Part]:
@@ -94,48 +124,50 @@ class TilePredictor:
                 bar.update()
                 yield from parts
 
-    def _read(self, tile: Tile) -> np.ndarray:
+    def _read(self, tile: tuple[Span, ...]) -> np.ndarray:
         """Reflectance on the network's grid, in the order of the model's bands."""
-        rows, columns = (span.view for span in tile)
+        rows, columns = tile
         if self.same_grid:
-            return self._arrange(self.image.read(Window.from_slices(rows, columns)))
-        down = self.to_network[0][slice(*rows)]
-        across = self.to_network[1][slice(*columns)]
-        return self._arrange(self._resample(down, across))
+            values = self.image.read(Window.from_slices(rows.view, columns.view))
+        else:
+            down = self.rows.to_network[rows.view]
+            across = self.columns.to_network[columns.view]
+            values = self._resample(down, across)
+        return self._arrange(values)
 
     def _resample(self, down: csr_array, across: csr_array) -> np.ndarray:
         """The part of the network's grid of these weights (band, y, x), read strip by strip."""
         shape = len(self.image.bands), down.shape[0], across.shape[0]
-        total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        for window in strips(_extent(down), _extent(across)):
+        total = np.zeros(shape, np.float32)
+        weight = np.zeros(shape, np.float32)
+        for window in strips(_sources(down), _sources(across)):
             rows, columns = window.toslices()
-            axes = down[:, rows], across[:, columns]
+            strip_down = down[:, rows]
+            strip_across = across[:, columns]
             for index, band in enumerate(self.image.read(window)):
-                more_total, more_weight = weighted_sums(band, np.isfinite(band), *axes)
-                total[index] += more_total
-                weight[index] += more_weight
+                sums = weighted_sums(band, np.isfinite(band), strip_down, strip_across)
+                total[index] += sums[0]
+                weight[index] += sums[1]
         return mean_of_sums(total, weight)
 
-    def _compute(self, work: tuple[Tile, np.ndarray]) -> list[Part]:
-        tile, reflectance = work
+    def _compute(self, work: tuple[tuple[Span, ...], np.ndarray]) -> list[Part]:
+        """Probability of a tile, on the image's grid."""
+        (rows, columns), reflectance = work
         probability = self.model.probability(reflectance, self.statistics)
-        if not self.same_grid:
-            return list(self._on_image(tile, probability))
-        rows, columns = (slice(s.core[0] - s.view[0], s.core[1] - s.view[0]) for s in tile)
-        window = Window.from_slices(*(span.core for span in tile))
-        return [(window, probability[rows, columns])]
+        if self.same_grid:
+            window = Window.from_slices(rows.core, columns.core)
+            return [(window, probability[rows.inner, columns.inner])]
+        return list(self._on_image(probability, rows, columns))
 
-    def _on_image(self, tile: Tile, probability: np.ndarray) -> Iterator[Part]:
-        """The tile's probability at the pixels of the image whose centres lie in its core."""
+    def _on_image(self, probability: np.ndarray, rows: Span, columns: Span) -> Iterator[Part]:
+        """Bring a tile from the network's grid back to the image's, strip by strip."""
+        image_rows = self.rows.on_image(rows.core)
+        image_columns = self.columns.on_image(columns.core)
         valid = np.isfinite(probability)
-        rows, columns = (
-            [math.ceil(edge * ours / network - 0.5) for edge in span.core]
-            for span, ours, network in zip(tile, self.image.shape, self.size, strict=True)
-        )
-        view_rows, view_columns = (slice(*span.view) for span in tile)
-        across = self.to_image[1][slice(*columns), view_columns]
-        for window in strips(rows, columns):
-            down = self.to_image[0][window.toslices()[0], view_rows]
+        across = self.columns.to_image[image_columns, columns.view]
+        for window in strips(image_rows, image_columns):
+            strip_rows, _ = window.toslices()
+            down = self.rows.to_image[strip_rows, rows.view]
             means, _ = weighted_mean(probability, valid, down, across)
             # The edge of nodata is finer in the image, or coarser.
             means[np.isnan(self.image.read(window)).all(0)] = np.nan
@@ -143,7 +175,8 @@ class TilePredictor:
 
     def _arrange(self, values: np.ndarray) -> np.ndarray:
         """Planes in the order of the model's bands, NaN for a band the image lacks."""
-        bands, order = list(self.image.bands), self.model.card.bands
+        bands = list(self.image.bands)
+        order = self.model.card.bands
         if bands == order:
             return values
         planes = np.full((len(order), *values.shape[1:]), np.nan, np.float32)
@@ -155,10 +188,12 @@ class TilePredictor:
         if self.model.card.normalisation != "chip":
             return None
         overview = self.image.overview
-        sizes = zip(overview.shape[1:], self.size, strict=True)
-        axes = [weights(ours, min(network, OVERVIEW)) for ours, network in sizes]
-        means = [weighted_mean(band, np.isfinite(band), *axes)[0] for band in overview]
-        return chip_statistics(torch.from_numpy(self._arrange(np.stack(means)))[None])
+        height, width = overview.shape[1:]
+        down = weights(height, min(self.rows.network_pixels, OVERVIEW))
+        across = weights(width, min(self.columns.network_pixels, OVERVIEW))
+        means = [weighted_mean(band, np.isfinite(band), down, across)[0] for band in overview]
+        values = self._arrange(np.stack(means))
+        return chip_statistics(torch.from_numpy(values)[None])
 
 
 def receptive_field(card: ModelCard) -> int:
@@ -221,9 +256,10 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
     size = min(whole_cells(extent), step + neighbours * whole_cells(margin))
     spans = []
     for start in range(0, extent, step):
-        low = min(max(0, start - whole_cells(margin)), whole_cells(extent) - size)
-        core = start, min(start + step, extent)
-        spans.append(Span(core, (low, min(low + size, extent))))
+        first = min(max(0, start - whole_cells(margin)), whole_cells(extent) - size)
+        core = slice(start, min(start + step, extent))
+        view = slice(first, min(first + size, extent))
+        spans.append(Span(core, view))
     return spans
 
 
@@ -255,6 +291,6 @@ def ahead(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def _extent(axis: csr_array) -> tuple[int, int]:
-    """First and last source pixel (excluded) that these weights take from."""
-    return int(axis.indices.min()), int(axis.indices.max()) + 1
+def _sources(axis: csr_array) -> slice:
+    """The source pixels that these weights take from."""
+    return slice(int(axis.indices.min()), int(axis.indices.max()) + 1)
