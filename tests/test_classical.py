@@ -25,11 +25,11 @@ LAWN = [0.09, 0.10, 0.07, 0.40, 0.20, 0.10]
 
 def image(*pixels: list[float], bands: list[str] = SIX) -> xr.DataArray:
     """Pixels of six bands, side by side, cut to `bands`."""
-    whole = xr.DataArray(
+    six = xr.DataArray(
         np.array(pixels, np.float32).T[:, None], {"band": SIX}, ("band", "y", "x"),
         attrs={"resolution": 30.0},
     )  # fmt: skip
-    return whole.sel(band=bands)
+    return six.sel(band=bands)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_the_edges_of_the_thresholds_are_the_published_ones() -> None:
     assert spectral_tests(image(*rock)).tolist() == [[0, 1]]
 
 
-def test_which_tests_are_left_is_told() -> None:
+def test_the_tests_that_are_left_are_named() -> None:
     everything = {"snow index", "vegetation index", "dark in swir22", "whiteness", "haze", "rock"}
     assert set(available_tests(SIX)) == everything
     spot, pleiades = available_tests(SPOT), available_tests(PLEIADES)
@@ -77,8 +77,8 @@ def test_other_sensors_and_orders_of_bands(bands: list[str]) -> None:
 
 
 def test_nodata_and_black_pixels() -> None:
-    hole = [*CLOUD[:3], float("nan"), *CLOUD[4:]]
-    assert spectral_tests(image(CLOUD, hole, [0.0] * 6)).tolist() == [[1, 255, 0]]
+    nodata = [*CLOUD[:3], float("nan"), *CLOUD[4:]]
+    assert spectral_tests(image(CLOUD, nodata, [0.0] * 6)).tolist() == [[1, 255, 0]]
 
 
 def test_dilation_is_asked_for() -> None:
@@ -120,11 +120,11 @@ def test_ploughed_soil_is_no_cloud() -> None:
 def test_the_first_date_and_pixels_never_clear_are_left_to_the_spectral_tests() -> None:
     series = [image(CLOUD, LAWN), image(CLOUD, CLOUD), image(LAWN, LAWN), image(CLOUD, LAWN)]
     dates = [date(2018, month, 1) for month in (1, 2, 3, 4)]
-    found = multi_temporal_test(series, dates)
-    assert [mask.values.tolist() for mask in found] == [[[1, 0]], [[1, 1]], [[0, 0]], [[1, 0]]]
-    assert [mask.without_predecessor for mask in found] == [1, 0.5, 0.5, 0]
+    masks = multi_temporal_test(series, dates)
+    assert [mask.values.tolist() for mask in masks] == [[[1, 0]], [[1, 1]], [[0, 0]], [[1, 0]]]
+    assert [mask.without_predecessor for mask in masks] == [1, 0.5, 0.5, 0]
     some = "multi-temporal test, spectral tests where no predecessor is clear"
-    assert [mask.test for mask in found] == ["spectral tests", some, some, "multi-temporal test"]
+    assert [mask.test for mask in masks] == ["spectral tests", some, some, "multi-temporal test"]
 
 
 def test_the_order_of_the_series_does_not_matter() -> None:
@@ -138,9 +138,9 @@ def test_the_order_of_the_series_does_not_matter() -> None:
 
 
 def test_nodata_is_no_predecessor() -> None:
-    hole = image([float("nan")] * 6, LAWN)
+    nodata = image([float("nan")] * 6, LAWN)
     first, second, third = multi_temporal_test(
-        [hole, image(CLOUD, CLOUD), hole], ["2018-01-01", "2018-02-01", "2018-03-01"]
+        [nodata, image(CLOUD, CLOUD), nodata], ["2018-01-01", "2018-02-01", "2018-03-01"]
     )
     assert [mask.values.tolist() for mask in (first, second, third)] == [
         [[255, 0]],
@@ -151,7 +151,7 @@ def test_nodata_is_no_predecessor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bands", "dates", "told"),
+    ("bands", "dates", "message"),
     [
         ([SIX, SPOT], ["2018-01-01", "2018-02-01"], "2 different grids"),
         ([SIX, SIX], ["2018-01-01"], "2 images, 1 different grids, 1 dates"),
@@ -160,8 +160,8 @@ def test_nodata_is_no_predecessor() -> None:
         ([], [], "got 0 images"),
     ],
 )
-def test_a_series_that_is_none(bands: list[list[str]], dates: list[str], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_series_that_is_none(bands: list[list[str]], dates: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         multi_temporal_test([image(CLOUD, bands=names) for names in bands], dates)
 
 
@@ -169,25 +169,25 @@ def test_a_series_that_is_none(bands: list[list[str]], dates: list[str], told: s
 
 
 @pytest.mark.parametrize("sensor", ["sentinel-2", "spot-5", "pleiades"])
-def test_drawn_clouds_are_found(simulated: Callable[..., Scene], sensor: str) -> None:
+def test_simulated_clouds_are_found(simulated: Callable[..., Scene], sensor: str) -> None:
     scenes = open_at([simulated(seed, sensor=sensor) for seed in range(3)], Store(None), 30)
     masks = {name: spectral_tests(scene.reflectance) for name, scene in scenes.items()}
-    found = pooled(score_masks(masks, scenes))
-    assert found.f2[0] > 0.5, found
+    scores = pooled(score_masks(masks, scenes))
+    assert scores.f2[0] > 0.5, scores
 
 
-def test_a_cloud_that_comes_and_goes_over_drawn_ground(simulated: Callable[..., Scene]) -> None:
+def test_a_cloud_that_comes_and_goes_over_simulated_ground(simulated: Callable[..., Scene]) -> None:
     fields = {"seed": 1, "size": 64, "surface": "crops"}
-    shares = {0: 0.0, 1: 0.4}
+    fractions = {0: 0.0, 1: 0.4}
     records = [
-        simulated(n, simulated=fields | {"cloud_fraction": share}) for n, share in shares.items()
+        simulated(n, simulated=fields | {"cloud_fraction": value}) for n, value in fractions.items()
     ]
     clear, cloudy = open_at(records, Store(None), 30).values()
-    found = multi_temporal_test(
+    masks = multi_temporal_test(
         [clear.reflectance, cloudy.reflectance], ["2020-01-01", "2020-01-11"]
     )
-    pixels = counts(found[1].values, cloudy.mask.values)
-    assert found[1].without_predecessor < 0.2
+    pixels = counts(masks[1].values, cloudy.mask.values)
+    assert masks[1].without_predecessor < 0.2
     assert pixels["tp"] > 0.5 * (pixels["tp"] + pixels["fn"])  # simulated clouds have thin rims
     assert pixels["tp"] > 0.8 * (pixels["tp"] + pixels["fp"])
 
@@ -209,9 +209,9 @@ def test_real_series() -> None:
     catalogue, store = open_corpus("real")
     scenes = open_at(catalogue.select("train", "sen12mscrts_italy"), store, 30)
     dates = [name.split("_")[1] for name in scenes]
-    found = multi_temporal_test([scene.reflectance for scene in scenes.values()], dates)
-    share = {mask.date: float((mask == 1).mean()) for mask in found}
-    assert share["2018-09-03"] < 0.01  # a clear day
-    assert min(share["2018-01-06"], share["2018-11-02"]) > 0.99  # overcast
-    assert found[0].test == "spectral tests"
-    assert found[-1].without_predecessor < 0.01
+    masks = multi_temporal_test([scene.reflectance for scene in scenes.values()], dates)
+    cloudy = {mask.date: float((mask == 1).mean()) for mask in masks}
+    assert cloudy["2018-09-03"] < 0.01  # a clear day
+    assert min(cloudy["2018-01-06"], cloudy["2018-11-02"]) > 0.99  # overcast
+    assert masks[0].test == "spectral tests"
+    assert masks[-1].without_predecessor < 0.01

@@ -26,7 +26,7 @@ HARMFUL = {"resolution": 60.0, "rotation": 90.0, "saturation": 0.1}  # of all ot
 
 @pytest.fixture
 def scene(simulated: Callable[..., Scene]) -> xr.Dataset:
-    """One simulated SPOT-5 scene of 48 × 64 pixels of 30 m with a hole."""
+    """One simulated SPOT-5 scene of 48 × 64 pixels of 30 m with nodata in it."""
     opened = open_at([simulated(1, sensor="spot-5")], Store(None), 30)["simulated-1"]
     cut = opened.isel(y=slice(48)).copy(deep=True)
     cut.reflectance.values[:, 3:7, 10:20] = np.nan
@@ -100,7 +100,7 @@ def test_blur_keeps_the_mean_and_leaves_nodata_out(scene: xr.Dataset) -> None:
     soft = degrade(scene, "blur", 2)
     assert np.nanmean(values(soft)) == pytest.approx(np.nanmean(values(scene)), rel=0.02)
     assert np.nanstd(values(soft)) < np.nanstd(values(scene))
-    flat = scene.assign(reflectance=scene.reflectance * 0 + 0.3)  # a hole does not darken its rim
+    flat = scene.assign(reflectance=scene.reflectance * 0 + 0.3)  # nodata does not darken its rim
     assert np.nanmin(values(degrade(flat, "blur", 2))) == pytest.approx(0.3)
 
 
@@ -150,7 +150,7 @@ def test_any_other_turn_has_corners_without_data(scene: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "level", "told"),
+    ("name", "level", "message"),
     [
         ("fog", 1.0, "degradation 'fog' is unknown; choose gain, offset, noise"),
         ("noise", -0.1, "degradation noise: level -0.1 is out of range"),
@@ -159,9 +159,9 @@ def test_any_other_turn_has_corners_without_data(scene: xr.Dataset) -> None:
     ],
 )
 def test_levels_and_names_that_cannot_be(
-    scene: xr.Dataset, name: str, level: float, told: str
+    scene: xr.Dataset, name: str, level: float, message: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         degrade(scene, name, level)
 
 
@@ -177,13 +177,13 @@ def test_robustness_without_harm_is_the_plain_score(
     scenes = open_at([simulated(seed, sensor="spot-5") for seed in range(3)], Store(None), 30)
     probabilities = predictions(model, scenes, BANDS)
     threshold = float(np.median(np.stack(list(probabilities.values()))))
-    found = robustness(model, scenes, BANDS, "noise", [0, 0.5], threshold=threshold)
-    assert found[["degradation", "level"]].to_numpy().tolist() == [["noise", 0], ["noise", 0.5]]
+    scores = robustness(model, scenes, BANDS, "noise", [0, 0.5], threshold=threshold)
+    assert scores[["degradation", "level"]].to_numpy().tolist() == [["noise", 0], ["noise", 0.5]]
     masks = {name: to_mask(values, threshold) for name, values in probabilities.items()}
     plain = pooled(score_masks(masks, scenes))
     for column in ("f2", "f2_low", "f2_high", "f1", "cloud", "scenes"):
-        assert found[column][0] == plain[column][0]
-    assert found.f2[1] != plain.f2[0]
+        assert scores[column][0] == plain[column][0]
+    assert scores.f2[1] != plain.f2[0]
     everything = robustness(model, scenes, BANDS, "noise", [0], threshold=0)
     assert everything.recall[0] == 1
 
@@ -195,14 +195,14 @@ def test_robustness_where_the_grid_changes(
     model: CloudModel, simulated: Callable[..., Scene], name: str, level: float
 ) -> None:
     scenes = open_at([simulated(seed, sensor="spot-5") for seed in range(2)], Store(None), 30)
-    found = robustness(model, scenes, BANDS, name, [level])
-    assert 0 <= found.f2_low[0] <= found.f2[0] <= found.f2_high[0] <= 1
+    scores = robustness(model, scenes, BANDS, name, [level])
+    assert 0 <= scores.f2_low[0] <= scores.f2[0] <= scores.f2_high[0] <= 1
 
 
 @pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOUDDL_MIRROR")
 def test_real_haze_costs_a_shipped_model() -> None:
     catalogue, store = open_corpus("real")
     scenes = open_at(catalogue.select("reference", "ukis_landsat5"), store, 30)
-    found = robustness(load_model("spot"), scenes, BANDS, "haze", [0, 0.15])
-    assert found.f2[0] > 0.8
-    assert found.precision[1] < found.precision[0]
+    scores = robustness(load_model("spot"), scenes, BANDS, "haze", [0, 0.15])
+    assert scores.f2[0] > 0.8
+    assert scores.precision[1] < scores.precision[0]

@@ -111,9 +111,9 @@ def test_sensors_that_drift_apart_do_not_cancel(
 ) -> None:
     up, down = scenes["simulated-0"], scenes["simulated-1"].assign_attrs(sensor="spot-4")
     up.reflectance.values[:], down.reflectance.values[:] = 0.3, 0.1
-    found = dict(drift(tiny(), {"up": up, "down": down}))
-    assert found["red of spot-5"] == pytest.approx(1, abs=1e-5)
-    assert found["red of spot-4"] == pytest.approx(1, abs=1e-5)
+    drifts = dict(drift(tiny(), {"up": up, "down": down}))
+    assert drifts["red of spot-5"] == pytest.approx(1, abs=1e-5)
+    assert drifts["red of spot-4"] == pytest.approx(1, abs=1e-5)
 
 
 def test_an_image_calibrated_otherwise_is_told(
@@ -132,9 +132,9 @@ def test_scenes_that_cannot_be_scored_are_named(
     scenes["bare"] = scenes["simulated-1"].drop_vars("mask")
     scenes["blue"] = scenes["simulated-1"].isel(band=[0, 1])
     scenes["copy"] = scenes["simulated-1"].assign_attrs(sha256="5ea1", scene="renamed")
-    found = run_gate(model, scenes, Spec(f2_min=0.1))
-    assert found.scenes.scene.tolist() == ["simulated-1", "simulated-2"]
-    assert found.left_out == {
+    verdict = run_gate(model, scenes, Spec(f2_min=0.1))
+    assert verdict.scenes.scene.tolist() == ["simulated-1", "simulated-2"]
+    assert verdict.left_out == {
         "simulated-0": "is one the model was trained on",
         "bare": "has no reference mask",
         "blue": "has green, red, which the model cannot work from",
@@ -188,7 +188,7 @@ def test_the_sample_can_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("f2_mim: 0.9", "f2_mim: Extra inputs are not permitted; mend this field"),
         ("f2_min: 90", "f2_min: Input should be less than or equal to 1"),
@@ -198,10 +198,10 @@ def test_the_sample_can_be_read() -> None:
         ("f2_min: [", "the gate specification is not YAML"),
     ],
 )
-def test_a_spec_that_is_none(tmp_path: Path, text: str, told: str) -> None:
+def test_a_spec_that_is_none(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "gate.yml"
     path.write_text(text)
-    with pytest.raises(InputError, match=f"^{path}: .*{told}"):
+    with pytest.raises(InputError, match=f"^{path}: .*{message}"):
         read_spec(path)
     with pytest.raises(InputError, match="absent: the gate specification cannot be read"):
         read_spec(tmp_path / "absent")
@@ -242,7 +242,7 @@ def test_exit_codes(run: Any, place: Path) -> None:
     code, out, _ = run(*line, place / "high.yml", "--report", place / "report")
     assert (code, out.splitlines()[-1]) == (1, "FAILED")
     assert f"reference scenes of {place / 'mine.yaml'}" in (place / "report/gate.md").read_text()
-    for words, told in (
+    for words, message in (
         ((*line, place / "bad.yml"), "bad.yml: f2: Extra inputs"),
         ((place / "none.json", *line[1:], place / "low.yml"), "there is no such model card"),
         (
@@ -253,7 +253,7 @@ def test_exit_codes(run: Any, place: Path) -> None:
     ):
         code, _, err = run(*words)
         assert code == 2
-        assert err.startswith("clouddl: ") and told in err and err.count("\n") == 1
+        assert err.startswith("clouddl: ") and message in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOUDDL_MIRROR")

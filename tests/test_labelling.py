@@ -46,11 +46,11 @@ def image(tmp_path: Path, scene: xr.Dataset) -> Path:
 def geojson(path: Path, *answers: tuple[Any, shapely.Geometry], crs: str | None = None) -> Path:
     """A file as QGIS saves it, geometries as they are given."""
     listed = [
-        {"type": "Feature", "properties": {"class": kind}, "geometry": shapely.geometry.mapping(g)}
-        for kind, g in answers
+        {"type": "Feature", "properties": {"class": name}, "geometry": shapely.geometry.mapping(g)}
+        for name, g in answers
     ]
-    told = {"crs": {"type": "name", "properties": {"name": crs}}} if crs else {}
-    path.write_text(json.dumps({"type": "FeatureCollection", **told, "features": listed}))
+    member = {"crs": {"type": "name", "properties": {"name": crs}}} if crs else {}
+    path.write_text(json.dumps({"type": "FeatureCollection", **member, "features": listed}))
     return path
 
 
@@ -64,7 +64,7 @@ def geopackage(
     pyogrio.raw.write(
         path,
         geometry=np.array([shapely.to_wkb(g) for _, g in answers], object),
-        field_data=[np.array([kind for kind, _ in answers], object)],
+        field_data=[np.array([name for name, _ in answers], object)],
         fields=[field],
         layer="my labels",
         geometry_type="Unknown",
@@ -110,14 +110,14 @@ def answered(path: Path, places: dict, scene: xr.Dataset, name: str) -> Path:
 
 
 def test_features_are_nodata_where_a_band_is(scene: xr.Dataset) -> None:
-    holed = scene.copy(deep=True)
-    holed.reflectance[1, 3, 4] = np.nan
-    stack, whole = features(holed), features(scene)
+    incomplete = scene.copy(deep=True)
+    incomplete.reflectance[1, 3, 4] = np.nan
+    stack, complete = features(incomplete), features(scene)
     assert stack.dtype == np.float32
     # 4 bands, their means, their deviations; 4 pairs, for it has no blue; elevation.
     assert stack.shape == (4 * 3 + 4 + 1, SIZE, SIZE)
     assert np.isnan(stack[:, 3, 4]).all() and np.isfinite(stack).all(0).sum() == SIZE**2 - 1
-    np.testing.assert_array_equal(stack[:, 20:, 20:], whole[:, 20:, 20:])
+    np.testing.assert_array_equal(stack[:, 20:, 20:], complete[:, 20:, 20:])
     level = scene.copy(deep=True).drop_vars("elevation")
     level.reflectance[:] = 0.25
     np.testing.assert_allclose(features(level)[4:8], 0.25, atol=1e-6)
@@ -139,36 +139,36 @@ def test_a_person_brings_the_mask_near_the_truth(scene: xr.Dataset) -> None:
 def test_a_person_who_errs_does_worse_and_one_who_cannot_tell_says_nothing(
     scene: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-    monkeypatch.setattr(labelling, "fill", lambda *a: seen.append(a[1].copy()) or fill(*a))
+    labels_given = []
+    monkeypatch.setattr(labelling, "fill", lambda *a: labels_given.append(a[1].copy()) or fill(*a))
     truth = scene.mask.values.copy()
     truth[:, 40:] = 255
     right = simulated_person(scene, truth, 2, 12, seed=1)
-    assert set(seen[-1][:, 40:].ravel()) == {255}
-    told = seen[-1] != 255
-    np.testing.assert_array_equal(seen[-1][told], truth[told])
+    assert set(labels_given[-1][:, 40:].ravel()) == {255}
+    answered_here = labels_given[-1] != 255
+    np.testing.assert_array_equal(labels_given[-1][answered_here], truth[answered_here])
     wrong = simulated_person(scene, truth, 2, 12, seed=1, error_rate=0.5)
-    assert (seen[-1] != truth)[seen[-1] != 255].sum() >= 3
+    assert (labels_given[-1] != truth)[labels_given[-1] != 255].sum() >= 3
     assert wrong.accuracy.iloc[-1] < right.accuracy.iloc[-1]
 
 
 def test_what_is_labelled_stays_and_the_seed_decides(scene: xr.Dataset) -> None:
-    holed = scene.copy(deep=True)
-    holed.reflectance[:, :5, :5] = np.nan
+    incomplete = scene.copy(deep=True)
+    incomplete.reflectance[:, :5, :5] = np.nan
     labels = np.full((SIZE, SIZE), 255, np.uint8)
     labels[::6, ::6] = scene.mask.values[::6, ::6]
     labels[30, 30] = 1 - scene.mask.values[30, 30]
-    mask, confidence = fill(holed, labels, seed=3)
-    told = labels != 255
-    told[:5, :5] = False
-    np.testing.assert_array_equal(mask[told], labels[told])
-    assert (confidence[told] == 1).all()
-    hole = np.zeros((SIZE, SIZE), bool)
-    hole[:5, :5] = True
-    np.testing.assert_array_equal(mask == 255, hole)
-    np.testing.assert_array_equal(np.isnan(confidence), hole)
+    mask, confidence = fill(incomplete, labels, seed=3)
+    labelled = labels != 255
+    labelled[:5, :5] = False
+    np.testing.assert_array_equal(mask[labelled], labels[labelled])
+    assert (confidence[labelled] == 1).all()
+    nodata = np.zeros((SIZE, SIZE), bool)
+    nodata[:5, :5] = True
+    np.testing.assert_array_equal(mask == 255, nodata)
+    np.testing.assert_array_equal(np.isnan(confidence), nodata)
     assert np.nanmin(confidence) >= 0.5 and np.nanmax(confidence) <= 1
-    again = fill(holed, labels, seed=3)
+    again = fill(incomplete, labels, seed=3)
     np.testing.assert_array_equal(again[1], confidence)
 
 
@@ -193,9 +193,9 @@ def test_places_lie_at_low_confidence_on_the_grid_and_apart(scene: xr.Dataset) -
     apart = np.hypot(*(near[:, :, None] - near[:, None, :]))[~np.eye(12, dtype=bool)]
     assert apart.min() > SIZE / np.sqrt(12) / 2
     for number, feature in enumerate(places["features"], 1):
-        told = feature["properties"]
-        assert (told["number"], told["class"]) == (number, None)
-        assert 0.5 <= told["confidence"] <= 1
+        properties = feature["properties"]
+        assert (properties["number"], properties["class"]) == (number, None)
+        assert 0.5 <= properties["confidence"] <= 1
 
 
 def test_places_are_never_put_where_nothing_is_known(scene: xr.Dataset) -> None:
@@ -218,19 +218,19 @@ CODED = {"cloud": 1, "clear": 0, "low cloud": 1, "High_Cloud ": 1, "shadow": 0, 
          "water": 0, "snow": 0, None: 255, "": 255}  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["geojson", "crs", "gpkg"])
-def test_points_and_polygons_are_read_back(tmp_path: Path, scene: xr.Dataset, kind: str) -> None:
+@pytest.mark.parametrize("form", ["geojson", "crs", "gpkg"])
+def test_points_and_polygons_are_read_back(tmp_path: Path, scene: xr.Dataset, form: str) -> None:
     answers = [(name, at(scene, 2 * i, 3 * i)) for i, name in enumerate(CODED)]
     answers += [("clear", square(scene, 40, 10, 6)), ("cloud", square(scene, 42, 12, 2))]
-    sliver = square(scene, 50, 50, 1).buffer(-13)  # of 4 m, beside its pixel's centre
+    sliver = square(scene, 50, 50, 1).buffer(-13)  # of 4 m, away from its pixel's centre
     answers += [("cloud", shapely.affinity.translate(sliver, 10, 10))]
     expected = np.full((SIZE, SIZE), 255, np.uint8)
     for i, code in enumerate(CODED.values()):
         expected[2 * i, 3 * i] = code
     expected[40:46, 10:16], expected[42:44, 12:14], expected[50, 50] = 0, 1, 1
-    if kind == "gpkg":
+    if form == "gpkg":
         path = geopackage(tmp_path / "labels.gpkg", 32631, *answers)
-    elif kind == "crs":
+    elif form == "crs":
         path = geojson(tmp_path / "a.geojson", *answers, crs="urn:ogc:def:crs:EPSG::32631")
     else:
         degrees = [

@@ -42,7 +42,7 @@ def commands() -> list[str]:
 
 
 def answered(proposed: Path, truth: Path, scene: object) -> dict:
-    """What a person makes of proposed points: the class of each, from the simulated truth."""
+    """What a person makes of proposed points: their classes, from the simulated truth."""
     points = json.loads(proposed.read_text())
     mask = rioxarray.open_rasterio(truth).squeeze()
     for feature in points["features"]:
@@ -77,8 +77,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = {"f2_min": 0.01, "drift_max": 9.0}
     Path("gate.yml").write_text(yaml.safe_dump(spec))
     # An archive of four small scenes: the embedded one takes minutes.
-    whole = yaml.safe_load((DATA / "catalogue" / "simulated.yaml").read_text())
-    small = {name: c for name, c in whole["collections"].items() if "reference" not in name}
+    catalogue = yaml.safe_load((DATA / "catalogue" / "simulated.yaml").read_text())
+    small = {name: c for name, c in catalogue["collections"].items() if "reference" not in name}
     for collection in small.values():
         for role, count in (("train", 3), ("validation", 1)):
             some = [s for s in collection["scenes"] if s["role"] == role][:count]
@@ -89,7 +89,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tmp_path / "data"
     (data / "catalogue").mkdir(parents=True)
     (data / "catalogue" / "simulated.yaml").write_text(
-        yaml.safe_dump(whole | {"collections": small})
+        yaml.safe_dump(catalogue | {"collections": small})
     )
     (data / "registry").mkdir()
     (data / "registry" / "real.csv").write_bytes((DATA / "registry" / "real.csv").read_bytes())
@@ -98,11 +98,11 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_recipe_as_written(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = commands()
-    verbs = [line.split()[0] for line in found]
+    lines = commands()
+    verbs = [line.split()[0] for line in lines]
     assert verbs == ["sensors", "preflight", "predict", "label", "label", "score", "register",
                      "refine", "gate"]  # fmt: skip
-    for line in found:
+    for line in lines:
         verb = line.split()[0]
         if "--labels" in line:
             given = answered(places / "reference/image_next.geojson", places / "image_truth.tif", 0)

@@ -21,7 +21,7 @@ CENTRES = {"blue": 0.49, "green": 0.56, "red": 0.66, "nir": 0.84, "cirrus": 1.37
 def toy(
     identifier: str = "toy", names: tuple[str, ...] = tuple(CENTRES), **figures: float
 ) -> Sensor:
-    """A sensor of the test's own, so that no card can change the numbers below."""
+    """A sensor made for this test, so that no card can change the numbers below."""
     bands = tuple(
         Band.model_validate(
             {"common": name, "native": name, "centre_um": CENTRES.get(name, 11.0)}
@@ -42,7 +42,7 @@ NUMBERS, CLOUDY = [0.1324, 0.1152, 0.4368, 0.0988, 0.2608], 910
 
 @pytest.mark.parametrize("surface", LANDSCAPES)
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.6])
-def test_form_and_share_of_cloud(surface: str, fraction: float) -> None:
+def test_form_and_fraction_of_cloud(surface: str, fraction: float) -> None:
     scene = simulate_scene(toy(), seed=3, size=96, surface=surface, cloud_fraction=fraction)
     assert dict(scene.sizes) == {"band": 6, "y": 96, "x": 96}
     assert list(scene.band.values) == list(CENTRES)
@@ -90,18 +90,18 @@ def test_other_weather_over_the_same_ground() -> None:
     assert float(alike) > 0.8  # the sun and the haze differ, the ground does not
 
 
-@pytest.mark.parametrize("kind", CLOUDS)
-def test_every_kind_of_cloud(kind: str) -> None:
-    scene = simulate_scene(toy(), seed=6, surface="forest", clouds=kind, cloud_fraction=0.3)
+@pytest.mark.parametrize("cloud_type", CLOUDS)
+def test_every_type_of_cloud(cloud_type: str) -> None:
+    scene = simulate_scene(toy(), seed=6, surface="forest", clouds=cloud_type, cloud_fraction=0.3)
     cloud, red = scene.mask == 1, scene.reflectance.sel(band="red")
     assert 0.03 < float(cloud.mean()) < 0.6
     assert float(red.where(cloud).mean()) > float(red.where(~cloud).mean())
-    if kind == "fog":
+    if cloud_type == "fog":
         assert float(scene.elevation.where(cloud).mean()) < float(scene.elevation.mean())
 
 
 def test_snow_under_trees_is_grey_and_dark_in_the_short_wave_infrared() -> None:
-    """Not the white of a snow field: what was taken for thin cloud, on a sensor never seen."""
+    """Not as white as a snow field: a model took it for thin cloud, on a sensor it did not know."""
     for seed in range(4):
         scene = simulate_scene(toy(), seed=seed, surface="taiga", cloud_fraction=0)
         visible, infrared = (scene.reflectance.sel(band=b) for b in ("red", "swir16"))
@@ -114,14 +114,14 @@ def test_snow_under_trees_is_grey_and_dark_in_the_short_wave_infrared() -> None:
 def test_ice_is_darker_than_water_in_the_short_wave_infrared() -> None:
     """Pilewskie and Twomey (1987): crystals absorb at 1.6 µm, drops hardly do."""
     ratio = {}
-    for kind in ("cumulus", "deep"):
-        found = []
+    for cloud_type in ("cumulus", "deep"):
+        ratios = []
         for seed in range(4):
-            s = simulate_scene(toy(), seed=seed, size=64, clouds=kind, cloud_fraction=0.6)
+            s = simulate_scene(toy(), seed=seed, size=64, clouds=cloud_type, cloud_fraction=0.6)
             thick = s.optical_depth > 10
-            found.append(float((s.reflectance.sel(band="swir16") / s.reflectance.sel(band="red"))
+            ratios.append(float((s.reflectance.sel(band="swir16") / s.reflectance.sel(band="red"))
                                .where(thick).mean()))  # fmt: skip
-        ratio[kind] = np.nanmean(found)
+        ratio[cloud_type] = np.nanmean(ratios)
     assert ratio["deep"] < 0.8 * ratio["cumulus"]
 
 
@@ -146,14 +146,14 @@ def test_blur_and_noise_are_the_cards() -> None:
     assert step(soft) < step(plain) < step(noisy)
 
 
-def test_open_cards_are_drawn_at_their_middle() -> None:
+def test_open_cards_are_simulated_at_their_middle() -> None:
     scene = simulate_scene("co3d", seed=1, size=32)
     assert list(scene.band.values) == ["blue", "green", "red", "nir"]
 
 
 def test_responses_are_weights() -> None:
-    for kind in ("box", "gaussian"):
-        band = toy().bands[2].model_copy(update={"response": kind})
+    for shape in ("box", "gaussian"):
+        band = toy().bands[2].model_copy(update={"response": shape})
         weights = response(band, "toy")
         assert weights.sum() == pytest.approx(1) and (weights @ GRID) == pytest.approx(
             0.66, abs=1e-3
@@ -168,14 +168,16 @@ def test_responses_are_weights() -> None:
 
 
 def test_spectra_are_reflectances() -> None:
-    for kind, spectra in surfaces().items():
-        assert spectra.shape[1] == len(GRID) and spectra.min() >= 0 and spectra.max() <= 1, kind
-    canopy, snow = (surfaces()[kind].mean(0) for kind in ("canopy", "snow"))
+    for name, spectra in surfaces().items():
+        assert spectra.shape[1] == len(GRID) and spectra.min() >= 0 and spectra.max() <= 1, name
+    canopy, snow = (surfaces()[name].mean(0) for name in ("canopy", "snow"))
     red, nir, swir = (np.argmin(abs(GRID - at)) for at in (0.66, 0.84, 1.61))
     assert canopy[nir] > 3 * canopy[red] and snow[red] > 3 * snow[swir]
     assert air().ice_per_um[swir] > 2 * air().water_per_um[swir]  # why ice clouds are darker there
-    seen = band_average(toy(), surfaces()["snow"], ["red", "swir16"])
-    assert seen.shape == (len(surfaces()["snow"]), 2) and (seen[:, 0] > seen[:, 1]).all()
+    measured = band_average(toy(), surfaces()["snow"], ["red", "swir16"])
+    assert (
+        measured.shape == (len(surfaces()["snow"]), 2) and (measured[:, 0] > measured[:, 1]).all()
+    )
 
 
 def test_sensors_share_the_place_but_not_the_radiometry() -> None:
@@ -218,7 +220,7 @@ def test_bad_arguments(wrong: dict, message: str) -> None:
         simulate_scene(**({"sensor": toy(), "seed": 1, "size": 32} | wrong))
 
 
-def test_catalogue_can_be_drawn() -> None:
+def test_catalogue_can_be_simulated() -> None:
     collections = yaml.safe_load(CATALOGUE.read_text())["collections"]
     groups: dict[str, str] = {}
     for collection in collections.values():

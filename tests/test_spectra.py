@@ -24,10 +24,10 @@ def test_bands_come_nearer_on_every_kind_of_surface_taken_alike(name: str) -> No
     source, target = get_sensor(name), get_sensor("sentinel-2")
     matrix, offset, error = adjustment(source, target, FIVE)
     before, after = [], []
-    for kind in surfaces().values():
-        seen, wanted = band_average(source, kind, FIVE), band_average(target, kind, FIVE)
-        before.append(((seen - wanted) ** 2).mean(0))
-        after.append(((seen @ matrix.T + offset - wanted) ** 2).mean(0))
+    for spectra in surfaces().values():
+        inputs, outputs = band_average(source, spectra, FIVE), band_average(target, spectra, FIVE)
+        before.append(((inputs - outputs) ** 2).mean(0))
+        after.append(((inputs @ matrix.T + offset - outputs) ** 2).mean(0))
     np.testing.assert_allclose(np.sqrt(np.mean(after, 0)), error)
     assert (error < np.sqrt(np.mean(before, 0))).all()
 
@@ -39,8 +39,8 @@ def test_black_and_white_stay_so(pair: tuple[str, str], level: float) -> None:
     # Clouds are not among the spectra: what is alike at all wavelengths must not drift far.
     source, target = map(get_sensor, pair)
     matrix, offset, _ = adjustment(source, target, SPOT)
-    seen = band_average(source, np.full(len(GRID), level), SPOT)
-    np.testing.assert_allclose(matrix @ seen + offset, level, atol=0.03)
+    inputs = band_average(source, np.full(len(GRID), level), SPOT)
+    np.testing.assert_allclose(matrix @ inputs + offset, level, atol=0.03)
 
 
 def test_a_band_that_a_sensor_lacks_is_named() -> None:

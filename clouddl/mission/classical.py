@@ -30,11 +30,11 @@ def available_tests(bands: Sequence[str]) -> dict[str, list[str]]:
     Returns:
         Name of a test → the bands it reads.
     """
-    return {name: needs for name, (needs, _) in _tests(bands).items() if set(needs) <= set(bands)}
+    return {name: needs for name, (needs, _) in _tests(bands).items()}
 
 
 def _tests(bands: Sequence[str]) -> dict[str, tuple[list[str], Callable[..., np.ndarray]]]:
-    """Bands and formula of each test (Zhu and Woodcock 2012, eq. 1 to 4); cloud passes them all.
+    """Bands and formula of the tests (Zhu and Woodcock 2012, eq. 1 to 4); cloud passes them all.
 
     Without blue, green stands in for it in the haze test: it sees less haze, so the same threshold
     is stricter: on the Sentinel-2 training scenes 99 % of what it finds is found with blue too.
@@ -43,7 +43,7 @@ def _tests(bands: Sequence[str]) -> dict[str, tuple[list[str], Callable[..., np.
     visible = [band for band in ("blue", "green", "red") if band in bands]
     if len(visible) < 2:
         visible = ["green", "red"]
-    return {
+    tests = {
         "snow index": (["green", "swir16"], lambda green, swir16: _index(green, swir16) < 0.8),
         "vegetation index": (["nir", "red"], lambda nir, red: _index(nir, red) < 0.8),
         "dark in swir22": (["swir22"], lambda swir22: swir22 > 0.03),
@@ -52,6 +52,7 @@ def _tests(bands: Sequence[str]) -> dict[str, tuple[list[str], Callable[..., np.
         # Rock is brighter in the short-wave infrared.
         "rock": (["nir", "swir16"], lambda nir, swir16: nir / swir16 > 0.75),
     }
+    return {name: test for name, test in tests.items() if set(test[0]) <= set(bands)}
 
 
 def _index(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -81,18 +82,15 @@ def spectral_tests(reflectance: xr.DataArray, dilation_m: float = 0.0) -> np.nda
         InputError: Without red and one of blue or green no test of brightness is left.
     """
     names = reflectance.band.values.tolist()
-    tests = available_tests(names)
+    tests = _tests(names)
     if "haze" not in tests:
         raise InputError(
             f"spectral tests: need red and blue or green, this image has {', '.join(names)}"
         )
-    used = {band for needs in tests.values() for band in needs}
+    used = {band for needs, _ in tests.values() for band in needs}
     values = {band: reflectance.sel(band=band).values.astype(float) for band in used}
-    formulas = _tests(names)
     with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0: a black pixel passes no test
-        passed = [
-            formulas[name][1](*(values[band] for band in needs)) for name, needs in tests.items()
-        ]
+        passed = [test(*(values[band] for band in needs)) for needs, test in tests.values()]
     nodata = np.any([np.isnan(value) for value in values.values()], axis=0)
     mask = np.where(nodata, NODATA, np.all(passed, axis=0)).astype(np.uint8)
     return _dilated(mask, reflectance, dilation_m)
