@@ -20,6 +20,8 @@ from clouddl.labels import CLEAR, NODATA, dilate, on_grid
 RISE, RISE_DAYS = 0.03, 30.0
 RED_OVER_BLUE = 1.5  # ploughed soil turns redder; a cloud does not
 
+Test = tuple[list[str], Callable[..., np.ndarray]]  # bands, and the formula that takes them
+
 
 def available_tests(bands: Sequence[str]) -> dict[str, list[str]]:
     """The single-date tests that some bands allow.
@@ -33,7 +35,7 @@ def available_tests(bands: Sequence[str]) -> dict[str, list[str]]:
     return {name: needs for name, (needs, _) in _tests(bands).items()}
 
 
-def _tests(bands: Sequence[str]) -> dict[str, tuple[list[str], Callable[..., np.ndarray]]]:
+def _tests(bands: Sequence[str]) -> dict[str, Test]:
     """Bands and formula of the tests (Zhu and Woodcock 2012, eq. 1 to 4); cloud passes them all.
 
     Without blue, green stands in for it in the haze test: it sees less haze, so the same threshold
@@ -43,7 +45,7 @@ def _tests(bands: Sequence[str]) -> dict[str, tuple[list[str], Callable[..., np.
     visible = [band for band in ("blue", "green", "red") if band in bands]
     if len(visible) < 2:
         visible = ["green", "red"]
-    tests = {
+    tests: dict[str, Test] = {
         "snow index": (["green", "swir16"], lambda green, swir16: _index(green, swir16) < 0.8),
         "vegetation index": (["nir", "red"], lambda nir, red: _index(nir, red) < 0.8),
         "dark in swir22": (["swir22"], lambda swir22: swir22 > 0.03),
