@@ -1,6 +1,5 @@
 """A GeoTIFF with a sensor card of the same name beside it."""
 
-import math
 from pathlib import Path
 
 from rasterio.errors import RasterioError
@@ -27,9 +26,7 @@ def geotiff(files: Files, member: str) -> Product:
     card = get_sensor(Path(files.paths[card_name]))
     try:
         with open_raster(files.image(member)) as file:
-            count = file.count
             descriptions = file.descriptions
-            nodata = file.nodata
             scales = file.scales
             offsets = file.offsets
     except RasterioError as error:
@@ -38,10 +35,10 @@ def geotiff(files: Files, member: str) -> Product:
     layers = [natives.get(str(name), str(name)) for name in descriptions]
     if not set(layers) & set(natives.values()):
         layers = list(natives.values())
-    if len(layers) != count:
-        message = f"has {count} layers, its card {len(layers)} bands"
+    if len(layers) != len(descriptions):
+        message = f"has {len(descriptions)} layers, its card {len(layers)} bands"
         raise InputError(f"{files.name}: {message}; describe the layers by their common names")
-    product = Product(files, card, "toa", math.nan if nodata is None else nodata)
+    product = Product(files, card, "toa", nodata=None)
     for band in reflective(card).values():
         if band in layers:
             index = layers.index(band)

@@ -189,34 +189,39 @@ class Product:
             raise InputError(f"resolution {resolution}: must be above 0 metres")
         _check_grids(images)
         first = images[0]
-        height, width = first.shape
-        rows = max(1, round(height * first.resolution / resolution))
-        columns = max(1, round(width * first.resolution / resolution))
+        rows, columns = (max(1, round(n * first.resolution / resolution)) for n in first.shape)
         values = np.stack([_resample(image, rows, columns) for image in images])
         self._check_scale(values)
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
-        affine = _transform(first) * Affine.scale(width / columns, height / rows)
+        return self._dataset(values, bands, float(resolution), first)
+
+    def _dataset(
+        self, values: np.ndarray, bands: list[str], resolution: float, image: Image
+    ) -> xr.Dataset:
+        """The scene Dataset of values (band, y, x) that cover the ground of an image."""
+        rows, columns = values.shape[1:]
+        height, width = image.shape
+        affine = _transform(image) * Affine.scale(width / columns, height / rows)
+        coordinates = {
+            "band": bands,
+            "y": affine.f + affine.e * (np.arange(rows) + 0.5),
+            "x": affine.c + affine.a * (np.arange(columns) + 0.5),
+        }
         name = re.split(r"\.(SAFE|zip|tar|tgz|tif|json)", Path(self.files.name).resolve().name)[0]
-        dataset = xr.Dataset(
-            {"reflectance": (("band", "y", "x"), values)},
-            {
-                "band": bands,
-                "y": affine.f + affine.e * (np.arange(rows) + 0.5),
-                "x": affine.c + affine.a * (np.arange(columns) + 0.5),
-            },
-            {
-                "scene": name,
-                "sensor": self.sensor.id,
-                "resolution": float(resolution),
-                "level": self.level,
-                "group": name,
-                "role": "extra",
-                "product": self.format,
-            },
-        )
-        if first.grid.crs:
-            dataset = dataset.rio.write_crs(first.grid.crs).rio.write_transform(affine)
+        attributes = {
+            "scene": name,
+            "sensor": self.sensor.id,
+            "resolution": resolution,
+            "level": self.level,
+            "group": name,
+            "role": "extra",
+            "product": self.format,
+        }
+        variables = {"reflectance": (("band", "y", "x"), values)}
+        dataset = xr.Dataset(variables, coordinates, attributes)
+        if image.grid.crs:
+            dataset = dataset.rio.write_crs(image.grid.crs).rio.write_transform(affine)
         return dataset
 
     def mask(self, like: xr.Dataset, codes: str | None = None) -> xr.DataArray | None:

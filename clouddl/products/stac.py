@@ -76,7 +76,10 @@ class Asset(Numbers):
     def layers(self) -> list[Numbers]:
         """Its bands in the order of the file, each with what the item says of it in all places."""
         layers = []
-        for parts in list(zip_longest(self.bands, self.eo, self.raster)) or [()]:
+        described: list[tuple[Numbers | None, ...]] = [
+            *zip_longest(self.bands, self.eo, self.raster)
+        ]
+        for parts in described or [()]:
             fields = self.model_dump(include=set(Numbers.model_fields))
             for part in filter(None, parts):
                 fields |= part.model_dump(exclude_none=True)

@@ -12,6 +12,12 @@ from clouddl.sensors import get_sensor
 PLATFORMS = {"SENTINEL2": "sentinel-2", "VENUS": "venus", "SPOT4": "spot-4", "SPOT5": "spot-5"}
 
 
+NODATA = {"toa": 0, "surface": -10000}  # of MUSCATE, where the metadata do not say it
+
+
+TAKE5_FILES = {"toa": ["GEOTIFF"], "surface": ["ORTHO_SURF_CORR_ENV", "ORTHO_SURF_CORR_PENTE"]}
+
+
 # The cloud mask of Venµs keeps the order of bits of MAJA's native format.
 VENUS_CODES = {"maja-clm-muscate": "maja-clm-native"}
 
@@ -32,12 +38,8 @@ def muscate(files: Files, member: str) -> Product:
     if not cards:
         raise InputError(f"{fields.name}: no reader for {platform}; for {', '.join(PLATFORMS)}")
     card = get_sensor(cards[0])
-    level: Level = "toa"
-    default = 0
-    if not fields.text("PRODUCT_LEVEL").startswith("L1"):
-        level = "surface"
-        default = -10000
-    nodata = fields.number("SPECIAL_VALUE[@name='nodata']", default)
+    level: Level = "toa" if fields.text("PRODUCT_LEVEL").startswith("L1") else "surface"
+    nodata = fields.number("SPECIAL_VALUE[@name='nodata']", NODATA[level])
     scale = 1 / fields.number("REFLECTANCE_QUANTIFICATION_VALUE")
     product = Product(files, card, level, nodata)
     bands = reflective(card)
@@ -67,12 +69,8 @@ def take5(files: Files, member: str) -> Product:
     platform = fields.text("PLATEFORM").upper()
     if platform not in ("SPOT4", "SPOT5"):
         raise InputError(f"{fields.name}: PLATEFORM is {platform}, not SPOT4 or SPOT5")
-    level: Level = "surface"
-    tags = ["ORTHO_SURF_CORR_ENV", "ORTHO_SURF_CORR_PENTE"]
-    if fields.text("LEVEL").upper().startswith("N1"):
-        level = "toa"
-        tags = ["GEOTIFF"]
-    names = [fields.text(f"FILES/{tag}", "") for tag in tags]
+    level: Level = "toa" if fields.text("LEVEL").upper().startswith("N1") else "surface"
+    names = [fields.text(f"FILES/{tag}", "") for tag in TAKE5_FILES[level]]
     matches = [files.sibling(member, name) for name in names if name]
     file = next(filter(None, matches), None)
     quantity = fields.number("QUANTIFICATION/VALUE", 0) or fields.number("QUANTIFICATION", 1000)
