@@ -111,26 +111,20 @@ def read_trials(path: Path | str) -> pd.DataFrame:
     Raises:
         InputError: The file is not a table of this space, or incomplete.
     """
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         return pd.DataFrame(columns=COLUMNS)
     try:
         table = pd.read_csv(path, float_precision="round_trip")
-        if list(table.columns) != COLUMNS:
-            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-        table = table.astype(float)
-        if not np.isfinite(table.to_numpy()).all():
-            raise ValueError("a value is missing")
-        if table.trial.tolist() != list(range(len(table))):
-            raise ValueError("its trials are not numbered from 0")
-        for name, values in CHOICES.items():
-            if not table[name].isin(values).all():
-                raise ValueError(f"{name} must be one of {values}")
+        complete = list(table.columns) == COLUMNS and np.isfinite(table.astype(float)).all(None)
+        numbered = complete and table.trial.tolist() == list(range(len(table)))
+        if not numbered or not all(table[name].isin(CHOICES[name]).all() for name in CHOICES):
+            raise ValueError(f"not all of {', '.join(COLUMNS)}, or not of this space")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a table of trials ({error}); delete it to search anew"
         ) from error
-    return table.astype(dict.fromkeys(("trial", *CHOICES), int))
+    whole_numbers = dict.fromkeys(("trial", *CHOICES), int)
+    return table.astype(dict.fromkeys(COLUMNS, float) | whole_numbers)
 
 
 def best_trial(table: pd.DataFrame) -> Point:
@@ -164,26 +158,26 @@ def worth(table: pd.DataFrame) -> pd.DataFrame:
         of F2 between the settings; the largest share first.
     """
     rows = []
-    total = ((table.val_f2 - table.val_f2.mean()) ** 2).sum()
+    mean = table.val_f2.mean()
     for name in SPACE:
         settings = table[name].astype(str)
         if name not in CHOICES:
             median = table[name].median()
             settings = np.where(table[name] <= median, f"≤ {median:.2g}", f"> {median:.2g}")
-        groups = table.groupby(settings).val_f2
-        means = groups.mean()
-        between = (groups.size() * (means - table.val_f2.mean()) ** 2).sum()
+        groups = table.groupby(settings).val_f2.agg(["mean", "size"])
         rows.append(
             {
                 "parameter": name,
-                "best": means.idxmax(),
-                "F2 of best": means.max(),
-                "worst": means.idxmin(),
-                "F2 of worst": means.min(),
-                "share of variance": between / total if total else float("nan"),
+                "best": groups["mean"].idxmax(),
+                "F2 of best": groups["mean"].max(),
+                "worst": groups["mean"].idxmin(),
+                "F2 of worst": groups["mean"].min(),
+                "share of variance": (groups["size"] * (groups["mean"] - mean) ** 2).sum(),
             }
         )
-    return pd.DataFrame(rows).sort_values("share of variance", ascending=False, ignore_index=True)
+    result = pd.DataFrame(rows)
+    result["share of variance"] /= ((table.val_f2 - mean) ** 2).sum()
+    return result.sort_values("share of variance", ascending=False, ignore_index=True)
 
 
 def _propose(table: pd.DataFrame, trial: int, seed: int, trials: int) -> Point:
@@ -209,23 +203,21 @@ def _plain(values: Any) -> Point:
 
 def _as_hyperopt(table: pd.DataFrame) -> Trials:
     """The rows as HyperOpt keeps them, choices as indices."""
-    numbers = table.trial.tolist()
     results, details = [], []
     for row in table.to_dict("records"):
-        values = {k: CHOICES[k].index(row[k]) if k in CHOICES else row[k] for k in SPACE}
+        values = row | {name: choices.index(row[name]) for name, choices in CHOICES.items()}
         results.append({"loss": -row["val_f2"], "status": STATUS_OK})
         details.append(
             {
                 "tid": row["trial"],
                 "cmd": None,
                 "idxs": {name: [row["trial"]] for name in SPACE},
-                "vals": {name: [value] for name, value in values.items()},
+                "vals": {name: [values[name]] for name in SPACE},
             }
         )
+    numbers = table.trial.tolist()
     trials = Trials()
-    trials.insert_trial_docs(
-        trials.new_trial_docs(numbers, [None] * len(numbers), results, details)
-    )
+    trials.insert_trial_docs(trials.new_trial_docs(numbers, numbers, results, details))
     trials.refresh()
     return trials
 

@@ -19,11 +19,12 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from clouddl.network import DARK, ELEVATION, ModelCard, Statistics, UNet, normal
 
 BACKENDS = ("auto", "float32", "mixed", "openvino")
 
-SHAPES = 2  # shapes of image for which buffers are kept: each needs memory of its own
+SHAPES = 2  # shapes of image that are kept ready: each needs memory of its own
 
 BLOCK = 1 << 16  # pixels of one band that are processed at once: they stay in the cache
 
@@ -85,17 +86,11 @@ def has_half(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-class Engine(Protocol):
-    """A network made ready for one backend and one precision."""
-
-    def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
-        """Reflectance (bands, y, x) to probability (y, x), as `Backend.__call__`."""
+Engine = Callable[[np.ndarray, Statistics], np.ndarray]  # reflectance to probability, as Backend
 
 
 class Backend:
     """A network as this machine runs it.
-
-    Engines are prepared when first needed, and again after the weights have changed.
 
     Args:
         net: The network; its weights may change later.
@@ -146,6 +141,7 @@ class Backend:
         return sum(_in_blocks(count, *probability.shape))
 
     def _engine(self, half: bool) -> Engine:
+        """The engine of a precision, prepared anew when the weights have changed."""
         weights = [value._version for value in self.net.state_dict().values()]
         with self._lock:
             if half not in self._engines or self._engines[half][0] != weights:
@@ -155,22 +151,24 @@ class Backend:
     def _prepare(self, half: bool) -> Engine:
         if self.name == "openvino":
             try:
-                return CPUEngine(self.net, self.card, OpenVinoBuffers(self.net, self.card, half))
+                make = openvino_buffers(self.net, self.card, half)
+                return CPUEngine(self.net.multiple, self.card, make, self.workers)
             except Exception as error:  # classes of its own; as a rule a layer it does not know
                 warnings.warn(f"OpenVINO: {error}; PyTorch is used instead", stacklevel=2)
+        net = folded(self.net) if half else self.net
         if self.device.type == "cpu":
-            return CPUEngine(self.net, self.card, TorchBuffers(self.net, half))
-        return GPUEngine(self.net, self.card, self.device, half)
+            return CPUEngine(net.multiple, self.card, torch_buffers(net, half), self.workers)
+        return GPUEngine(net, self.card, self.device, half)
 
 
+@dataclass(frozen=True)
 class GPUEngine:
     """The network on a graphics card, normalisation and all."""
 
-    def __init__(self, net: UNet, card: ModelCard, device: torch.device, half: bool) -> None:
-        self.net = folded(net) if half else net
-        self.card = card
-        self.device = device
-        self.half = half
+    net: UNet
+    card: ModelCard
+    device: torch.device
+    half: bool
 
     @torch.inference_mode()
     def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
@@ -186,71 +184,67 @@ class GPUEngine:
         normal = normalise(image, self.card, (mean, std))
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
             logits = self.net(normal.contiguous(memory_format=torch.channels_last))
-        probability = logits.float().sigmoid()
-        probability = probability.masked_fill(image.isnan().all(1), torch.nan)
+        probability = logits.float().sigmoid().masked_fill(image.isnan().all(1), torch.nan)
         return probability[0, :height, :width].cpu().numpy()
 
 
-class Buffer(NamedTuple):
+@dataclass(eq=False)
+class Buffer:
     """Memory for one image, used again and again: fresh memory costs as much as the logarithms."""
 
     squares: np.ndarray  # the input (1, h, w, bands * stem**2), to be filled
     run: Callable[[], np.ndarray]  # computes the probability (1, h, w, stem**2) of it
 
 
-MakeBuffer = Callable[[], Buffer]
-
-
-class _Pool(NamedTuple):
-    make: MakeBuffer  # makes one more buffer of a shape
-    free: list[Buffer]  # those of the shape that no thread uses
+MakeBuffer = Callable[[tuple[int, ...]], Buffer]  # for a shape of the input
 
 
 class CPUEngine:
     """The network on a processor: PyTorch or OpenVINO, with numpy and threads around it.
 
     Args:
-        net: The network.
+        multiple: That of the network.
         card: The card of its model.
-        prepare: Gives, for a shape of the input, a function that makes buffers of that shape.
+        make: Makes a buffer.
+        workers: How many threads call it at once.
     """
 
-    def __init__(
-        self, net: UNet, card: ModelCard, prepare: Callable[[tuple[int, ...]], MakeBuffer]
-    ) -> None:
+    def __init__(self, multiple: int, card: ModelCard, make: MakeBuffer, workers: int) -> None:
+        self.multiple = multiple
         self.card = card
-        self.multiple = net.multiple
+        self._make = make
+        self._free: deque[Buffer] = deque(maxlen=SHAPES * workers)
         self._lock = threading.Lock()
-        self._pool = lru_cache(SHAPES)(lambda shape: _Pool(prepare(shape), []))
-
-    @contextmanager
-    def _buffer(self, shape: tuple[int, ...]) -> Iterator[Buffer]:
-        """A buffer of that shape, for one thread at a time."""
-        with self._lock:
-            make, free = self._pool(shape)
-            buffer = free.pop() if free else make()
-        yield buffer
-        free.append(buffer)
 
     def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
         """Reflectance (bands, y, x) to probability (y, x), as `Backend.__call__`."""
         bands, height, width = x.shape
         stem = self.card.stem
         h, w = (math.ceil(n / self.multiple) * self.multiple // stem for n in (height, width))
-        with self._buffer((1, h, w, bands * stem**2)) as buffer:
-            invalid = fill_squares(buffer.squares[0], x, self.card, statistics)
-            squares = _runs(buffer.run(), stem).reshape(h, w, stem)
-            probability = np.empty((h * stem, w * stem), np.float32)
-            pixels = _runs(probability, stem).reshape(h, stem, w)
+        buffer = self._take((1, h, w, bands * stem**2))
+        invalid = fill_squares(buffer.squares[0], x, self.card, statistics)
+        squares = _runs(buffer.run(), stem).reshape(h, w, stem)
+        probability = np.empty((h * stem, w * stem), np.float32)
+        pixels = _runs(probability, stem).reshape(h, stem, w)
 
-            def block(rows: slice) -> None:
-                pixels[rows] = squares[rows].transpose(0, 2, 1)
-                part = slice(rows.start * stem, rows.stop * stem)
-                image = probability[part, :width][: len(invalid[part])]
-                np.copyto(image, np.nan, where=invalid[part])
+        def block(rows: slice) -> None:
+            pixels[rows] = squares[rows].transpose(0, 2, 1)
+            part = slice(rows.start * stem, rows.stop * stem)
+            np.copyto(probability[part], np.nan, where=invalid[part])
 
-            _in_blocks(block, h, w * stem**2)
+        _in_blocks(block, h, w * stem**2)
+        with self._lock:
+            self._free.append(buffer)
         return probability[:height, :width]
+
+    def _take(self, shape: tuple[int, ...]) -> Buffer:
+        """A buffer of that shape which no other thread uses."""
+        with self._lock:
+            fitting = [buffer for buffer in self._free if buffer.squares.shape == shape]
+            if not fitting:
+                return self._make(shape)
+            self._free.remove(fitting[0])
+            return fitting[0]
 
 
 def fill_squares(
@@ -268,42 +262,40 @@ def fill_squares(
         statistics: Mean and standard deviation, as `normalise` takes them.
 
     Returns:
-        Where all bands are nodata (y, x) bool.
+        Where all bands are nodata (h * stem, w * stem) bool.
     """
-    bands, height, width = x.shape
     stem = card.stem
-    columns = squares.shape[1] * stem
-    channels = _runs(squares, stem).reshape(*squares.shape[:2], bands, stem)
+    h, w = squares.shape[:2]
+    width = x.shape[2]
+    channels = _runs(squares, stem).reshape(h, w, len(x), stem)
     mean, std = (np.asarray(values, np.float32).ravel() for values in statistics)
     scale = 1 / std
-    invalid = np.ones((height, width), bool)
+    invalid = np.ones((h * stem, w * stem), bool)
 
     def block(rows: slice) -> None:
-        values = np.empty(((rows.stop - rows.start) * stem, columns), np.float32)
-        lines = _runs(values, stem).reshape(-1, stem, squares.shape[1])
-        top, bottom = min(rows.start * stem, height - 1), min(rows.stop * stem, height)
-        count = bottom - top
-        for band in range(bands):
-            values[:count, :width] = x[band, top:bottom]
-            values[:count, width:] = x[band, top:bottom, -1:]
-            values[count:] = values[count - 1]
-            if card.normalisation == "log" and card.bands[band] != ELEVATION:
-                np.clip(values, 0, np.inf, out=values)
-                np.add(values, DARK, out=values)
+        part = invalid[rows.start * stem : rows.stop * stem]
+        lines = range(rows.start * stem, rows.stop * stem)
+        values = np.empty(part.shape, np.float32)
+        for band, name in enumerate(card.bands):
+            np.take(x[band], lines, 0, out=values[:, :width], mode="clip")
+            values[:, width:] = values[:, width - 1 : width]
+            if card.normalisation == "log" and name != ELEVATION:
+                np.maximum(values, 0, out=values)
+                values += DARK
                 np.log(values, out=values)
-            np.subtract(values, mean[band], out=values)
-            np.multiply(values, scale[band], out=values)
+            values -= mean[band]
+            values *= scale[band]
             nodata = np.isnan(values)
             np.copyto(values, 0, where=nodata)
-            invalid[top:bottom] &= nodata[:count, :width]
-            channels[rows, :, band] = lines.transpose(0, 2, 1)
+            part &= nodata
+            channels[rows, :, band] = _runs(values, stem).reshape(-1, stem, w).transpose(0, 2, 1)
 
-    _in_blocks(block, len(squares), columns * stem)
+    _in_blocks(block, h, w * stem**2)
     return invalid
 
 
 def _runs(array: np.ndarray, stem: int) -> np.ndarray:
-    """View each `stem` neighbours of the last axis as one item, which numpy copies faster."""
+    """View `stem` neighbours of the last axis as one item, which numpy copies faster."""
     return array.view(np.dtype((np.void, 4 * stem)))
 
 
@@ -315,67 +307,75 @@ def _in_blocks(work: Callable[[slice], Any], rows: int, pixels: int) -> list[Any
         return list(pool.map(work, blocks))
 
 
-class TorchBuffers:
-    """Buffers for PyTorch."""
+def torch_buffers(net: UNet, half: bool) -> MakeBuffer:
+    """Prepare PyTorch.
 
-    def __init__(self, net: UNet, half: bool) -> None:
-        self.net = _Squares(folded(net) if half else net)
-        self.half = half
+    Args:
+        net: The network, folded if it is to run in half precision.
+        half: Whether to use bfloat16.
 
-    def __call__(self, shape: tuple[int, ...]) -> MakeBuffer:
-        """A function that makes buffers of a shape (1, h, w, bands * stem**2)."""
+    Returns:
+        A function that makes a buffer for a shape of the input.
+    """
+    network = _Squares(net)
 
-        def make() -> Buffer:
-            squares = torch.empty(shape)
+    def make(shape: tuple[int, ...]) -> Buffer:
+        squares = torch.empty(shape)
 
-            @torch.inference_mode()
-            def run() -> np.ndarray:
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
-                    return self.net(squares).numpy()
+        @torch.inference_mode()
+        def run() -> np.ndarray:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                return network(squares).numpy()
 
-            return Buffer(squares.numpy(), run)
+        return Buffer(squares.numpy(), run)
 
-        return make
+    return make
 
 
-class OpenVinoBuffers:
-    """Buffers for OpenVINO, which compiles the network for each shape of image."""
+def openvino_buffers(net: UNet, card: ModelCard, half: bool) -> MakeBuffer:
+    """Prepare OpenVINO, which compiles the network for each shape of the input.
 
-    def __init__(self, net: UNet, card: ModelCard, half: bool) -> None:
-        # No telemetry: with this package, every import of openvino sends a report.
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        import openvino
+    Args:
+        net: The network.
+        card: The card of its model.
+        half: Whether to use bfloat16.
 
-        self.core = openvino.Core()
-        self.precision = "bf16" if half else "f32"
-        side = 4 * 2**card.depth
-        sample = torch.rand(1, side, side, len(card.bands) * card.stem**2)
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            traced = torch.jit.trace(_Squares(folded(net)).eval(), sample, check_trace=False)
-            self.network = openvino.convert_model(traced, example_input=sample)
+    Returns:
+        A function that makes a buffer for a shape of the input.
+    """
+    # No telemetry: with this package, every import of openvino sends a report.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
 
-    def __call__(self, shape: tuple[int, ...]) -> MakeBuffer:
-        """A function that makes buffers of a shape (1, h, w, bands * stem**2)."""
-        self.network.reshape(list(shape))
-        settings = {
-            "INFERENCE_PRECISION_HINT": self.precision,
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "ENABLE_CPU_PINNING": False,
-        }
-        compiled = self.core.compile_model(self.network, "CPU", settings)
+    core = openvino.Core()
+    side = 4 * 2**card.depth
+    sample = torch.rand(1, side, side, len(card.bands) * card.stem**2)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(_Squares(folded(net)).eval(), sample, check_trace=False)
+        network = openvino.convert_model(traced, example_input=sample)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,
+    }
 
-        def make() -> Buffer:
-            request = compiled.create_infer_request()
+    @lru_cache(SHAPES)
+    def compiled(shape: tuple[int, ...]) -> Any:
+        network.reshape(list(shape))
+        return core.compile_model(network, "CPU", settings)
 
-            def run() -> np.ndarray:
-                request.infer()
-                return request.get_output_tensor().data
+    def make(shape: tuple[int, ...]) -> Buffer:
+        request = compiled(shape).create_infer_request()
 
-            return Buffer(request.get_input_tensor().data, run)
+        def run() -> np.ndarray:
+            request.infer()
+            return request.get_output_tensor().data
 
-        return make
+        return Buffer(request.get_input_tensor().data, run)
+
+    return make
 
 
 class _Squares(nn.Module):
