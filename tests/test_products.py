@@ -1,4 +1,4 @@
-"""Products: tiny twins in the exact layout of each kind, and values worked by hand.
+"""Products: tiny twins in the exact layout of each format, and values worked by hand.
 
 Every twin holds random digital numbers in a 12 x 12 grid of its own pixels, but for what a test
 sets. The expected reflectance is written as numbers, from the specification's formula.
@@ -316,13 +316,13 @@ END
     return root / name, data
 
 
-def planet(root: Path, kind: str = "", eight: bool = False) -> Written:
+def planet(root: Path, ending: str = "", eight: bool = False) -> Written:
     start = "20220401_084707_12_2420_3B_AnalyticMS" + ("_8b" if eight else "")
     names = ["blue", "green", "red", "nir"]
     if eight:
         names = ["coastal", "blue", "green_i", "green", "yellow", "red", "rededge", "nir"]
     values = numbers(2000, 9000, len(names), SIZE, SIZE)
-    write(root / "planet" / f"{start}{kind}.tif", values, 3)
+    write(root / "planet" / f"{start}{ending}.tif", values, 3)
     bands = "".join(
         f"<ps:bandSpecificMetadata><ps:bandNumber>{i}</ps:bandNumber>"
         '<ps:radiometricScaleFactor uom="W">0.01</ps:radiometricScaleFactor>'
@@ -369,7 +369,7 @@ def geotiff(root: Path) -> Written:
 JANUARY = math.pi * 0.98327**2 / 0.5  # sin 30° = 0.5
 SEPTEMBER = math.pi * 1.0077360**2 / math.sqrt(0.5)  # sin 45°
 
-# twin, its arguments, sensor, kind, level, {band: (native name, scale, offset)}, metres
+# twin, its arguments, sensor, format, level, {band: (native name, scale, offset)}, metres
 CASES: dict[str, tuple[Callable[..., Written], dict, str, str, str, dict, float]] = {
     "s2-l1c-new": (sentinel2, {}, "sentinel-2", "Sentinel-2 L1C SAFE", "toa",
                    {"blue": ("B02", 1e-4, -0.1), "nir": ("B08", 1e-4, -0.1)}, 10),
@@ -420,7 +420,7 @@ CASES: dict[str, tuple[Callable[..., Written], dict, str, str, str, dict, float]
                {"blue": ("blue", 2.1e-5, 0), "nir": ("nir", 2.4e-5, 0)}, 3),
     "planet-8b": (planet, {"eight": True}, "planetscope", "PlanetScope", "toa",
                   {"green": ("green", 2.4e-5, 0), "nir": ("nir", 2.8e-5, 0)}, 3),
-    "planet-sr": (planet, {"kind": "_SR"}, "planetscope", "PlanetScope", "surface",
+    "planet-sr": (planet, {"ending": "_SR"}, "planetscope", "PlanetScope", "surface",
                   {"red": ("red", 1e-4, 0)}, 3),
     "cloudsen12": (cloudsen12, {}, "sentinel-2", "CloudSEN12", "toa",
                    {"coastal": ("B01", 1e-4, 0), "swir22": ("B12", 1e-4, 0)}, 10),
@@ -432,24 +432,26 @@ CASES: dict[str, tuple[Callable[..., Written], dict, str, str, str, dict, float]
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore:.*surface reflectance")
 def test_reflectance_is_the_one_worked_by_hand(case: str, tmp_path: Path) -> None:
-    twin, arguments, sensor, kind, level, bands, metres = CASES[case]
+    twin, arguments, sensor, name, level, bands, metres = CASES[case]
     path, written = twin(tmp_path, **arguments)
     dataset = open_product(path, bands=list(bands))
-    told = {"sensor": sensor, "product": kind, "level": level, "resolution": metres}
-    assert told.items() <= dataset.attrs.items()
+    attributes = {"sensor": sensor, "product": name, "level": level, "resolution": metres}
+    assert attributes.items() <= dataset.attrs.items()
     assert dataset.reflectance.dtype == np.float32
     for band, (native, scale, offset) in bands.items():
         raw = written[native]
-        found = dataset.reflectance.sel(band=band).values
-        hole = (raw == 0) | (raw == -10000)
-        np.testing.assert_allclose(found[~hole], raw[~hole] * scale + offset, rtol=2e-5, atol=2e-6)
-        assert np.isnan(found[hole]).all()
+        result = dataset.reflectance.sel(band=band).values
+        nodata = (raw == 0) | (raw == -10000)
+        np.testing.assert_allclose(
+            result[~nodata], raw[~nodata] * scale + offset, rtol=2e-5, atol=2e-6
+        )
+        assert np.isnan(result[nodata]).all()
     if case != "spot":  # in sensor geometry
         assert dataset.rio.crs.to_epsg() == 32631
         assert dataset.rio.bounds()[::3] == (600_000, 4_900_000)
 
 
-def test_every_kind_has_a_twin() -> None:
+def test_every_reader_has_a_twin() -> None:
     assert {case[3] for case in CASES.values()} == {reader.name for reader in READERS}
 
 
@@ -459,8 +461,8 @@ def test_one_number_by_hand(tmp_path: Path) -> None:
     at = np.unravel_index(np.abs(written["B2"].astype(int) - 500).argmin(), (SIZE, SIZE))
     near = int(written["B2"][at]) - 500
     expected = 0.1418103 + near / 10 * math.pi * 1.0155319 / (1594 * 0.7071068)
-    found = open_product(path).reflectance.sel(band="red").values[at]
-    assert found == pytest.approx(expected, abs=2e-6)
+    result = open_product(path).reflectance.sel(band="red").values[at]
+    assert result == pytest.approx(expected, abs=2e-6)
 
 
 # --- one grid
@@ -486,9 +488,9 @@ def test_a_resolution_is_what_resample_gives(
     bands = ["green", "red"]
     expected = resample(open_product(path, bands=bands), metres)
     monkeypatch.setattr("clouddl.products.product.STRIP", 40)  # strips of a few rows
-    found = open_product(path, resolution=metres, bands=bands)
-    np.testing.assert_allclose(found.reflectance, expected.reflectance, atol=1e-6)
-    np.testing.assert_allclose(found.y, expected.y, atol=1e-6)
+    result = open_product(path, resolution=metres, bands=bands)
+    np.testing.assert_allclose(result.reflectance, expected.reflectance, atol=1e-6)
+    np.testing.assert_allclose(result.y, expected.y, atol=1e-6)
 
 
 def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
@@ -510,7 +512,7 @@ def test_masks_come_with_their_products(tmp_path: Path) -> None:
     assert dataset.mask.attrs["codes"] == "maja-clm-muscate"
     cloud = np.zeros((24, 24), np.uint8)
     cloud[:12, :12] = 1
-    cloud[-1] = 255  # where nothing was seen
+    cloud[-1] = 255  # no data
     assert np.array_equal(dataset.mask, cloud)
     grown = open_product(path, bands=["red"], dilation_m=20).mask.values
     assert grown[13, 0] == 1 and grown[14, 0] == 0 and (grown[-1] == 255).all()
@@ -566,59 +568,59 @@ def test_masks_of_processors_beside_sentinel2(
     codes_of[: side // 2] = cloud
     driver = {"driver": "HFA"} if name.endswith(".img") else {}
     write(path / name, codes_of, metres, **driver)
-    found = open_product(path, bands=["red"]).mask
-    assert found.attrs["codes"] == codes and found.shape == (24, 24)
-    assert (found[:12] == 1).all() and (found[12:] == 0).all()
+    result = open_product(path, bands=["red"]).mask
+    assert result.attrs["codes"] == codes and result.shape == (24, 24)
+    assert (result[:12] == 1).all() and (result[12:] == 0).all()
 
 
 # --- archives
 
 
-def packed(folder: Path, kind: str) -> Path:
+def packed(folder: Path, suffix: str) -> Path:
     """A folder of a name with a space and accents, as a zip or a tar beside it."""
-    path = folder.parent / f"Téléchargé là {folder.name}.{kind}"
-    if kind == "zip":
+    path = folder.parent / f"Téléchargé là {folder.name}.{suffix}"
+    if suffix == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
             for member in folder.rglob("*"):
                 file.write(member, member.relative_to(folder.parent))
     else:
-        with tarfile.open(path, "w:gz" if kind == "tgz" else "w") as file:
+        with tarfile.open(path, "w:gz" if suffix == "tgz" else "w") as file:
             file.add(folder, f"./{folder.name}")
     return path
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
-def test_archives_read_as_their_folder(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
+def test_archives_read_as_their_folder(suffix: str, tmp_path: Path) -> None:
     name = "S2A_MSIL{}_été 2022 " + "long " * 30 + ".SAFE"
     path, _ = sentinel2(tmp_path / "à côté", name=name)
     bands = ["red", "swir16"]
-    archived = packed(path, kind)
+    archived = packed(path, suffix)
     expected, before = open_product(path, bands=bands), set(tmp_path.rglob("*"))
-    found = open_product(archived, bands=bands)
-    xr.testing.assert_equal(found, expected)
+    result = open_product(archived, bands=bands)
+    xr.testing.assert_equal(result, expected)
     assert set(tmp_path.rglob("*")) == before  # nothing is unpacked
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_masks_are_read_in_archives(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_masks_are_read_in_archives(suffix: str, tmp_path: Path) -> None:
     path, _ = landsat(tmp_path)
-    found = open_product(packed(path, kind), bands=["red"])
-    assert found.mask.equals(open_product(path, bands=["red"]).mask)
+    result = open_product(packed(path, suffix), bands=["red"])
+    assert result.mask.equals(open_product(path, bands=["red"]).mask)
 
 
 def test_metadata_file_stands_for_its_product(tmp_path: Path) -> None:
     path, _ = sentinel2(tmp_path)
-    found = open_product(path / "MTD_MSIL1C.xml", bands=["red"])
-    assert found.equals(open_product(path, bands=["red"]))
+    result = open_product(path / "MTD_MSIL1C.xml", bands=["red"])
+    assert result.equals(open_product(path, bands=["red"]))
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
 @pytest.mark.parametrize(
     "name", ["../evil.tif", "/etc/evil", "a/../../evil", "C:\\evil", "a\\..\\b"]
 )
-def test_names_that_lead_out_are_refused(kind: str, name: str, tmp_path: Path) -> None:
-    path = tmp_path / f"evil.{kind}"
-    if kind == "zip":
+def test_names_that_lead_out_are_refused(suffix: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"evil.{suffix}"
+    if suffix == "zip":
         with zipfile.ZipFile(path, "w") as file:
             file.writestr(name, b"evil")
     else:
@@ -640,10 +642,10 @@ def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
         open_product(path)
 
 
-@pytest.mark.parametrize("kind", ["zip", "tgz"])
-def test_bombs_are_refused(kind: str, tmp_path: Path) -> None:
-    path, zeros = tmp_path / f"bomb.{kind}", b"\0" * (1 << 22)
-    if kind == "zip":
+@pytest.mark.parametrize("suffix", ["zip", "tgz"])
+def test_bombs_are_refused(suffix: str, tmp_path: Path) -> None:
+    path, zeros = tmp_path / f"bomb.{suffix}", b"\0" * (1 << 22)
+    if suffix == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("MTD_MSIL1C.xml", zeros)
     else:
@@ -660,22 +662,22 @@ def test_large_archives_are_refused(
     limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = landsat(tmp_path)
-    whole = packed(path, "zip")
+    archive = packed(path, "zip")
     monkeypatch.setattr(archives, limit, 5)
     with pytest.raises(InputError, match="If you trust it, unpack it"):
-        open_product(whole)
+        open_product(archive)
     if limit == "MAX_FILES":
         with pytest.raises(InputError, match="more than 5 files; give the product's folder"):
             open_product(path)
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
-def test_damaged_archives(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz"])
+def test_damaged_archives(suffix: str, tmp_path: Path) -> None:
     path, _ = landsat(tmp_path)
-    whole = packed(path, kind)
-    whole.write_bytes(whole.read_bytes()[:3000])
+    archive = packed(path, suffix)
+    archive.write_bytes(archive.read_bytes()[:3000])
     with pytest.raises(InputError, match=r"cannot be unpacked|damaged archive"):
-        open_product(whole, bands=["red"])
+        open_product(archive, bands=["red"])
 
 
 # --- metadata that are not to be trusted, or incomplete
@@ -827,7 +829,7 @@ def test_surface_reflectance_warns_of_the_score(tmp_path: Path) -> None:
 # --- what is no product
 
 
-def test_an_unknown_product_lists_the_kinds(tmp_path: Path) -> None:
+def test_an_unknown_product_lists_the_formats(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(InputError, match=r"no product known. Known: .*card.*Sentinel-2 L1C"):

@@ -78,12 +78,12 @@ def test_an_item_is_a_product(tmp_path: Path) -> None:
     assert scene.attrs["resolution"] == 20 and scene.attrs["scene"] == "item"
     with rasterio.open(tmp_path / "bands" / "B11.tif") as file:
         numbers = file.read(1)
-    found = scene.reflectance.sel(band="swir16").values
-    assert np.isnan(found[0, 0])
-    assert found[3, 4] == pytest.approx(numbers[3, 4] / 10_000 - 0.1)
+    result = scene.reflectance.sel(band="swir16").values
+    assert np.isnan(result[0, 0])
+    assert result[3, 4] == pytest.approx(numbers[3, 4] / 10_000 - 0.1)
 
 
-def test_bands_as_stac_1_1_tells_them(tmp_path: Path) -> None:
+def test_bands_of_stac_1_1(tmp_path: Path) -> None:
     """One file of two bands; scale and nodata of the asset, an offset of the second band."""
     tiff(tmp_path / "two.tif", np.arange(2 * 16, dtype=np.uint16).reshape(2, 4, 4) + 1000, 10)
     bands = [{"eo:common_name": "nir"}, {"eo:common_name": "red", "raster:offset": -0.05}]
@@ -105,7 +105,7 @@ def test_an_offset_that_was_taken_off_is_not_taken_off_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("told", "sensor"),
+    ("properties", "sensor"),
     [
         ({"platform": "landsat-8"}, "landsat-8"),
         ({"platform": "SPOT 5", "instruments": ["hrg"]}, "spot-5"),
@@ -115,8 +115,10 @@ def test_an_offset_that_was_taken_off_is_not_taken_off_again(tmp_path: Path) -> 
         ({"platform": "VENUS"}, "venus"),
     ],
 )
-def test_the_sensor_is_told(told: dict[str, Any], sensor: str, tmp_path: Path) -> None:
-    item(tmp_path, properties=told)
+def test_the_sensor_is_named_by_the_item(
+    properties: dict[str, Any], sensor: str, tmp_path: Path
+) -> None:
+    item(tmp_path, properties=properties)
     assert read_item(tmp_path / "item.json").sensor.id == sensor
 
 
@@ -140,8 +142,8 @@ def test_predicting_an_item_writes_one(
     monkeypatch.chdir(tmp_path)
     item(web_apart.folder)
     path = f"{web_apart.address}/item.json?key=a/b.c" if where == "address" else "web/item.json"
-    (found,) = predict_batch([path], None, "out")
-    assert found.error == "" and found.status == "done"
+    (result,) = predict_batch([path], None, "out")
+    assert result.error == "" and result.status == "done"
     assert {p.name for p in Path("out").iterdir()} == {
         "item_cloud.tif", "item_probability.tif", "item_cloud.json",
     }  # fmt: skip
@@ -166,7 +168,7 @@ def test_predicting_an_item_writes_one(
     assert made["geometry"]["type"] == "Polygon"
     cloud, probability = made["assets"]["cloud"], made["assets"]["probability"]
     assert cloud["href"] == "./item_cloud.tif" and probability["href"] == "./item_probability.tif"
-    assert [each["value"] for each in cloud["classification:classes"]] == [0, 1, 255]
+    assert [row["value"] for row in cloud["classification:classes"]] == [0, 1, 255]
     assert cloud["raster:bands"] == [
         {"data_type": "uint8", "nodata": 255, "spatial_resolution": 30.0}
     ]
@@ -188,13 +190,13 @@ def test_any_mask_may_have_an_item(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.save("bare_20100104T101112.npy", values)
     scenes = ["spot_20100104.tif", "bare_20100104T101112.npy", "dateless.tif"]
     tiff(tmp_path / scenes[2], values, 20)
-    found = predict_batch(scenes, "spot-5", "out", stac=True)
-    assert [each.status for each in found] == ["done", "done", "failed"]
-    assert "its name has no date (YYYYMMDD)" in found[2].error
+    result = predict_batch(scenes, "spot-5", "out", stac=True)
+    assert [scene.status for scene in result] == ["done", "done", "failed"]
+    assert "its name has no date (YYYYMMDD)" in result[2].error
     made = [json.loads(Path(f"out/{Path(n).stem}_cloud.json").read_text()) for n in scenes[:2]]
-    for each in made:
-        check_core(each)
-    assert [each["properties"]["datetime"] for each in made] == [
+    for written in made:
+        check_core(written)
+    assert [written["properties"]["datetime"] for written in made] == [
         "2010-01-04T00:00:00Z", "2010-01-04T10:11:12Z",
     ]  # fmt: skip
     assert made[0]["links"] == [] and made[0]["bbox"]

@@ -85,7 +85,7 @@ class Product:
     sensor: Sensor
     level: Level
     nodata: float | None
-    masks: dict[str, str] = field(default_factory=lambda: MASKS)
+    masks: dict[str, str] = field(default_factory=MASKS.copy)
     format: str = ""
     layers: dict[str, Layer] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -163,7 +163,11 @@ class Product:
         return replace(image, name=f"{self.files.name}: {layer.member}", reading=reading)
 
     def coarsest(self, bands: Sequence[str]) -> float:
-        """Metres per pixel of the coarsest of these bands."""
+        """Metres per pixel of the coarsest of these bands.
+
+        Args:
+            bands: Common names.
+        """
         return max(self.image(band).resolution for band in bands)
 
     def open(
@@ -288,7 +292,7 @@ Read = Callable[[Files, str], Product]
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads a kind of product, known by a file whose path matches `pattern`, in any case.
+    """Reads products of one format, known by a file whose path matches `pattern`, in any case.
 
     A `fallback` is tried last, and only for a file that is given by its name.
     """
@@ -322,7 +326,14 @@ def reader(name: str, pattern: str, fallback: bool = False) -> Callable[[Read], 
 
 
 def reflective(card: Sensor) -> dict[str, str]:
-    """Native to common name of the bands of a card that hold reflectance: not the thermal ones."""
+    """Bands of a card that hold reflectance: all but the thermal ones.
+
+    Args:
+        card: Card of the sensor.
+
+    Returns:
+        Native to common name.
+    """
     bands = [band for band in card.bands if not band.common.startswith("lwir")]
     return {band.native: band.common for band in bands}
 
@@ -332,7 +343,7 @@ def sine_of_sun(elevation: float, name: str) -> float:
 
     Args:
         elevation: Degrees above the horizon.
-        name: What the message calls the file of metadata.
+        name: File of metadata, for the message.
 
     Raises:
         InputError: The sun is not above the horizon.
