@@ -71,36 +71,27 @@ class UNet(nn.Module):
     (sub-pixel convolution, Shi 2016): with a stem of 2, a quarter of the work, and twice the view.
 
     Args:
-        bands: Bands of the input.
-        base_filters: Filters of the first level; they double at each level.
-        depth: How many times the image is halved.
-        kernel_size: Side of the convolutions, odd.
-        dropout: Fraction of the feature maps dropped in training.
-        stem: Side of the squares in pixels.
+        card: Its bands, base_filters, depth, kernel_size, dropout and stem are used.
 
     Attributes:
         multiple: Height and width of the input must be multiples of this, `stem * 2**depth`.
     """
 
-    def __init__(
-        self,
-        bands: int,
-        base_filters: int = 16,
-        depth: int = 3,
-        kernel_size: int = 3,
-        dropout: float = 0.2,
-        stem: int = 2,
-    ) -> None:
+    def __init__(self, card: ModelCard) -> None:
         super().__init__()
-        self.stem = stem
-        self.multiple = stem * 2**depth
-        widths = [base_filters * 2**level for level in range(depth + 1)]
+        self.stem = card.stem
+        self.multiple = card.stem * 2**card.depth
+        widths = [card.base_filters * 2**level for level in range(card.depth + 1)]
         levels = list(pairwise(widths))  # of a level and the one below, half as fine
-        self.first = _block(bands * stem**2, base_filters, kernel_size, dropout)
-        self.down = nn.ModuleList(_block(a, b, kernel_size, dropout) for a, b in levels)
+
+        def block(inputs: int, outputs: int) -> nn.Sequential:
+            return _block(inputs, outputs, card.kernel_size, card.dropout)
+
+        self.first = block(len(card.bands) * card.stem**2, card.base_filters)
+        self.down = nn.ModuleList(block(a, b) for a, b in levels)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in levels)
-        self.join = nn.ModuleList(_block(2 * a, a, kernel_size, dropout) for a, _ in levels)
-        self.last = nn.Conv2d(base_filters, stem**2, 1)
+        self.join = nn.ModuleList(block(2 * a, a) for a, _ in levels)
+        self.last = nn.Conv2d(card.base_filters, card.stem**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised image (n, bands, y, x) to logits of cloud (n, y, x)."""
@@ -132,18 +123,12 @@ def _block(inputs: int, outputs: int, kernel: int, dropout: float) -> nn.Sequent
 
 
 def build(card: ModelCard) -> UNet:
-    """Build a network with fresh weights.
+    """Build a network with fresh weights, channels last, which processors prefer.
 
     Args:
-        card: Its bands, base_filters, depth, kernel_size, dropout and stem are used.
-
-    Returns:
-        The network, its weights channels last, which CPUs prefer.
+        card: See `UNet`.
     """
-    net = UNet(
-        len(card.bands), card.base_filters, card.depth, card.kernel_size, card.dropout, card.stem
-    )
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return UNet(card).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def normalise(x: Tensor, card: ModelCard, statistics: Statistics | None = None) -> Tensor:

@@ -38,15 +38,18 @@ def image(bands: int, height: int = 32, width: int = 32, seed: int = 0) -> np.nd
 @pytest.mark.parametrize(
     ("depth", "kernel_size", "stem"), [(1, 5, 1), (2, 3, 1), (3, 1, 1), (2, 3, 2), (1, 3, 4)]
 )
-def test_one_logit_for_each_pixel(bands: int, depth: int, kernel_size: int, stem: int) -> None:
-    net = UNet(bands, base_filters=4, depth=depth, kernel_size=kernel_size, stem=stem)
+def test_one_logit_for_each_pixel(
+    tiny: MakeCard, bands: int, depth: int, kernel_size: int, stem: int
+) -> None:
+    names = [f"band {number}" for number in range(bands)]
+    net = UNet(tiny(bands=names, depth=depth, kernel_size=kernel_size, stem=stem))
     x = torch.randn(2, bands, 16, 24)
     assert net(x).shape == (2, 16, 24)
     assert net.multiple == stem * 2**depth
 
 
-def test_filters_double_at_each_level() -> None:
-    net = UNet(3, base_filters=4, depth=2, stem=2)
+def test_filters_double_at_each_level(tiny: MakeCard) -> None:
+    net = UNet(tiny(bands=["green", "red", "nir"], stem=2))
     assert net.first[0].weight.shape == (4, 12, 3, 3)  # four pixels of three bands are one square
     assert [block[0].weight.shape[0] for block in net.down] == [8, 16]
 

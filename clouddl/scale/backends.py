@@ -391,7 +391,7 @@ class _Squares(nn.Module):
 
 
 def folded(net: UNet) -> UNet:
-    """Fold batch normalisation into the convolutions, and leave dropout out.
+    """Fold batch normalisation into the convolutions of each block, and leave dropout out.
 
     Args:
         net: A trained network; it is left as it is.
@@ -400,13 +400,9 @@ def folded(net: UNet) -> UNet:
         A copy with fewer layers and the same output.
     """
     net = copy.deepcopy(net).eval()
-    for block in [module for module in net.modules() if isinstance(module, nn.Sequential)]:
-        layers: list[nn.Module] = []
-        for layer in block:
-            if isinstance(layer, nn.BatchNorm2d):
-                layers[-1] = fuse_conv_bn_eval(layers[-1], layer)  # type: ignore[type-var]
-            elif not isinstance(layer, nn.Dropout2d):
-                layers.append(layer)
-        del block[:]
-        block.extend(layers)
+    for block in (net.first, *net.down, *net.join):
+        for conv, norm in ((0, 1), (3, 4)):
+            block[conv] = fuse_conv_bn_eval(block[conv], block[norm])
+            block[norm] = nn.Identity()
+        block[6] = nn.Identity()  # dropout
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
