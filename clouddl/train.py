@@ -101,7 +101,7 @@ def fit(
         card.mean, card.std = train.statistics(lambda x: logarithm(x, card.bands) if log else x)
         card.trained_on = train.sources
     settings = [card.model_dump(), repr(schedule), repr(augmentation)]
-    _start_anew_if_changed(folder, [*settings, start.card.model_dump() if start else None])
+    _start_anew_if_changed(folder, [*settings, start and start.card.model_dump()])
     L.seed_everything(card.seed, verbose=False)
     task = CloudTask(card, train.resolution, augmentation, schedule.learning_rate)
     if start is not None:

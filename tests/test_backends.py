@@ -55,13 +55,13 @@ def check_masks(name: str, backend: str, scenes: Mapping[str, xr.Dataset]) -> No
     """The promise: at most 0.1 % of the pixels of each scene differ, and F2 by at most 0.002."""
     plain, quick = (load_model(name, "cpu", way) for way in ("float32", backend))
     for scene_id, scene in scenes.items():
-        expected, found = (
+        expected, result = (
             to_mask(probability(model, scene), model.card.threshold) for model in (plain, quick)
         )
-        np.testing.assert_array_equal(found == NODATA, expected == NODATA)
-        assert (found != expected).mean() <= 0.001, scene_id
+        np.testing.assert_array_equal(result == NODATA, expected == NODATA)
+        assert (result != expected).mean() <= 0.001, scene_id
         scores = []
-        for mask in (expected, found):
+        for mask in (expected, result):
             of = counts(mask, scene.mask.values)
             scores.append(f_beta(*(np.array(of[key]) for key in ("tp", "fp", "fn")), beta=2))
         np.testing.assert_allclose(scores[1], scores[0], atol=0.002, err_msg=scene_id)
@@ -97,9 +97,9 @@ def test_probability_is_that_of_float32(
         monkeypatch.setattr(backends, "has_half", lambda device, native=native: native)
         quick.backend = Backend(plain.net, plain.card, CPU, backend)
         for size in ((48, 64), (30, 41), (48, 64)):
-            found, expected = (model.probability(image(*size)) for model in (quick, plain))
-            assert found.dtype == np.float32 and found.shape == size
-            np.testing.assert_allclose(found, expected, atol=tolerance)
+            result, expected = (model.probability(image(*size)) for model in (quick, plain))
+            assert result.dtype == np.float32 and result.shape == size
+            np.testing.assert_allclose(result, expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("stem", [1, 2, 3, 4])
@@ -154,8 +154,8 @@ def test_new_weights_are_noticed(tiny: Callable[..., ModelCard], backend: str) -
 def test_folding_changes_nothing_but_the_layers(tiny: Callable[..., ModelCard]) -> None:
     model = trained(tiny())
     net = folded(model.net)
-    kinds = {type(module) for module in net.modules()}
-    assert not kinds & {torch.nn.BatchNorm2d, torch.nn.Dropout2d}
+    types = {type(module) for module in net.modules()}
+    assert not types & {torch.nn.BatchNorm2d, torch.nn.Dropout2d}
     x = torch.randn(1, 4, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(net(x), model.net(x), atol=1e-5, rtol=1e-5)
@@ -195,5 +195,5 @@ def test_what_openvino_cannot_do_pytorch_does(
 
     monkeypatch.setattr(backends, "openvino_buffers", fail)
     with pytest.warns(UserWarning, match="OpenVINO: no such layer; PyTorch is used"):
-        found = quick.probability(image(32, 32))
-    np.testing.assert_allclose(found, plain.probability(image(32, 32)), atol=0.02)
+        result = quick.probability(image(32, 32))
+    np.testing.assert_allclose(result, plain.probability(image(32, 32)), atol=0.02)

@@ -1,4 +1,4 @@
-"""The network, its probabilities, and what its file keeps and refuses."""
+"""A model: its probabilities, and what its files keep and refuse."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import torch
 import clouddl.model
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, load_model, pick_model, read_card, save_model, shipped_models
-from clouddl.network import ModelCard, UNet, build, chip_statistics, normalise
+from clouddl.network import ModelCard, build, chip_statistics
 
 MakeCard = Callable[..., ModelCard]
 
@@ -34,37 +34,12 @@ def image(bands: int, height: int = 32, width: int = 32, seed: int = 0) -> np.nd
     return values.astype(np.float32)
 
 
-@pytest.mark.parametrize("bands", [1, 3, 13])
-@pytest.mark.parametrize(
-    ("depth", "kernel_size", "stem"), [(1, 5, 1), (2, 3, 1), (3, 1, 1), (2, 3, 2), (1, 3, 4)]
-)
-def test_one_logit_for_each_pixel(
-    tiny: MakeCard, bands: int, depth: int, kernel_size: int, stem: int
-) -> None:
-    names = [f"band {number}" for number in range(bands)]
-    net = UNet(tiny(bands=names, depth=depth, kernel_size=kernel_size, stem=stem))
-    x = torch.randn(2, bands, 16, 24)
-    assert net(x).shape == (2, 16, 24)
-    assert net.multiple == stem * 2**depth
-
-
-def test_filters_double_at_each_level(tiny: MakeCard) -> None:
-    net = UNet(tiny(bands=["green", "red", "nir"], stem=2))
-    assert net.first[0].weight.shape == (4, 12, 3, 3)  # four pixels of three bands are one square
-    assert [block[0].weight.shape[0] for block in net.down] == [8, 16]
-
-
-def test_kernels_of_even_size_are_refused(tiny: MakeCard) -> None:
-    with pytest.raises(ValueError, match="kernel_size"):
-        tiny(kernel_size=4)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (31, 33), (32, 32)])
 def test_sizes_that_are_no_multiple_are_padded(tiny: MakeCard, size: tuple[int, int]) -> None:
-    found = model(tiny()).probability(image(4, *size))
-    assert found.shape == size
-    assert found.dtype == np.float32
-    assert ((found >= 0) & (found <= 1)).all()
+    result = model(tiny()).probability(image(4, *size))
+    assert result.shape == size
+    assert result.dtype == np.float32
+    assert ((result >= 0) & (result <= 1)).all()
 
 
 @pytest.mark.parametrize(("stem", "inside"), [(1, 28), (2, 24)])
@@ -81,10 +56,10 @@ def test_nodata_stays_where_it_is(tiny: MakeCard, normalisation: str) -> None:
     values = image(4)
     values[:, 10:14, 20:25] = np.nan  # all bands: nodata
     values[1, 3, 3] = np.nan  # one band: the others still tell
-    found = model(tiny(normalisation=normalisation)).probability(values)
-    hole = np.zeros((32, 32), bool)
-    hole[10:14, 20:25] = True
-    np.testing.assert_array_equal(np.isnan(found), hole)
+    result = model(tiny(normalisation=normalisation)).probability(values)
+    invalid = np.zeros((32, 32), bool)
+    invalid[10:14, 20:25] = True
+    np.testing.assert_array_equal(np.isnan(result), invalid)
 
 
 @pytest.mark.parametrize("normalisation", ["fixed", "chip", "log"])
@@ -94,7 +69,7 @@ def test_an_image_of_nodata_is_nodata(tiny: MakeCard, normalisation: str) -> Non
 
 
 @pytest.mark.parametrize("normalisation", ["fixed", "chip"])
-def test_a_band_that_lacks_is_as_if_it_were_the_mean(tiny: MakeCard, normalisation: str) -> None:
+def test_a_missing_band_is_as_if_it_were_the_mean(tiny: MakeCard, normalisation: str) -> None:
     one = model(tiny(normalisation=normalisation))
     absent = image(4)
     average = absent.copy()
@@ -103,44 +78,9 @@ def test_a_band_that_lacks_is_as_if_it_were_the_mean(tiny: MakeCard, normalisati
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_a_wrong_number_of_bands_is_told(tiny: MakeCard, count: int) -> None:
+def test_a_wrong_number_of_bands_is_an_error(tiny: MakeCard, count: int) -> None:
     with pytest.raises(InputError, match="tiny wants 4 bands: green, red, nir, swir16"):
         model(tiny()).probability(image(count))
-
-
-def test_fixed_normalisation_uses_the_card(tiny: MakeCard) -> None:
-    card = tiny(bands=["red", "nir"], mean=[0.1, 0.3], std=[0.05, 0.2])
-    x = torch.tensor([0.2, 0.1])[None, :, None, None].expand(1, 2, 3, 3)
-    found = normalise(x, card)
-    assert found[0, :, 0, 0].tolist() == pytest.approx([2.0, -1.0])
-
-
-def test_log_normalisation_leaves_heights_alone(tiny: MakeCard) -> None:
-    card = tiny(bands=["red", "elevation"], mean=[-1.5, 400], std=[0.5, 200], normalisation="log")
-    x = torch.tensor([0.2, 600.0])[None, :, None, None].expand(1, 2, 3, 3)
-    found = normalise(x, card)
-    assert found[0, :, 0, 0].tolist() == pytest.approx([(np.log(0.25) + 1.5) / 0.5, 1.0])
-    dark = torch.tensor([-0.01, 0.0])[None, :, None, None]  # noise below zero has a logarithm too
-    assert normalise(dark, card).isfinite().all()
-
-
-def test_chip_normalisation_uses_the_image(tiny: MakeCard) -> None:
-    x = torch.from_numpy(image(4))[None] + torch.arange(4.0)[:, None, None]
-    x[0, 2, :5] = torch.nan
-    found = normalise(x, tiny(normalisation="chip"))
-    assert found.mean((-2, -1))[0].tolist() == pytest.approx([0] * 4, abs=1e-4)
-    rows = found[0, 2, 5:]  # without the nodata, which is 0 now
-    assert rows.std(correction=0).item() == pytest.approx(1, abs=1e-3)
-    assert (found[0, 2, :5] == 0).all()
-
-
-def test_statistics_of_a_chip_by_hand() -> None:
-    x = torch.tensor([[[[0.0, 0.4], [0.2, torch.nan]], [[0.3] * 2] * 2, [[torch.nan] * 2] * 2]])
-    mean, std = chip_statistics(x)
-    assert mean.shape == std.shape == (1, 3, 1, 1)
-    assert mean.flatten().tolist() == pytest.approx([0.2, 0.3, 0.0])
-    # the deviation has a floor: neither an even image nor an empty one is stretched
-    assert std.flatten().tolist() == pytest.approx([(0.08 / 3) ** 0.5, 0.02, 0.02])
 
 
 def test_statistics_make_tiles_equal_to_the_whole(tiny: MakeCard) -> None:
@@ -250,7 +190,7 @@ def test_weights_of_another_shape_are_refused(tiny: MakeCard, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [
         ({"name": None}, "name"),
         ({"bands": None}, "bands"),
@@ -264,7 +204,7 @@ def test_weights_of_another_shape_are_refused(tiny: MakeCard, tmp_path: Path) ->
     ],
 )
 def test_a_card_that_is_wrong(
-    tiny: MakeCard, tmp_path: Path, change: dict[str, Any], told: str
+    tiny: MakeCard, tmp_path: Path, change: dict[str, Any], text: str
 ) -> None:
     path = save_model(model(tiny()), tmp_path / "tiny")
     fields = json.loads(path.read_text()) | change
@@ -273,7 +213,7 @@ def test_a_card_that_is_wrong(
     with pytest.raises(InputError) as raised:
         load_model(path)
     assert str(path) in str(raised.value)
-    assert told in str(raised.value)
+    assert text in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\udcff"])
@@ -287,20 +227,6 @@ def test_a_card_that_is_no_json(tmp_path: Path, text: str) -> None:
 def test_a_card_that_is_absent(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.json: there is no such model card"):
         load_model(tmp_path / "nowhere.safetensors")
-
-
-def test_band_sets_default_to_all_bands(tiny: MakeCard) -> None:
-    assert tiny().band_sets == [["green", "red", "nir", "swir16"]]
-
-
-def test_the_largest_set_that_fits(tiny: MakeCard) -> None:
-    sets = [["green", "red"], ["green", "red", "nir"], ["green", "red", "nir", "swir16"]]
-    card = tiny(band_sets=sets)
-    assert card.best_set(["nir", "red", "green", "blue"]) == sets[1]
-    assert card.best_set(["swir16", "nir", "red", "green"]) == sets[2]
-    assert card.best_set(["red", "green"]) == sets[0]
-    assert card.best_set(["green", "nir"]) is None
-    assert card.best_set([]) is None
 
 
 @pytest.fixture

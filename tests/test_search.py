@@ -156,10 +156,10 @@ def test_trials_stay_in_the_space(tmp_path: Path) -> None:
 
 
 def test_objective_gets_plain_numbers(tmp_path: Path) -> None:
-    kinds = {"dropout": float, "base_filters": int, "kernel_size": int, "learning_rate": float}
+    types = {"dropout": float, "base_filters": int, "kernel_size": int, "learning_rate": float}
 
     def check(point: dict[str, Any]) -> float:
-        assert {name: type(value) for name, value in point.items()} == kinds
+        assert {name: type(value) for name, value in point.items()} == types
         return f2(point)
 
     go(tmp_path / "trials.csv", check, trials=2)
@@ -246,33 +246,33 @@ def table() -> pd.DataFrame:
 
 
 def test_best_trial(table: pd.DataFrame) -> None:
-    found = best_trial(table)
-    assert found == {
+    result = best_trial(table)
+    assert result == {
         "dropout": 0.2, "base_filters": 12, "kernel_size": 5, "learning_rate": 1e-3,
     }  # fmt: skip
-    assert type(found["kernel_size"]) is int
+    assert type(result["kernel_size"]) is int
     with pytest.raises(InputError, match="no trials yet"):
         best_trial(table[:0])
 
 
 def test_worth(table: pd.DataFrame) -> None:
-    found = worth(table)
-    assert set(found.parameter) == set(SPACE)
-    assert found["share of variance"].between(0, 1).all()
-    assert found["share of variance"].is_monotonic_decreasing
-    first = found.iloc[0]
+    result = worth(table)
+    assert set(result.parameter) == set(SPACE)
+    assert result["share of variance"].between(0, 1).all()
+    assert result["share of variance"].is_monotonic_decreasing
+    first = result.iloc[0]
     assert (first.parameter, first.best, first.worst) == ("kernel_size", "5", "3")
     assert first["F2 of best"] == pytest.approx(0.81)
     assert first["F2 of worst"] == pytest.approx(0.70)
     # Mean 0.755: 4 × 0.055² between the kernels, of 2 × 0.055² + 0.045² + 0.065² in all.
     assert first["share of variance"] == pytest.approx(0.0121 / 0.0123)
-    assert found.set_index("parameter").best["dropout"] == "> 0.15"
+    assert result.set_index("parameter").best["dropout"] == "> 0.15"
 
 
 def test_worth_of_a_search(tmp_path: Path) -> None:
-    found = worth(go(tmp_path / "trials.csv"))
-    assert found["share of variance"].between(0, 1).all()
-    assert (found["F2 of best"] >= found["F2 of worst"]).all()
+    result = worth(go(tmp_path / "trials.csv"))
+    assert result["share of variance"].between(0, 1).all()
+    assert (result["F2 of best"] >= result["F2 of worst"]).all()
 
 
 def test_worth_where_nothing_varies(table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Training: loss, augmentation, checkpoints, and runs that are killed and go on."""
+"""Training: checkpoints, scores, and runs that are killed and go on."""
 
 import json
 import math
@@ -16,13 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import clouddl.augment
 import clouddl.train
-from clouddl.augment import CROP, Augmentation, paste, random_window
+from clouddl.augment import Augmentation
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.model import CloudModel
-from clouddl.network import ModelCard, build, cloud_loss
+from clouddl.network import ModelCard, build
 from clouddl.score import best_threshold
 from clouddl.train import (
     CloudTask,
@@ -40,10 +39,6 @@ STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 
 PLAIN = Augmentation((30.0, 30.0), **STILL, turns=False)
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def run(
     card: ModelCard, train: Chips, validation: Chips, folder: Path,
     augmentation: Augmentation = PLAIN, start: CloudModel | None = None, **options: Any,
@@ -58,192 +53,12 @@ def same(one: CloudModel, other: CloudModel) -> bool:
     return all(torch.allclose(a.float(), b.float(), atol=1e-6) for a, b in pairs)
 
 
-def test_loss_by_hand() -> None:
-    probability = [[0.5, 0.8], [0.9, 0.2]]
-    target = [[0.0, 1.0], [1.0, 0.25]]
-    logits = torch.tensor(probability).logit()[None]
-    parts = [
-        math.log(0.5), math.log(0.8), math.log(0.9), 0.25 * math.log(0.2) + 0.75 * math.log(0.8),
-    ]  # fmt: skip
-    overlap = 0.8 + 0.9 + 0.25 * 0.2
-    dice_loss = 1 - (2 * overlap + 1) / (sum(map(sum, probability)) + 2.25 + 1)
-    expected = -sum(parts) / 4 + dice_loss
-    assert cloud_loss(logits, torch.tensor(target)[None]).item() == pytest.approx(expected)
-
-
-def test_loss_is_small_only_for_the_right_answer() -> None:
-    target = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
-    right = (target * 2 - 1) * 12
-    assert cloud_loss(right, target) < 1e-3 < 1 < cloud_loss(-right, target)
-
-
-def test_unlabelled_pixels_have_no_gradient() -> None:
-    target = torch.tensor([[[0.0, torch.nan], [1.0, 0.5]]])
-    logits = torch.tensor([[[0.3, 5.0], [-0.2, 1.0]]], requires_grad=True)
-    loss = cloud_loss(logits, target)
-    loss.backward()
-    assert logits.grad is not None
-    assert torch.isfinite(loss)
-    assert (logits.grad != 0).tolist() == [[[True, False], [True, True]]]
-    other = logits.detach().clone()
-    other[0, 0, 1] = -80
-    assert cloud_loss(other, target) == loss
-
-
-def test_loss_without_any_label() -> None:
-    logits = torch.randn(1, 4, 4, requires_grad=True)
-    loss = cloud_loss(logits, torch.full((1, 4, 4), torch.nan))
-    loss.backward()
-    assert loss == 0
-    assert logits.grad is not None
-    assert (logits.grad == 0).all()
-
-
-def test_loss_without_cloud_is_finite() -> None:
-    loss = cloud_loss(torch.full((1, 4, 4), -30.0), torch.zeros(1, 4, 4))
-    assert loss.item() == pytest.approx(0, abs=1e-5)
-
-
 def test_labels_become_fractions() -> None:
     mask = torch.tensor([[[0, 1], [255, 1]]], dtype=torch.uint8)
     x, y = labelled([torch.zeros(1, 3, 2, 2), mask])
     assert x.dtype == y.dtype == torch.float32
     assert y[0, 0].tolist() == [0, 1]
     assert y[0, 1, 0].isnan()
-
-
-def batch(size: int = 64) -> tuple[Tensor, Tensor]:
-    """Images that say where their cloud is: reflectance 0.9 on cloud, 0.1 elsewhere."""
-    y = (torch.rand(3, size // 8, size // 8, generator=rng(5)) < 0.4).float()
-    y = y.repeat_interleave(8, -1).repeat_interleave(8, -2)
-    return (0.1 + 0.8 * y)[:, None].repeat(1, 2, 1, 1), y
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("turns", [False, True])
-def test_image_and_mask_move_together(seed: int, turns: bool) -> None:
-    change = Augmentation((10.0, 40.0), **STILL, turns=turns)
-    x, y = change(*batch(), 10.0, rng(seed))
-    assert x.shape == (3, 2, *y.shape[1:])
-    assert ((y >= 0) & (y <= 1)).all()
-    torch.testing.assert_close(x, (0.1 + 0.8 * y)[:, None].expand_as(x))
-
-
-def test_turns_turn() -> None:
-    found = {tuple(Augmentation((9.0, 9.0), **STILL)(*batch(), 9.0, rng(s))[1][0, 0].tolist())
-             for s in range(30)}  # fmt: skip
-    assert len(found) > 4
-
-
-def test_radiometry_changes_bands_apart_and_the_mask_not_at_all() -> None:
-    x, y = batch()
-    change = Augmentation((10.0, 10.0), ground=0, paste=0, turns=False)
-    changed, mask = change(x, y, 10.0, rng())
-    assert (mask == y).all()
-    clear = [changed[n, b][y[n] == 0] for n in range(3) for b in range(2)]
-    assert all(values.std() < 1e-6 for values in clear)  # one gain and one offset for all pixels
-    levels = [values.mean().item() for values in clear]
-    assert len({round(level, 5) for level in levels}) == 6
-    assert all(abs(level - 0.1) < 0.15 for level in levels)
-
-
-def test_nodata_stays_nodata() -> None:
-    x, y = batch()
-    x[:, :, :16], y[:, :16] = torch.nan, torch.nan
-    changed, mask = Augmentation((10.0, 10.0), paste=0, turns=False)(x, y, 10.0, rng())
-    assert changed[:, :, :16].isnan().all()
-    assert changed[:, :, 16:].isfinite().all()
-    assert mask[:, :16].isnan().all()
-    assert mask[:, 16:].isfinite().all()
-
-
-def test_paste_brings_image_and_mask_of_the_donor() -> None:
-    x, donor_x = torch.full((1, 2, 64, 64), 0.2), torch.full((1, 2, 64, 64), 0.9)
-    y, donor_y = torch.zeros(1, 64, 64), torch.zeros(1, 64, 64)
-    donor_y[:, 24:40, 24:40] = 1
-    image, mask = paste(x, y, donor_x, donor_y)
-    assert torch.equal(mask, donor_y)
-    torch.testing.assert_close(image[..., 24:40, 24:40], donor_x[..., 24:40, 24:40])
-    torch.testing.assert_close(image[..., :15, :], x[..., :15, :])  # beyond the rim
-    assert ((image >= 0.2) & (image <= 0.9001)).all()
-
-
-def test_paste_keeps_labels_to_pixels_that_were_seen() -> None:
-    x, donor_x = torch.full((1, 2, 64, 64), 0.2), torch.full((1, 2, 64, 64), 0.9)
-    y, donor_y = torch.zeros(1, 64, 64), torch.zeros(1, 64, 64)
-    donor_y[:, 16:32] = 1
-    x[..., :20], y[..., :20] = torch.nan, torch.nan
-    donor_x[..., 50:], donor_y[..., 50:] = torch.nan, torch.nan
-    image, mask = paste(x, y, donor_x, donor_y)
-    labelled_blind = mask.isfinite() & image.isnan().all(1)
-    assert not labelled_blind.any()
-
-
-def test_ground_changes_only_chips_without_cloud() -> None:
-    x, y = batch()
-    x[0], y[0] = 0.1, 0
-    change = Augmentation((10.0, 10.0), **STILL | {"ground": 0.3}, turns=False)
-    changed, _ = change(x, y, 10.0, rng())
-    assert (changed[1:] == x[1:]).all()
-    assert changed[0].std((-1, -2)).max() < 1e-6
-    assert (changed[0] > 0).all()
-    assert not torch.allclose(changed[0], x[0])
-
-
-def test_haze_brightens_dark_ground_most_and_blue_most() -> None:
-    x, y = batch()
-    change = Augmentation((10.0, 10.0), **STILL | {"haze": 0.3, "ice": 0.0}, turns=False)
-    changed, mask = change(x, y, 10.0, rng(), ["blue", "swir16"])
-    assert torch.equal(mask, y)  # haze is no cloud
-    gain = changed - x
-    assert (gain >= 0).all() and gain.max() > 0.02 and changed.max() <= 1
-    assert (gain[:, 0] >= gain[:, 1]).all()
-    assert gain[:, 0][y == 0].mean() > gain[:, 0][y == 1].mean()
-
-
-def test_augmentation_is_seeded() -> None:
-    change = Augmentation((10.0, 40.0))
-    one, two, other = (change(*batch(), 10.0, rng(seed)) for seed in (1, 1, 2))
-    assert torch.equal(one[0], two[0])
-    assert torch.equal(one[1], two[1])
-    assert one[0].shape != other[0].shape or not torch.equal(one[0], other[0])
-
-
-def test_resolutions_stay_in_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    factors: list[float] = []
-
-    def spy(x: Tensor, y: Tensor, rng: torch.Generator, factor: float, *_: Any) -> tuple[Tensor, Tensor]:
-        factors.append(factor)
-        return x, y
-
-    monkeypatch.setattr(clouddl.augment, "random_window", spy)
-    for seed in range(200):
-        Augmentation((20.0, 60.0))(*batch(16), 10.0, rng(seed))
-    assert 2 <= min(factors) < 2.1
-    assert 5.8 < max(factors) <= 6
-    assert np.median(factors) == pytest.approx(12**0.5, rel=0.15)  # log-uniform
-    factors.clear()
-    for seed in range(20):  # detail that the chip has not cannot be drawn
-        Augmentation((5.0, 20.0))(*batch(16), 10.0, rng(seed))
-    assert min(factors) >= 1
-
-
-@pytest.mark.parametrize(
-    ("size", "factor", "expected"),
-    [(64, 1.0, 64), (64, 2.0, 32), (64, 1.5, 32), (70, 1.0, 64), (256, 1.0, CROP), (64, 9.0, 16)],
-)
-def test_crops_suit_the_network(size: int, factor: float, expected: int) -> None:
-    x, y = torch.rand(2, 3, size, size), torch.rand(2, size, size)
-    small, mask = random_window(x, y, rng(), factor)
-    assert small.shape == (2, 3, expected, expected)
-    assert mask.shape == (2, expected, expected)
-
-
-def test_crop_averages_pixels() -> None:
-    x = torch.arange(32.0 * 32).reshape(1, 1, 32, 32)
-    small, mask = random_window(x, x[:, 0] % 2, rng(), 2.0)
-    assert (mask == 0.5).all()
-    assert small[0, 0, 0, 0] == x[0, 0, :2, :2].mean()
 
 
 def test_validation_sees_whole_chips() -> None:
@@ -267,8 +82,8 @@ def test_band_sets_are_dropped_whole(tiny: MakeCard, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(task, "log", lambda *_, **__: None)
     loss = task.training_step([torch.rand(40, 4, 16, 16), torch.ones(40, 16, 16).byte()], 0)
     assert torch.isfinite(loss)
-    found = {tuple(row) for row in shown[0].tolist()}
-    assert found == {(True,) * 4, (True, True, True, False), (False, True, False, False)}
+    result = {tuple(row) for row in shown[0].tolist()}
+    assert result == {(True,) * 4, (True, True, True, False), (False, True, False, False)}
 
 
 def test_checkpoints_are_no_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,16 +101,16 @@ def test_checkpoints_are_no_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }  # fmt: skip
     path, plain = tmp_path / "folder" / "last.ckpt", PlainCheckpoints()
     plain.save_checkpoint(state, path)
-    found = plain.load_checkpoint(path)
-    assert list(found) == list(state)
-    assert torch.equal(found.pop("weights"), state.pop("weights"))
-    assert torch.equal(found.pop("half"), state.pop("half"))
-    numbers = found.pop("numbers")
+    result = plain.load_checkpoint(path)
+    assert list(result) == list(state)
+    assert torch.equal(result.pop("weights"), state.pop("weights"))
+    assert torch.equal(result.pop("half"), state.pop("half"))
+    numbers = result.pop("numbers")
     assert list(numbers) == [0, 1]
     assert numbers[0]["step"] == 7
     assert numbers[1] == [1, [2, "a"]]
     del state["numbers"]
-    assert found == state
+    assert result == state
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     with safe_open(path, "pt") as stream:
         assert json.loads(stream.metadata()["structure"])
@@ -331,21 +146,21 @@ def test_fit_learns_and_keeps_its_record(
     tiny: MakeCard, train_chips: Chips, validation_chips: Chips, tmp_path: Path
 ) -> None:
     card = tiny(dropout=0.0)
-    found = run(card, train_chips, validation_chips, tmp_path, epochs=25, patience=25,
+    result = run(card, train_chips, validation_chips, tmp_path, epochs=25, patience=25,
                 learning_rate=2e-2)  # fmt: skip
     mean, std = train_chips.statistics()
     torch.manual_seed(0)
     fresh = CloudModel(card.model_copy(update={"mean": mean, "std": std}), build(card), "cpu")
-    probability, truth = on_validation(found, validation_chips)
+    probability, truth = on_validation(result, validation_chips)
     assert probability.shape == truth.shape == (2 * 64 * 64,)
     f2 = best_threshold(probability, truth)[1]
     assert f2 > best_threshold(*on_validation(fresh, validation_chips))[1] + 0.03
     assert f2 > 0.75
-    assert (found.card.mean, found.card.std) == (mean, std)
-    assert found.card.trained_on == train_chips.sources
-    assert found.card.threshold == best_threshold(probability, truth)[0]
-    assert found.card.scores["validation_f2"] == pytest.approx(f2)
-    assert found.card.scores["epochs"] == 25
+    assert (result.card.mean, result.card.std) == (mean, std)
+    assert result.card.trained_on == train_chips.sources
+    assert result.card.threshold == best_threshold(probability, truth)[0]
+    assert result.card.scores["validation_f2"] == pytest.approx(f2)
+    assert result.card.scores["epochs"] == 25
     assert card.trained_on == {}  # the caller's card is left alone
     curves = pd.read_csv(tmp_path / "curves" / "metrics.csv")
     assert {"epoch", "loss", "val_loss", "val_f2", "val_threshold"} <= set(curves)
@@ -444,12 +259,12 @@ def test_fit_goes_on_from_other_weights(
     start = run(tiny(), train_chips, validation_chips, tmp_path / "a", epochs=1)
     before = start.card.model_copy(deep=True)
     weights = {name: value.clone() for name, value in start.net.state_dict().items()}
-    found = run(start.card, train_chips, validation_chips, tmp_path / "b", epochs=1,
+    result = run(start.card, train_chips, validation_chips, tmp_path / "b", epochs=1,
                 learning_rate=1e-9, start=start)  # fmt: skip
     # nothing is learnt at this rate: what differs from a fresh network came from `start`
     name = "first.0.weight"
-    torch.testing.assert_close(found.net.state_dict()[name], weights[name], atol=1e-5, rtol=0)
-    assert (found.card.mean, found.card.std) == (before.mean, before.std)
+    torch.testing.assert_close(result.net.state_dict()[name], weights[name], atol=1e-5, rtol=0)
+    assert (result.card.mean, result.card.std) == (before.mean, before.std)
     assert start.card == before
 
 
@@ -458,18 +273,18 @@ def test_fit_without_cloud_in_validation(
 ) -> None:
     clear = validation_chips.dataset.copy()
     clear["mask"] = clear["mask"] * 0
-    found = run(tiny(), train_chips, Chips(clear), tmp_path, epochs=1)
-    assert found.card.threshold == 0.5
-    assert np.isnan(found.card.scores["validation_f2"])
+    result = run(tiny(), train_chips, Chips(clear), tmp_path, epochs=1)
+    assert result.card.threshold == 0.5
+    assert np.isnan(result.card.scores["validation_f2"])
 
 
-def test_a_trial_is_a_fit_told_in_plain_data(zarr: Path, tmp_path: Path) -> None:
+def test_a_trial_is_a_fit_described_by_plain_data(zarr: Path, tmp_path: Path) -> None:
     point = {"base_filters": 8, "dropout": 0.1, "kernel_size": 3, "learning_rate": 2e-3}
     fields = {"name": "trial", "bands": BANDS, "labels": "truth", "resolution": 30.0}
-    told = {"chips": str(zarr), "grounds": True, "card": fields, "folder": str(tmp_path)}
-    found = fit_trial(point, **told, epochs=1, batch_size=4)
+    options = {"chips": str(zarr), "grounds": True, "card": fields, "folder": str(tmp_path)}
+    result = fit_trial(point, **options, epochs=1, batch_size=4)
     assert [path.name for path in tmp_path.iterdir()] == ["8-0.1-3-0.002"]
     card = ModelCard(**fields, base_filters=8, dropout=0.1, kernel_size=3)
     chips = [Chips.open(zarr, BANDS, "truth", role) for role in ("train", "validation")]
     model = fit(card, *chips, tmp_path / "fit", Schedule(1, 4, patience=1))
-    assert found == model.card.scores["validation_f2"]
+    assert result == model.card.scores["validation_f2"]
