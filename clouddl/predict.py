@@ -42,6 +42,7 @@ from clouddl.sensors import Sensor, middle
 
 TRAINED = (10, 60)  # metres; training samples resolutions of this range
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
+PROBABILITY_BYTES = 4  # per pixel
 RESULT_BYTES = 10  # per pixel, on disk while results are made: as computed, and as COG
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
@@ -146,7 +147,7 @@ def predict_file(
     """
     plan = _plan(source, sensor, model, reading, options)
     label = Path(plan.image.name).name if progress else None
-    return _write(plan, plan.tiles.run(label), out, tags)
+    return _write(plan, plan.tiles.run(label), out, tags or {})
 
 
 def predict_part(
@@ -175,8 +176,7 @@ def predict_part(
         WriteError: As `predict_file`.
     """
     plan = _plan(source, sensor, model, reading, options)
-    pixel_bytes = np.dtype(np.float32).itemsize
-    make_results_folder(parts, math.prod(plan.image.shape) * pixel_bytes // part[1])
+    make_results_folder(parts, math.prod(plan.image.shape) * PROBABILITY_BYTES // part[1])
     with writing(parts), rasterio.Env(GDAL_CACHEMAX=CACHE):
         for window, values in plan.tiles.run(part=part):
             target = Path(parts, f"{window.row_off}-{window.col_off}.npy")
@@ -215,7 +215,7 @@ def join_parts(
         WriteError: As `predict_file`.
     """
     plan = _plan(source, sensor, model, reading, options)
-    return _write(plan, _saved_parts(plan, Path(parts)), out, tags)
+    return _write(plan, _saved_parts(plan, Path(parts)), out, tags or {})
 
 
 def part_count(source: Path | str, most: int) -> int:
@@ -290,10 +290,7 @@ def _plan(
         has = f"it has {', '.join(image.bands)}"
         raise InputError(f"{image.name}: has no {', '.join(unknown)} to use; {has}")
     model = model or _default_model(image.name, wanted)
-    best = _best_set(model.card, wanted, image.name)
-    if options.use and set(options.use) != set(best):
-        cannot = f"cannot use {', '.join(options.use)}"
-        raise InputError(f"{image.name}: {cannot}; {_sets(model.card)}")
+    best = _best_set(model.card, wanted, image.name, exact=bool(options.use))
     used = [band for band in image.bands if band in best]
     resolution = _resolution(image, used, model.card)
     threshold = model.card.threshold if options.threshold is None else options.threshold
@@ -337,16 +334,15 @@ def _default_model(name: str, bands: Sequence[str]) -> CloudModel:
         raise InputError(f"{name}: {error}") from error
 
 
-def _sets(card: ModelCard) -> str:
-    sets = "; or ".join(", ".join(bands) for bands in card.band_sets)
-    return f"model {card.name} works from {sets}"
-
-
-def _best_set(card: ModelCard, bands: Sequence[str], name: str) -> list[str]:
+def _best_set(card: ModelCard, bands: Sequence[str], name: str, exact: bool = False) -> list[str]:
+    """The most of these bands that the model works from; InputError for none, or not all."""
     best = card.best_set(bands)
-    if not best:
+    if not best or (exact and set(best) != set(bands)):
         has = ", ".join(bands)
-        raise InputError(f"{name}: has {has}, but {_sets(card)}; choose another model")
+        sets = "; or ".join(", ".join(band_set) for band_set in card.band_sets)
+        raise InputError(
+            f"{name}: has {has}, but model {card.name} works from {sets}; choose another model"
+        )
     return best
 
 
@@ -366,7 +362,7 @@ def _saved_parts(plan: _Plan, parts: Path) -> Iterator[Part]:
 
 
 def _write(
-    plan: _Plan, parts: Iterable[Part], out: Path | str, tags: Mapping[str, str] | None
+    plan: _Plan, parts: Iterable[Part], out: Path | str, tags: Mapping[str, str]
 ) -> tuple[Path, Path]:
     """Write the probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
     results = results_of(plan.image.name, out)
@@ -381,12 +377,12 @@ def _write(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         raw_mask, raw_probability = Path(work, "mask.tif"), Path(work, "probability.tif")
         with (
-            _create(raw_mask, plan, "uint8", NODATA) as mask,
-            _create(raw_probability, plan, "float32", np.nan) as probability,
+            _create(raw_mask, plan, "uint8", NODATA, "0 clear, 1 cloud", tags) as mask,
+            _create(
+                raw_probability, plan, "float32", np.nan, "probability of cloud", tags
+            ) as probability,
         ):
             mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
-            _describe(mask, "0 clear, 1 cloud", plan, tags)
-            _describe(probability, "probability of cloud", plan, tags)
             for window, values in parts:
                 probability.write(values, 1, window=window)
                 if not plan.dilation_m:
@@ -399,9 +395,13 @@ def _write(
     return results
 
 
-def _create(path: Path, plan: _Plan, dtype: str, nodata: float) -> DatasetWriter:
+def _create(
+    path: Path, plan: _Plan, dtype: str, nodata: float, content: str, tags: Mapping[str, str]
+) -> DatasetWriter:
+    """Create a result, its band named, with what it was made by."""
+    card = plan.model.card
     (height, width), transform, crs = plan.image.grid
-    return rasterio.open(
+    file = rasterio.open(
         path,
         "w+",
         driver="GTiff",
@@ -415,13 +415,7 @@ def _create(path: Path, plan: _Plan, dtype: str, nodata: float) -> DatasetWriter
         tiled=True,
         bigtiff="IF_SAFER",
     )
-
-
-def _describe(
-    file: DatasetWriter, content: str, plan: _Plan, tags: Mapping[str, str] | None
-) -> None:
-    """Name the band of a result, and say what it was made by."""
-    card = plan.model.card
+    file.set_band_description(1, content)
     made_by = {
         "model": card.name,
         "model_version": card.version,
@@ -429,8 +423,8 @@ def _describe(
         "bands": ",".join(plan.image.bands),
         "weights_sha256": card.weights_sha256,
     }
-    file.set_band_description(1, content)
-    file.update_tags(**made_by | dict(tags or {}))
+    file.update_tags(**made_by | dict(tags))
+    return file
 
 
 def _write_dilated(plan: _Plan, probability: DatasetWriter, mask: DatasetWriter) -> None:

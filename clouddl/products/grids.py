@@ -5,10 +5,10 @@ an image by one matrix for its rows and one for its columns.
 """
 
 import numpy as np
-from scipy import sparse
+from scipy.sparse import csr_array
 
 
-def weights(size: int, target: int) -> sparse.csr_array:
+def weights(size: int, target: int) -> csr_array:
     """Make the matrix that brings one axis to a new size.
 
     Coarser: the part of each source pixel inside the target pixel, exact for any factor.
@@ -26,20 +26,25 @@ def weights(size: int, target: int) -> sparse.csr_array:
         centres = np.clip(centres, 0, size - 1)
         left = centres.astype(int)
         right = np.minimum(left + 1, size - 1)
+        right_weight = centres - left
         rows = np.tile(np.arange(target), 2)
         columns = np.concatenate([left, right])
-        values = np.concatenate([1 - (centres - left), centres - left])
+        values = np.concatenate([1 - right_weight, right_weight])
     else:  # cut the axis at every edge of either grid: each piece lies in one pixel of both
         edges = np.union1d(np.arange(size + 1), np.arange(target + 1) * size / target)
         middle = (edges[1:] + edges[:-1]) / 2
         rows = (middle * target / size).astype(int)
         columns = middle.astype(int)
         values = np.diff(edges) * target / size
-    return sparse.csr_array((values, (rows, columns)), shape=(target, size))
+    return csr_array((values, (rows, columns)), shape=(target, size))
 
 
 def weighted_sums(
-    values: np.ndarray, valid: np.ndarray, down: sparse.csr_array, across: sparse.csr_array
+    values: np.ndarray,
+    valid: np.ndarray,
+    down: csr_array,
+    across: csr_array,
+    strip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add up the valid values of an image, or of a part of it, by the weights of both axes.
 
@@ -48,30 +53,43 @@ def weighted_sums(
         valid: Where it holds a value (y, x).
         down: `weights` of the rows (target y, y), or a part of them.
         across: `weights` of the columns (target x, x), or a part of them.
+        strip: Whether this is a strip of many columns: resample the columns first if they get
+            fewer, which needs less memory and may round the last bit otherwise.
 
     Returns:
         Weighted sum of the values and sum of their weights (target y, target x).
     """
+    columns_first = strip and across.shape[0] < across.shape[1]
+
+    def resampled(image: np.ndarray) -> np.ndarray:
+        if columns_first:
+            return down @ (across @ image.T).T
+        return (across @ (down @ image).T).T
+
     filled = np.where(valid, values, 0).astype(np.float32, copy=False)
-    return _apply(filled, down, across), _apply(valid.astype(np.float32), down, across)
+    return resampled(filled), resampled(valid.astype(np.float32))
 
 
 def mean_of_sums(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Divide what `weighted_sums` gives.
 
     Args:
-        total: Weighted sum of values (y, x).
-        weight: Sum of their weights (y, x).
+        total: Weighted sum of values, of any shape.
+        weight: Sum of their weights, of the same shape.
 
     Returns:
-        Mean (y, x) float32, NaN where nothing valid was added up.
+        Mean (float32), NaN where nothing valid was added up.
     """
     mean = np.full(total.shape, np.nan, np.float32)
     return np.divide(total, weight, out=mean, where=weight > 1e-6, casting="same_kind")
 
 
 def weighted_mean(
-    values: np.ndarray, valid: np.ndarray, down: sparse.csr_array, across: sparse.csr_array
+    values: np.ndarray,
+    valid: np.ndarray,
+    down: csr_array,
+    across: csr_array,
+    strip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample an image, leaving out what is not valid.
 
@@ -80,16 +98,11 @@ def weighted_mean(
         valid: Where it holds a value (y, x).
         down: `weights` of the rows.
         across: `weights` of the columns.
+        strip: As for `weighted_sums`.
 
     Returns:
         Mean of the valid values (y, x) float32, NaN where there are none; and the fraction of
         each target pixel that is valid.
     """
-    total, weight = weighted_sums(values, valid, down, across)
+    total, weight = weighted_sums(values, valid, down, across, strip)
     return mean_of_sums(total, weight), weight
-
-
-def _apply(values: np.ndarray, down: sparse.csr_array, across: sparse.csr_array) -> np.ndarray:
-    if across.shape[0] < across.shape[1]:  # the axis that shrinks goes first: less to hold
-        return down @ (across @ values.T).T
-    return (across @ (down @ values).T).T

@@ -47,6 +47,9 @@ class Span:
         return slice(self.core.start - start, self.core.stop - start)
 
 
+Tile = tuple[Span, ...]  # rows, columns
+
+
 class Axis:
     """Rows or columns of the image, and of the network's grid on the same ground.
 
@@ -70,9 +73,11 @@ class Axis:
         Returns:
             Pixels of the image.
         """
-        edges = part.start, part.stop
-        first, last = (math.ceil(e * self.pixels / self.network_pixels - 0.5) for e in edges)
-        return slice(first, last)
+
+        def on_image(edge: int) -> int:
+            return math.ceil(edge * self.pixels / self.network_pixels - 0.5)
+
+        return slice(on_image(part.start), on_image(part.stop))
 
 
 class TilePredictor:
@@ -89,7 +94,11 @@ class TilePredictor:
     """
 
     def __init__(
-        self, model: CloudModel, image: Image, tile: int | None = None, overlap: int | None = None
+        self,
+        model: CloudModel,
+        image: Image,
+        tile: int | None = None,
+        overlap: int | None = None,
     ) -> None:
         card = model.card
         self.model = model
@@ -104,7 +113,11 @@ class TilePredictor:
         self.tiles = list(product(*spans))
         self.statistics = self._statistics()
 
-    def run(self, label: str | None = None, part: tuple[int, int] = (0, 1)) -> Iterator[Part]:
+    def run(
+        self,
+        label: str | None = None,
+        part: tuple[int, int] = (0, 1),
+    ) -> Iterator[Part]:
         """Predict the tiles, or a part of them.
 
         Args:
@@ -124,7 +137,7 @@ class TilePredictor:
                 bar.update()
                 yield from parts
 
-    def _read(self, tile: tuple[Span, ...]) -> np.ndarray:
+    def _read(self, tile: Tile) -> np.ndarray:
         """Reflectance on the network's grid, in the order of the model's bands."""
         rows, columns = tile
         if self.same_grid:
@@ -145,12 +158,12 @@ class TilePredictor:
             strip_down = down[:, rows]
             strip_across = across[:, columns]
             for index, band in enumerate(self.image.read(window)):
-                sums = weighted_sums(band, np.isfinite(band), strip_down, strip_across)
+                sums = weighted_sums(band, np.isfinite(band), strip_down, strip_across, strip=True)
                 total[index] += sums[0]
                 weight[index] += sums[1]
         return mean_of_sums(total, weight)
 
-    def _compute(self, work: tuple[tuple[Span, ...], np.ndarray]) -> list[Part]:
+    def _compute(self, work: tuple[Tile, np.ndarray]) -> list[Part]:
         """Probability of a tile, on the image's grid."""
         (rows, columns), reflectance = work
         probability = self.model.probability(reflectance, self.statistics)
@@ -168,7 +181,7 @@ class TilePredictor:
         for window in strips(image_rows, image_columns):
             strip_rows, _ = window.toslices()
             down = self.rows.to_image[strip_rows, rows.view]
-            means, _ = weighted_mean(probability, valid, down, across)
+            means, _ = weighted_mean(probability, valid, down, across, strip=True)
             # The edge of nodata is finer in the image, or coarser.
             means[np.isnan(self.image.read(window)).all(0)] = np.nan
             yield window, means
@@ -179,7 +192,8 @@ class TilePredictor:
         order = self.model.card.bands
         if bands == order:
             return values
-        planes = np.full((len(order), *values.shape[1:]), np.nan, np.float32)
+        shape = len(order), *values.shape[1:]
+        planes = np.full(shape, np.nan, np.float32)
         planes[[order.index(band) for band in bands]] = values
         return planes
 
@@ -191,7 +205,9 @@ class TilePredictor:
         height, width = overview.shape[1:]
         down = weights(height, min(self.rows.network_pixels, OVERVIEW))
         across = weights(width, min(self.columns.network_pixels, OVERVIEW))
-        means = [weighted_mean(band, np.isfinite(band), down, across)[0] for band in overview]
+        means = [
+            weighted_mean(band, np.isfinite(band), down, across, strip=True)[0] for band in overview
+        ]
         values = self._arrange(np.stack(means))
         return chip_statistics(torch.from_numpy(values)[None])
 
@@ -263,7 +279,11 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
     return spans
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+def ahead(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int,
+) -> Iterator[Result]:
     """Work on items in threads, ahead of who asks for the results.
 
     When the caller stops or an item fails, nothing of what was begun goes on.
@@ -293,4 +313,6 @@ def ahead(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> 
 
 def _sources(axis: csr_array) -> slice:
     """The source pixels that these weights take from."""
-    return slice(int(axis.indices.min()), int(axis.indices.max()) + 1)
+    first = int(axis.indices.min())
+    last = int(axis.indices.max())
+    return slice(first, last + 1)
