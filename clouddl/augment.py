@@ -2,7 +2,7 @@
 
 An effect is a function `(x, y, rng) -> (x, y)`: images x (n, bands, y, x) in reflectance, NaN for
 nodata; labels y (n, y, x), the fraction of cloud in 0..1, NaN where unlabelled; and the random
-generator. To add an effect, write its function and enter it in `Augmentation.effects`.
+generator; each has settings too. To add one, write it and enter it in `Augmentation.effects`.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,31 +30,18 @@ Effect = Callable[[Tensor, Tensor, Generator], Batch]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """All training effects, with their strengths; a strength of 0 switches an effect off.
+    """All training effects, with their strengths; a strength of 0 switches an effect off."""
 
-    Attributes:
-        resolution: Finest and coarsest resolution in metres; see `coarsen`.
-        gain: See `change_light`.
-        offset: See `change_light`.
-        brightness: See `change_light`.
-        ground: See `change_ground`.
-        paste: See `paste_clouds`.
-        ice: See `darken_ice`.
-        haze: See `add_haze`.
-        turns: Whether to turn and mirror.
-        crop: Largest side of the result in pixels.
-    """
-
-    resolution: tuple[float, float] = (10.0, 60.0)
-    gain: float = 0.08
+    resolution: tuple[float, float] = (10.0, 60.0)  # metres, finest and coarsest: `coarsen`
+    gain: float = 0.08  # standard deviations of these three: `change_light`
     offset: float = 0.015
     brightness: float = 0.15
-    ground: float = 0.3
-    paste: float = 0.5
-    ice: float = 0.3
-    haze: float = 0.03
-    turns: bool = True
-    crop: int = CROP
+    ground: float = 0.3  # standard deviation: `change_ground`
+    paste: float = 0.5  # fraction of images: `paste_clouds`
+    ice: float = 0.3  # fraction of images: `darken_ice`
+    haze: float = 0.03  # standard deviation: `add_haze`
+    turns: bool = True  # whether to turn and mirror
+    crop: int = CROP  # pixels, the largest side of the result
 
     def effects(self, bands: Sequence[str]) -> dict[str, Effect]:
         """The effects on reflectance by name, in the order in which they are applied.
@@ -112,7 +99,6 @@ def coarsen(
     """Show a random window at a random resolution, one for the batch, never finer than its own.
 
     Args:
-        x, y, rng: As for every effect.
         resolution: Of the batch, in metres.
         target: Finest and coarsest resolution of the result in metres (log-uniform).
         crop: Largest side of the result in pixels.
@@ -129,8 +115,8 @@ def random_window(
     """Cut a random window and average it to pixels `factor` times as large.
 
     Args:
-        x, y, rng, crop, multiple: As for `coarsen`.
         factor: Side of a pixel of the result, in pixels of x.
+        crop, multiple: As for `coarsen`.
     """
     side = x.shape[-1]
     size = max(multiple, min(crop, int(side / factor + 1e-6)) // multiple * multiple)
@@ -173,7 +159,6 @@ def change_ground(x: Tensor, y: Tensor, rng: Generator, strength: float) -> Batc
     """Give images without cloud other colours, for soils, sand or snow that the archive lacks.
 
     Args:
-        x, y, rng: As for every effect.
         strength: Standard deviation of the logarithm of the factor of a band.
     """
     clear = (torch.nan_to_num(y).mean((-2, -1)) < 0.01)[:, None, None, None]
@@ -187,7 +172,6 @@ def paste_clouds(x: Tensor, y: Tensor, rng: Generator, fraction: float) -> Batch
     Few places times few clouds become many pairs.
 
     Args:
-        x, y, rng: As for every effect.
         fraction: Of the images that get clouds.
     """
     n = len(x)
@@ -222,7 +206,6 @@ def darken_ice(
     Water ice absorbs there, and droplets hardly do (Pilewskie and Twomey 1987).
 
     Args:
-        x, y, rng: As for every effect.
         fraction: Of the images with such clouds.
         bands: Common names of the bands.
     """
@@ -237,7 +220,6 @@ def add_haze(x: Tensor, y: Tensor, rng: Generator, strength: float, bands: Seque
     """Add haze, anything from dust (power 0) to smoke (2.5). Haze is no cloud.
 
     Args:
-        x, y, rng: As for every effect.
         strength: Standard deviation of the reflectance of haze at 0.49 µm.
         bands: Common names of the bands.
     """
@@ -272,7 +254,6 @@ def change_light(
     """Change calibration, the height of the sun, and path reflectance.
 
     Args:
-        x, y, rng: As for every effect.
         gain: Standard deviation of a factor for each band of each image.
         brightness: Standard deviation of a factor common to all bands of an image.
         offset: Standard deviation of a reflectance added to each band of each image.

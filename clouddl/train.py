@@ -9,7 +9,6 @@ import logging
 import shutil
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -216,9 +215,8 @@ class CloudTask(L.LightningModule):
         self.learning_rate = learning_rate
         self.net = build(card)
         self.pixels: list[tuple[np.ndarray, np.ndarray]] = []  # of the validation: as on_validation
-        band_sets = [[band in bands for band in card.bands] for bands in card.band_sets]
-        self.band_sets: Tensor
-        self.register_buffer("band_sets", torch.tensor(band_sets), persistent=False)
+        in_sets = [[band in bands for band in card.bands] for bands in card.band_sets]
+        self.band_sets = torch.tensor(in_sets)  # (set, band)
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         """Loss of a batch, after all training effects, each image with one of the band sets."""
@@ -229,7 +227,8 @@ class CloudTask(L.LightningModule):
             *labelled(batch), self.resolution, rng, self.card.bands, self.net.multiple
         )
         choice = torch.randint(0, len(self.band_sets), (len(x),), generator=rng)
-        x = torch.where(self.band_sets[choice][:, :, None, None], x, torch.nan)
+        available = self.band_sets[choice].to(x.device)
+        x = torch.where(available[:, :, None, None], x, torch.nan)
         loss = cloud_loss(self.net(normalise(x, self.card)), y)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
         return loss
@@ -301,8 +300,8 @@ class RegionSampler(Sampler[int]):
     """
 
     def __init__(self, groups: list[str], seed: int) -> None:
-        sizes = Counter(groups)
-        self.weights = np.array([1 / sizes[group] for group in groups])
+        weights = np.array([1 / groups.count(group) for group in groups])
+        self.probabilities = weights / weights.sum()
         self.seed = seed
         self.epoch = 0
 
@@ -311,12 +310,11 @@ class RegionSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.weights)
+        return len(self.probabilities)
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        fractions = self.weights / self.weights.sum()
-        return iter(rng.choice(len(self), len(self), p=fractions).tolist())
+        return iter(rng.choice(len(self), len(self), p=self.probabilities).tolist())
 
 
 class PlainCheckpoints(CheckpointIO):
