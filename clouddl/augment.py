@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from clouddl.network import ELEVATION
+from clouddl.network import ELEVATION, bands_named
 from clouddl.sensors import get_sensor, middle
 
 HAZE_UM = 0.49  # wavelength (µm) at which the strength of haze is stated
@@ -32,7 +32,7 @@ Effect = Callable[[Tensor, Tensor, Generator], Batch]
 class Augmentation:
     """All training effects, with their strengths; a strength of 0 switches an effect off."""
 
-    resolution: tuple[float, float] = (10.0, 60.0)  # metres, finest and coarsest: `coarsen`
+    resolution: tuple[float, float] = (10.0, 60.0)  # metres, finest and coarsest (log-uniform)
     gain: float = 0.08  # standard deviations of these three: `change_light`
     offset: float = 0.015
     brightness: float = 0.15
@@ -68,7 +68,9 @@ class Augmentation:
         bands: Sequence[str] = (),
         multiple: int = 16,
     ) -> Batch:
-        """Apply all effects to a batch; elevation is cropped and turned only.
+        """Show a random window of a batch at a random resolution, turned, with all effects.
+
+        The resolution is never finer than that of the batch. Effects leave elevation alone.
 
         Args:
             x: Reflectance (n, bands, y, x), NaN for nodata.
@@ -78,35 +80,15 @@ class Augmentation:
             bands: Common names of the bands.
             multiple: The sides of the result are multiples of this (`UNet.multiple`).
         """
-        x, y = coarsen(x, y, rng, resolution, self.resolution, self.crop, multiple)
+        low, high = (np.log(max(metres, resolution)) for metres in self.resolution)
+        metres = float(np.exp(low + (high - low) * torch.rand(1, generator=rng).item()))
+        x, y = random_window(x, y, rng, metres / resolution, self.crop, multiple)
         if self.turns:
             x, y = turn(x, y, rng)
         heights = x
         for effect in self.effects(bands).values():
             x, y = effect(x, y, rng)
-        return torch.where(_bands_named(ELEVATION, bands, x), heights, x), y
-
-
-def coarsen(
-    x: Tensor,
-    y: Tensor,
-    rng: Generator,
-    resolution: float,
-    target: tuple[float, float],
-    crop: int = CROP,
-    multiple: int = 16,
-) -> Batch:
-    """Show a random window at a random resolution, one for the batch, never finer than its own.
-
-    Args:
-        resolution: Of the batch, in metres.
-        target: Finest and coarsest resolution of the result in metres (log-uniform).
-        crop: Largest side of the result in pixels.
-        multiple: The sides of the result are multiples of this.
-    """
-    low, high = (np.log(max(metres, resolution)) for metres in target)
-    metres = float(np.exp(low + (high - low) * torch.rand(1, generator=rng).item()))
-    return random_window(x, y, rng, metres / resolution, crop, multiple)
+        return torch.where(bands_named(ELEVATION, bands, x), heights, x), y
 
 
 def random_window(
@@ -116,7 +98,8 @@ def random_window(
 
     Args:
         factor: Side of a pixel of the result, in pixels of x.
-        crop, multiple: As for `coarsen`.
+        crop: Largest side of the result in pixels.
+        multiple: The sides of the result are multiples of this.
     """
     side = x.shape[-1]
     size = max(multiple, min(crop, int(side / factor + 1e-6)) // multiple * multiple)
@@ -213,7 +196,7 @@ def darken_ice(
     absorbed = 0.8 * torch.rand(n, 1, 1, generator=rng)
     absorbed = absorbed * (torch.rand(n, 1, 1, generator=rng) < fraction)
     factor = 1 - absorbed.to(x) * torch.nan_to_num(y)
-    return torch.where(_bands_named("swir", bands, x), x * factor[:, None], x), y
+    return torch.where(bands_named("swir", bands, x), x * factor[:, None], x), y
 
 
 def add_haze(x: Tensor, y: Tensor, rng: Generator, strength: float, bands: Sequence[str]) -> Batch:
@@ -265,9 +248,3 @@ def change_light(
 def _normal(x: Tensor, rng: Generator, bands: int | None = None) -> Tensor:
     """Normal random numbers (n, bands, 1, 1) for a batch x; default all its bands."""
     return torch.randn(len(x), bands or x.shape[1], 1, 1, generator=rng).to(x)
-
-
-def _bands_named(prefix: str, bands: Sequence[str], x: Tensor) -> Tensor:
-    """Which of the bands of x have a name that begins so, to be broadcast over x."""
-    flags = [band.startswith(prefix) for band in bands] or [False]
-    return torch.tensor(flags, device=x.device)[:, None, None]

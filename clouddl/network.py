@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 ELEVATION = "elevation"  # the DEM enters the network as one more band, in metres
 
@@ -95,8 +96,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised image (n, bands, y, x) to logits of cloud (n, y, x)."""
-        x = self.squares(nn.functional.pixel_unshuffle(x, self.stem))
-        return nn.functional.pixel_shuffle(x, self.stem)[:, 0]
+        x = self.squares(F.pixel_unshuffle(x, self.stem))
+        return F.pixel_shuffle(x, self.stem)[:, 0]
 
     def squares(self, x: Tensor) -> Tensor:
         """Squares of pixels (n, bands * stem**2, y, x) to squares of logits (n, stem**2, y, x)."""
@@ -104,7 +105,7 @@ class UNet(nn.Module):
         skips = []
         for down in self.down:
             skips.append(x)
-            x = down(nn.functional.max_pool2d(x, 2))
+            x = down(F.max_pool2d(x, 2))
         for up, join in zip(reversed(self.up), reversed(self.join), strict=True):
             x = join(torch.cat([skips.pop(), up(x)], dim=1))
         return self.last(x)
@@ -194,8 +195,23 @@ def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
     Returns:
         The logarithm (n, bands, y, x).
     """
-    height = torch.tensor([band == ELEVATION for band in bands], device=x.device)[:, None, None]
-    return torch.where(height, x, torch.log(torch.where(x < 0, 0, x) + DARK))
+    logarithms = torch.log(torch.where(x < 0, 0, x) + DARK)
+    return torch.where(bands_named(ELEVATION, bands, x), x, logarithms)
+
+
+def bands_named(prefix: str, bands: Sequence[str], x: Tensor) -> Tensor:
+    """Tell which bands have names that begin with a prefix.
+
+    Args:
+        prefix: "swir" for "swir16" and "swir22", say.
+        bands: Common names of the bands of x; none: no band has such a name.
+        x: Images (n, bands, y, x).
+
+    Returns:
+        Flags (bands, 1, 1) bool, to be broadcast over x.
+    """
+    flags = [band.startswith(prefix) for band in bands] or [False]
+    return torch.tensor(flags, device=x.device)[:, None, None]
 
 
 def cloud_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -215,7 +231,7 @@ def cloud_loss(logits: Tensor, target: Tensor) -> Tensor:
     if not valid.any():
         return logits.sum() * 0
     logits, target = logits[valid].float(), target[valid].float()
-    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, target)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target)
     probability = logits.sigmoid()
     overlap = 2 * (probability * target).sum() + 1
     return cross_entropy + 1 - overlap / (probability.sum() + target.sum() + 1)

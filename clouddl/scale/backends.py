@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clouddl.errors import InputError
@@ -179,7 +180,7 @@ class GPUEngine:
             image = image.pin_memory()  # copied from there without the processor
         image = image.to(self.device, non_blocking=True)
         below, right = (-size % self.net.multiple for size in (height, width))
-        image = nn.functional.pad(image, (0, right, 0, below), mode="replicate")
+        image = F.pad(image, (0, right, 0, below), mode="replicate")
         mean, std = (values.to(self.device) for values in statistics)
         normal = normalise(image, self.card, (mean, std))
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
