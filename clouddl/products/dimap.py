@@ -34,14 +34,14 @@ def spot(files: Files, member: str) -> Product:
     if mission not in ("SPOT4", "SPOT5"):
         raise InputError(f"{fields.name}: is of {mission}; of DIMAP 1, SPOT4 and SPOT5 are read")
     names = [node.text() for node in fields.all("Spectral_Band_Info/BAND_DESCRIPTION")]
-    bands = {"XS1": "green", "XS2": "red", "XS3": "nir"}
-    bands |= {name: "swir16" for name in names if name in ("SWIR", "XS4")}  # some modes have none
     layers = ["nir", "red", "green", "swir16"][: len(names)]
     links = fields.all("DATA_FILE_PATH")
     link = links[0].root.get("href", "") if links else "IMAGERY.TIF"
     sun = _sun(fields, fields.number("SUN_ELEVATION"))
     product = Product(files, get_sensor(f"spot-{mission[-1]}"), "toa", nodata=0)
-    for name, band in bands.items():
+    for name, band in (SPOT_BANDS | {"XS4": "swir16"}).items():
+        if band == "swir16" and name not in names:  # some modes have none
+            continue
         info = f"Spectral_Band_Info[BAND_DESCRIPTION='{name}']"
         index = f"[BAND_INDEX='{fields.number(f'{info}/BAND_INDEX'):.0f}']"
         unit = sun / fields.number(f"Band_Solar_Irradiance{index}/SOLAR_IRRADIANCE_VALUE")

@@ -132,12 +132,14 @@ class Product:
             bands = [*self.layers, *self.missing]
         for band in bands:
             if band in self.missing:
-                message = "is missing; the product is incomplete: download it again"
-                raise InputError(f"{self.files.name}: the file of its band {band} {message}")
-            if band not in self.layers:
-                names = ", ".join(self.layers)
                 raise InputError(
-                    f"{self.files.name}: has no reflective band {band}; it has {names}"
+                    f"{self.files.name}: the file of its band {band} is missing; the product is "
+                    "incomplete: download it again"
+                )
+            if band not in self.layers:
+                raise InputError(
+                    f"{self.files.name}: has no reflective band {band}; "
+                    f"it has {', '.join(self.layers)}"
                 )
         return list(bands)
 
