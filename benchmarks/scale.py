@@ -33,7 +33,8 @@ from rasterio.windows import Window
 BOOK = Path(__file__).resolve().parents[1] / "book" / "scale"
 BANDS, BLOCK, TILE = 4, 512, 10980  # green, red, nir, swir16; a Sentinel-2 tile at 10 m
 SENSOR = "sentinel-2"
-OPTIONS = {"bands": ["green", "red", "nir", "swir16"], "scale": 1e-4}
+BANDS = ("green", "red", "nir", "swir16")
+SCALE = 1e-4
 # On paper. A Sentinel-2 tile adds 100 × 100 km to its neighbours; two satellites pass every five
 # days; neighbouring orbits overlap, the more the further from the equator: assumed, not measured.
 PLACES = {
@@ -61,11 +62,12 @@ def scene(path: Path, size: int) -> Path:
 def one(path: str, out: str) -> None:
     """Predict one scene in this process, and print the seconds it took."""
     from clouddl.predict import predict_file
+    from clouddl.products.image import Reading
     from clouddl.sensors import get_sensor
 
     start = time.monotonic()
     if path:
-        predict_file(path, get_sensor(SENSOR), out, progress=False, **OPTIONS)
+        predict_file(path, get_sensor(SENSOR), out, reading=Reading(BANDS, SCALE), progress=False)
     print(json.dumps(time.monotonic() - start))
 
 
@@ -92,7 +94,9 @@ def memory(size: int) -> dict[str, float]:
 
 def workers(count: int, scenes: int, size: int) -> dict[str, float]:
     """Scenes per hour over `count` workers of this machine, their start apart; 0 is no cluster."""
+    from clouddl.products.image import Reading
     from clouddl.scale.batch import predict_batch
+    from clouddl.scale.cluster import Processes
 
     with TemporaryDirectory(prefix="clouddl-") as folder, ExitStack() as at_end:
         paths = [scene(Path(folder, f"{n}.tif"), size) for n in range(scenes)]
@@ -105,7 +109,8 @@ def workers(count: int, scenes: int, size: int) -> dict[str, float]:
                 client.wait_for_workers(count)
                 client.run(ready)
         start = time.monotonic()
-        found = predict_batch(paths, SENSOR, Path(folder, "out"), scheduler=address, **OPTIONS)
+        out, reading = Path(folder, "out"), Reading(BANDS, SCALE)
+        found = predict_batch(paths, SENSOR, out, reading=reading, processes=Processes(address))
         seconds = time.monotonic() - start
         if any(each.status != "done" for each in found):
             raise SystemExit("\n".join(each.error for each in found))

@@ -294,7 +294,7 @@ def _plan(
     used = [band for band in image.bands if band in best]
     resolution = _resolution(image, used, model.card)
     threshold = model.card.threshold if options.threshold is None else options.threshold
-    _check_options(image.name, options, threshold, resolution)
+    _check_options(image.name, options, threshold)
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         image = image.select(used, resolution)
         overview = xr.DataArray(image.overview, {"band": used}, ("band", "y", "x"))
@@ -318,12 +318,12 @@ def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
     return card.resolution if low <= coarsest <= high else coarsest
 
 
-def _check_options(name: str, options: Options, threshold: float, resolution: float) -> None:
-    in_range = 0 <= threshold <= 1 and options.dilation_m >= 0 and resolution > 0
-    if not in_range or (options.tile is not None and options.tile <= 0):
+def _check_options(name: str, options: Options, threshold: float) -> None:
+    tile = 1 if options.tile is None else options.tile
+    if not (0 <= threshold <= 1 and options.dilation_m >= 0 and tile > 0):
         raise InputError(
-            f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}, "
-            f"resolution {resolution}: give values within reason"
+            f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}: "
+            "give values within reason"
         )
 
 

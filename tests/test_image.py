@@ -90,4 +90,4 @@ def test_an_array_needs_bands_and_a_resolution(values: np.ndarray) -> None:
     with pytest.raises(InputError, match="as many bands"):
         open_image(values, reading=Reading(resolution=10))
     with pytest.raises(InputError, match="its resolution is None"):
-        open_image(values, reading=Reading(tuple(BANDS)))
+        open_image(values, reading=Reading(tuple(BANDS))).array()

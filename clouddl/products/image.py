@@ -122,9 +122,11 @@ class Image(ABC):
     @property
     def resolution(self) -> float:
         """Metres per pixel; InputError where nothing says it."""
-        if self.reading.resolution is None:
-            raise InputError(f"{self.name}: has no CRS, so give its --resolution in metres")
-        return float(self.reading.resolution)
+        metres = self.reading.resolution
+        if metres is None or metres <= 0:
+            message = f"its resolution is {metres}; give it in metres, above 0 (--resolution)"
+            raise InputError(f"{self.name}: {message}")
+        return float(metres)
 
     def coarsest(self, bands: Sequence[str]) -> float | None:
         """Metres per pixel of the coarsest of some bands, None if nothing says it."""
@@ -313,7 +315,7 @@ def open_array(
         The image.
 
     Raises:
-        InputError: An array of another shape, or no resolution.
+        InputError: An array of another shape.
     """
     if isinstance(array, xr.Dataset):
         array = array.reflectance.assign_attrs(array.attrs)
@@ -327,8 +329,6 @@ def open_array(
     resolution = reading.resolution
     if resolution is None:
         resolution = array.attrs.get("resolution")
-    if resolution is None or resolution <= 0:
-        raise InputError(f"{name}: its resolution is {resolution}; give it in metres, above 0")
     _, height, width = array.shape
     grid = Grid((height, width))
     if array.rio.crs:
