@@ -124,9 +124,11 @@ def predict_file(
     """Write the mask and the probability of an image: `<stem>_cloud.tif`, `<stem>_probability.tif`.
 
     Both are cloud-optimised GeoTIFFs on the image's grid: uint8, 0 clear, 1 cloud, 255 nodata; and
-    float32, nodata NaN. They appear at the end, whole, or not at all. Products and STAC items are
-    predicted at `reading.resolution`, by default at the model's or their own if coarser. Without
-    a CRS the resolution is the sensor's, and from 10 to 60 m the image is taken as it is.
+    float32, nodata NaN. They appear at the end, both complete, or not at all.
+
+    Products and STAC items are predicted at `reading.resolution`, by default at the model's or
+    their own if coarser. Without a CRS the resolution is the sensor's, and from 10 to 60 m the
+    image is taken as it is.
 
     Args:
         source: What `open_image` opens, of any size; arrays are held in memory.
@@ -222,7 +224,7 @@ def part_count(source: Path | str, most: int) -> int:
     """Say into how many parts it is worth cutting an image.
 
     Args:
-        source: Path of the image. What is no file that GDAL opens is read as a whole, and reading
+        source: Path of the image. What is no file that GDAL opens is read at once, and reading
             it is most of the work: it is left in one part.
         most: Number of parts at the most.
 
@@ -367,7 +369,7 @@ def _write(
     """Write the probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
     results = results_of(plan.image.name, out)
     make_results_folder(out, math.prod(plan.image.shape) * RESULT_BYTES)
-    # In a folder beside the results: a move within one file system is at once, and whole.
+    # In a folder next to the results: within one file system a file is moved at once.
     with (
         writing(out),
         TemporaryDirectory(prefix=".clouddl-", dir=out) as work,
@@ -441,7 +443,7 @@ def _write_dilated(plan: _Plan, probability: DatasetWriter, mask: DatasetWriter)
 
 
 def _to_cog(source: Path, overviews: str) -> Path:
-    """Copy a GeoTIFF as a cloud-optimised one beside it."""
+    """Copy a GeoTIFF as a cloud-optimised one next to it."""
     target = source.with_stem(f"{source.stem}_cog")
     rasterio.shutil.copy(
         source,

@@ -54,7 +54,7 @@ class ProductImage(Image):
         return self._all.overview
 
     def read(self, window: Window | None = None) -> np.ndarray:
-        """Read a window of all bands, which are read into memory as a whole."""
+        """Read a window of all bands, which are all read into memory."""
         return self._all.read(window)
 
     def coarsest(self, bands: Sequence[str]) -> float:

@@ -194,7 +194,7 @@ class Image(ABC):
 
 @dataclass(frozen=True, eq=False)
 class RasterImage(Image):
-    """A file that GDAL reads; it stays open, so that what windows share is decoded once."""
+    """A file that GDAL reads; it stays open, and what its cache holds is not decoded again."""
 
     file: DatasetReader
     lock: Lock = field(default_factory=Lock)  # GDAL lets one thread at a time into a file

@@ -83,7 +83,7 @@ class Axis:
 class TilePredictor:
     """A model on an image, tile by tile.
 
-    The weights between the image and the network's grid are those of the whole image, so no pixel
+    The weights between the image and the network's grid are those of the full image, so no pixel
     depends on where the tiles lie.
 
     Args:
@@ -198,7 +198,7 @@ class TilePredictor:
         return planes
 
     def _statistics(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and deviation of the whole scene, or each tile would be normalised by its own."""
+        """Mean and deviation of the full scene, or each tile would be normalised by its own."""
         if self.model.card.normalisation != "chip":
             return None
         overview = self.image.overview
@@ -264,15 +264,15 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
         The spans, in order.
     """
 
-    def whole_cells(pixels: float) -> int:
+    def round_up(pixels: float) -> int:
         return math.ceil(pixels / cell) * cell
 
-    step = whole_cells(extent / math.ceil(extent / whole_cells(tile)))
+    step = round_up(extent / math.ceil(extent / round_up(tile)))
     neighbours = min(2, math.ceil(extent / step) - 1)  # sides on which a tile has a margin
-    size = min(whole_cells(extent), step + neighbours * whole_cells(margin))
+    size = min(round_up(extent), step + neighbours * round_up(margin))
     spans = []
     for start in range(0, extent, step):
-        first = min(max(0, start - whole_cells(margin)), whole_cells(extent) - size)
+        first = min(max(0, start - round_up(margin)), round_up(extent) - size)
         core = slice(start, min(start + step, extent))
         view = slice(first, min(first + size, extent))
         spans.append(Span(core, view))
