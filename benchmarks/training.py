@@ -114,7 +114,8 @@ def preparation_rows(quick: bool) -> list[dict[str, Any]]:
     """Seconds a scene, from its file (or from nothing, if it is simulated) to labelled chips."""
     simulated = [
         Scene.model_validate({
-            "id": f"simulated-{seed}", "collection": "simulated", "sensor": "sentinel-2", "role": "train",
+            "id": f"simulated-{seed}", "collection": "simulated", "sensor": "sentinel-2",
+            "role": "train",
             "resolution": 30.0, "group": "g", "bands": BANDS,
             "simulated": {"seed": seed, "size": 512, "surface": "mixed"},
         }) for seed in range(2)
