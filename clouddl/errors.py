@@ -1,5 +1,8 @@
-"""The one error a bad input raises, the one a full disk does, and how records raise the first."""
+"""The errors that bad input and a full disk raise, and how reading a file raises them."""
 
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,35 +19,107 @@ class InputError(ValueError):
 
 
 class WriteError(InputError):
-    """Results cannot be written: a full disk, or no such folder. The next would fail too."""
+    """Results cannot be written (a full disk, no such folder), so further ones would fail too."""
+
+
+@contextmanager
+def readable(
+    file: Path | str, what: str, advice: str = "it may be truncated: copy it again"
+) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into an InputError that names the file.
+
+    GDAL, NumPy, zipfile and the parsers raise classes with no common base, so every exception is
+    taken: keep nothing but the reading inside the `with` block.
+
+    Args:
+        file: The file, as the message should name it.
+        what: What the file should be, such as "mask".
+        advice: What the user can do about it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: File, fault and advice; an InputError from within keeps its message.
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(file) in str(error):
+            raise
+        raise InputError(f"{file}: {error}") from error
+    except Exception as error:
+        fault = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(f"{file}: the {what} cannot be read ({fault}); {advice}") from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest a known name at the end of a message about an unknown one.
+
+    Args:
+        name: The unknown name.
+        known: The names to choose from.
+
+    Returns:
+        "; did you mean 'x'?", or nothing where no name is similar.
+    """
+    similar = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
 def invalid(source: Path | str, error: "ValidationError") -> InputError:
-    """Turn the first problem pydantic found in `source` into an InputError naming the field."""
+    """Turn the first problem that pydantic reports into an InputError that names the field.
+
+    Args:
+        source: File, or other origin, of the record.
+        error: What pydantic raised.
+
+    Returns:
+        The error to raise.
+    """
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the whole record"
-    more = error.error_count() - 1
-    rest = f" (and {more} more)" if more else ""
-    return InputError(f"{source}: {field}: {first['msg']}; mend this field{rest}")
+    field = ".".join(str(part) for part in first["loc"]) or "the record"
+    others = error.error_count() - 1
+    more = f" (and {others} more)" if others else ""
+    return InputError(f"{source}: {field}: {first['msg']}; correct this field{more}")
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds; InputError if it cannot be read as `what` it should be."""
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+        what: What it should be, such as "sensor card", for the message.
+
+    Returns:
+        Its content as dicts, lists and scalars.
+
+    Raises:
+        InputError: The file cannot be read, or is not YAML.
+    """
     import yaml  # late, for the same reason
 
-    try:
+    with readable(path, what, "check that the file exists and is valid YAML"):
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: the {what} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: the {what} is not YAML: {error}") from error
 
 
-def validated(kind: "type[BaseModel]", fields: Any, source: Path | str) -> Any:
-    """`fields` as a record of that kind; InputError names the source and the field."""
+def validated(model: "type[BaseModel]", fields: Any, source: Path | str) -> Any:
+    """Make a record of fields that a user wrote.
+
+    Args:
+        model: Class of the record.
+        fields: Its fields, as read from a file.
+        source: The file, for the message.
+
+    Returns:
+        An instance of `model`.
+
+    Raises:
+        InputError: A field is wrong, missing or not known.
+    """
     from pydantic import ValidationError
 
     try:
-        return kind.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
         raise invalid(source, error) from error

@@ -312,7 +312,7 @@ def _plot_responses(axis: Axes, sensor: Sensor) -> None:
         axis.fill_between(GRID, curve, color=colour, alpha=0.25, lw=0)
         if isinstance(band.centre_um, tuple):
             axis.plot(band.centre_um, (1.1, 1.1), color=colour, lw=3, solid_capstyle="butt")
-    state = ", specification open" if sensor.open else ""
+    state = ", specification open" if sensor.has_open_figures else ""
     axis.set_title(f"{sensor.title}{state}", loc="left", pad=2)
     axis.set(ylim=(0, 1.2), yticks=[0, 1])
     axis.grid(False, axis="y")

@@ -14,8 +14,8 @@ import pooch
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from clouddl.errors import InputError, read_yaml, validated
-from clouddl.files import Store, _closest, row_of, write_registry
+from clouddl.errors import InputError, did_you_mean, read_yaml, validated
+from clouddl.files import Store, row_of, write_registry
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
@@ -96,7 +96,7 @@ class Catalogue(BaseModel):
         """The scene of that id; InputError when there is none."""
         known = {scene.id: scene for scene in self.scenes}
         if scene_id not in known:
-            near = _closest(scene_id, known)
+            near = did_you_mean(scene_id, known)
             raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{near}")
         return known[scene_id]
 

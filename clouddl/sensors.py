@@ -1,9 +1,9 @@
-"""Sensor cards: which bands a satellite's camera has, under the names all sensors share.
+"""Sensor cards: which bands the camera of a satellite has, under names that all sensors share.
 
 Cards are the YAML files of `clouddl/cards`. Bands carry STAC common names (blue, green, red, nir,
-swir16, ...), so that two sensors can be compared and a model knows what it is given. A user's own
-sensor needs no code: a card is a path ending in .yaml. Where a specification is still open, the
-card gives a figure as a range, [low, high]; `Sensor.sample` and `Sensor.middle` close it.
+swir16, ...), so that sensors can be compared and a model knows its input. A user's sensor needs no
+code: its card is a path ending in .yaml. Where a specification is still open, the card gives a
+figure as a range, [low, high]; `Sensor.sample` and `Sensor.middle` choose a number from it.
 """
 
 from collections.abc import Callable
@@ -18,61 +18,71 @@ from clouddl.errors import InputError, read_yaml, validated
 
 CARDS = Path(__file__).parent / "cards"
 
-
-# The bands of the study of 2020: what a card must own up to lacking.
+# The bands of the study of 2020: a card lists which of them its sensor lacks.
 STUDY_BANDS = ("blue", "green", "red", "nir", "swir16")
 
-
-# The sets of bands a model is made for: all five, SPOT's (no blue), Pléiades' (no SWIR).
+# The sets of bands that models are made for: all five, SPOT's (no blue), Pléiades' (no SWIR).
 BAND_SETS: dict[str, list[str]] = {
     "five": list(STUDY_BANDS),
     "spot": ["green", "red", "nir", "swir16"],
     "pleiades": ["blue", "green", "red", "nir"],
 }
 
-
 #: A figure of a card: a number, or (low, high) where the specification is still open.
 Range = float | tuple[float, float]
 
 
 def middle(figure: Range) -> float:
-    """The number itself, or the middle of a range."""
+    """Take the middle of a figure.
+
+    Args:
+        figure: A number or a range.
+
+    Returns:
+        The number, or the mean of the two ends.
+    """
     return sum(figure) / 2 if isinstance(figure, tuple) else figure
 
 
-def _between(low: float, high: float) -> PlainValidator:
-    """Reads a Range whose ends lie between `low` and `high`, both excluded.
+def _number_or_range(value: Any) -> Range:
+    """Read a figure; one function, because a union of types reports a wrong figure twice."""
+    try:
+        if not isinstance(value, list | tuple):
+            return float(value)
+        low, high = map(float, value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a number or a range [low, high]") from None
+    if low >= high:
+        raise ValueError(f"{value} should be [low, high], low below high")
+    return low, high
 
-    One validator rather than a union of types: a wrong figure is then told once, by its field.
-    """
+
+def _between(low: float, high: float) -> PlainValidator:
+    """Read a figure that is above `low` and below `high`."""
 
     def read(value: Any) -> Range:
-        ends = value if isinstance(value, list | tuple) else [value]
-        try:
-            numbers = [float(end) for end in ends]
-        except (TypeError, ValueError):
-            numbers = []
-        if len(numbers) != (2 if ends is value else 1):
-            raise ValueError(f"{value!r} is not a number or a range [low, high]")
-        if not all(low < number < high for number in numbers):
-            limits = f"above {low:g}" + (f" and below {high:g}" if high < inf else "")
-            raise ValueError(f"{value} should be {limits}")
-        if len(numbers) == 1:
-            return numbers[0]
-        if not numbers[0] < numbers[1]:
-            raise ValueError(f"{value} should be [low, high], low below high")
-        return numbers[0], numbers[1]
+        figure = _number_or_range(value)
+        ends = figure if isinstance(figure, tuple) else (figure,)
+        if not all(low < end < high for end in ends):
+            raise ValueError(f"{value} should be above {low:g} and below {high:g}")
+        return figure
 
     return PlainValidator(read)
 
 
 class Band(BaseModel):
-    """One band: STAC `common` name, `native` name, centre and width in µm, ground sampling in m.
+    """One band of a camera.
 
-    `response` says where the spectral response comes from: a published curve, or a Gaussian or a
-    box of that centre and width (at half the peak). `snr` is the signal-to-noise ratio at the
-    reference the card's note names, `mtf` the modulation transfer at the Nyquist frequency; None
-    where none is published.
+    Attributes:
+        common: STAC common name.
+        native: Name the operator gives it.
+        centre_um: Central wavelength, µm.
+        width_um: Width at half the peak, µm.
+        gsd_m: Ground sampling distance, m.
+        response: Where the spectral response comes from: a published curve, or a Gaussian or a box
+            of that centre and width.
+        snr: Signal-to-noise ratio at the reference that the card's note names, None if unknown.
+        mtf: Modulation transfer at the Nyquist frequency, None if unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,15 +98,19 @@ class Band(BaseModel):
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """The figures still open, by field, in the order of the fields."""
+        """The figures that are still open, by field, in the order of the fields."""
         return {name: value for name, value in self if isinstance(value, tuple)}
 
 
 class Sensor(BaseModel):
-    """A camera: its bands by wavelength (a file may order them otherwise), and the sources.
+    """A camera on a satellite.
 
-    `local_time` is the mean local solar time of the node passed in daylight ("10:30"); `products`
-    are the names its images are delivered under.
+    Attributes:
+        local_time: Mean local solar time of the node passed in daylight ("10:30").
+        products: Names of the products its images are delivered as.
+        bands: Its bands by wavelength; a file may have them in another order.
+        missing: The bands of `STUDY_BANDS` that it lacks.
+        sources: Where the figures are published.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -113,51 +127,64 @@ class Sensor(BaseModel):
     sources: tuple[str, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Sensor":
+    def _check_bands(self) -> "Sensor":
         names = [band.common for band in self.bands]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"band {', '.join(twice)} is listed twice")
-        lacking = {name for name in STUDY_BANDS if name not in names}
-        if lacking != set(self.missing):
-            raise ValueError(f"missing should be {sorted(lacking)}, the card says {self.missing}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"band {', '.join(repeated)} is listed twice")
+        missing = set(STUDY_BANDS) - set(names)
+        if missing != set(self.missing):
+            raise ValueError(f"missing should be {sorted(missing)}, the card says {self.missing}")
         return self
 
     def band(self, common: str) -> Band:
-        """The band of that common name; InputError when the sensor lacks it."""
-        for band in self.bands:
-            if band.common == common:
-                return band
-        have = ", ".join(band.common for band in self.bands)
-        raise InputError(f"sensor {self.id} has no band {common!r}; it has {have}")
+        """Look up a band.
+
+        Args:
+            common: STAC common name.
+
+        Returns:
+            The band.
+
+        Raises:
+            InputError: The sensor lacks it.
+        """
+        bands = {band.common: band for band in self.bands}
+        if common not in bands:
+            raise InputError(f"sensor {self.id} has no band {common!r}; it has {', '.join(bands)}")
+        return bands[common]
 
     @property
-    def open(self) -> bool:
+    def has_open_figures(self) -> bool:
         """Whether any figure is a range."""
         return any(band.ranges for band in self.bands)
 
     def sample(self, seed: int) -> "Sensor":
-        """This card with each range replaced by a number drawn uniformly from it.
+        """Replace every range by a number from it, uniformly at random.
 
-        The same card where nothing is open.
+        Args:
+            seed: Of the random numbers.
+
+        Returns:
+            A card without ranges; this very card if it has none.
         """
-        import numpy as np  # late: to list sensors nothing is drawn
+        import numpy as np  # late: listing sensors does not need it
 
         rng = np.random.default_rng(seed)
-        return self._closed(lambda ends: float(rng.uniform(*ends)))
+        return self._settled(lambda ends: float(rng.uniform(*ends)))
 
     def middle(self) -> "Sensor":
-        """This card with each range replaced by its middle; the same card where nothing is open."""
-        return self._closed(middle)
+        """Replace every range by its middle; this very card if it has none."""
+        return self._settled(middle)
 
-    def _closed(self, pick: Callable[[tuple[float, float]], float]) -> "Sensor":
-        if not self.open:
+    def _settled(self, choose: Callable[[tuple[float, float]], float]) -> "Sensor":
+        if not self.has_open_figures:
             return self
-        bands = tuple(
-            band.model_copy(update={name: pick(ends) for name, ends in band.ranges.items()})
-            for band in self.bands
-        )
-        return self.model_copy(update={"bands": bands})
+        bands = []
+        for band in self.bands:
+            figures = {name: choose(ends) for name, ends in band.ranges.items()}
+            bands.append(band.model_copy(update=figures))
+        return self.model_copy(update={"bands": tuple(bands)})
 
 
 def _read(path: Path) -> Sensor:
@@ -166,28 +193,47 @@ def _read(path: Path) -> Sensor:
 
 @cache
 def sensors() -> dict[str, Sensor]:
-    """The cards that come with CloudDL, by id."""
+    """Read the cards that come with CloudDL, by id."""
     cards = [_read(path) for path in sorted(CARDS.glob("*.yaml"))]
     return {card.id: card for card in cards}
 
 
 def get_sensor(id_or_path: str | Path) -> Sensor:
-    """A sensor by its id, or from a user's own card (a path ending in .yaml)."""
-    if str(id_or_path).endswith((".yaml", ".yml")):
-        return _read(Path(id_or_path))
-    if (card := sensors().get(str(id_or_path))) is None:
-        told = f"choose {', '.join(sensors())}, or give a card as a .yaml file"
-        raise InputError(f"sensor {str(id_or_path)!r} is unknown; {told}")
-    return card
+    """Find a sensor.
+
+    Args:
+        id_or_path: Its id, or the path of a card, ending in .yaml.
+
+    Returns:
+        Its card.
+
+    Raises:
+        InputError: No such sensor, or a wrong card.
+    """
+    name = str(id_or_path)
+    if name.endswith((".yaml", ".yml")):
+        return _read(Path(name))
+    cards = sensors()
+    if name not in cards:
+        choice = ", ".join(cards)
+        raise InputError(
+            f"sensor {name!r} is unknown; choose {choice}, or give a card as a .yaml file"
+        )
+    return cards[name]
 
 
 def shared_bands(*cards: Sensor) -> list[str]:
-    """Common names of the reflective bands every sensor has, in order of wavelength.
+    """List the reflective bands that several sensors have in common; thermal ones are left out.
 
-    Thermal bands are left out: they hold no reflectance.
+    Args:
+        *cards: The sensors.
+
+    Returns:
+        Common names in order of wavelength.
     """
     if not cards:
         return []
-    common = set.intersection(*({band.common for band in card.bands} for card in cards))
+    shared = set.intersection(*({band.common for band in card.bands} for card in cards))
     ordered = sorted(cards[0].bands, key=lambda band: middle(band.centre_um))
-    return [b.common for b in ordered if b.common in common and not b.common.startswith("lwir")]
+    names = [band.common for band in ordered if band.common in shared]
+    return [name for name in names if not name.startswith("lwir")]

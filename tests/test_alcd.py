@@ -163,7 +163,7 @@ def test_no_space_left(servers: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise OSError(errno.ENOSPC, "No space left on device", str(part))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_resume", full)
+        patch.setattr(files, "_download", full)
         with pytest.raises(InputError, match=r"No space left.*set CLOUDDL_CACHE to a folder with"):
             alcd.gather()
     assert alcd.gather()[0].startswith("1 scenes")

@@ -190,12 +190,12 @@ def test_the_sample_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("f2_mim: 0.9", "f2_mim: Extra inputs are not permitted; mend this field"),
+        ("f2_mim: 0.9", "f2_mim: Extra inputs are not permitted; correct this field"),
         ("f2_min: 90", "f2_min: Input should be less than or equal to 1"),
         ("drift_max: 0", "drift_max: Input should be greater than 0"),
         ("# nothing", "demands nothing; give one of f2_min, f2_lower_min"),
-        ("- f2_min", "the whole record"),
-        ("f2_min: [", "the gate specification is not YAML"),
+        ("- f2_min", "the record"),
+        ("f2_min: [", "the gate specification cannot be read"),
     ],
 )
 def test_a_spec_that_is_none(tmp_path: Path, text: str, message: str) -> None:

@@ -33,7 +33,7 @@ def test_cards_cover_the_sensors_of_the_study():
     named = {"sentinel-2", "spot-4", "spot-5", "pleiades", "venus", "co3d", "microcarb"}
     others = {"landsat-5", "landsat-7", "landsat-8", "landsat-9", "planetscope"}
     assert set(sensors()) == named | others
-    assert {name for name, card in sensors().items() if card.open} == {"co3d", "microcarb"}
+    assert {name for name, card in sensors().items() if card.has_open_figures} == {"co3d", "microcarb"}
     assert all(card.local_time for card in sensors().values())
 
 
@@ -54,7 +54,7 @@ def test_an_open_card_is_closed_by_a_seed_or_by_its_middle():
     simulated = [card.sample(seed) for seed in (1, 1, 2)]
     assert simulated[0] == simulated[1] != simulated[2]
     for one in simulated:
-        assert not one.open
+        assert not one.has_open_figures
         for band, given in zip(one.bands, card.bands, strict=True):
             for field, (low, high) in given.ranges.items():
                 assert low < getattr(band, field) < high
@@ -64,7 +64,7 @@ def test_an_open_card_is_closed_by_a_seed_or_by_its_middle():
 
 def test_a_closed_card_stays_itself():
     card = get_sensor("spot-4")
-    assert card.sample(1) is card and card.middle() is card and not card.open
+    assert card.sample(1) is card and card.middle() is card and not card.has_open_figures
 
 
 def test_open_cards_share_bands_in_order():
@@ -112,7 +112,7 @@ def test_a_card_of_ones_own(tmp_path):
         ("centre_um: 0.56", "centre_um: [0.56, 560]", "bands.0.centre_um"),
         ("centre_um: 0.56", "centre_um: [0.57, 0.55]", "bands.0.centre_um: Value error, [0.57, 0"),
         ("centre_um: 0.56", "centre_um: [0.5, 0.6, 0.7]", "is not a number or a range"),
-        ("centre_um: 0.56", "centre_um: [0.56]", "is not a number or a range [low, high]; mend"),
+        ("centre_um: 0.56", "centre_um: [0.56]", "is not a number or a range [low, high]; correct"),
         ("centre_um: 0.56", "centre_um: green", "bands.0.centre_um: Value error, 'green' is not"),
         ("centre_um: 0.56", "centre_um: .nan", "bands.0.centre_um"),
         ("width_um: 0.1", "width_um: 0", "bands.0.width_um"),
@@ -124,7 +124,7 @@ def test_a_card_of_ones_own(tmp_path):
         ("title: My sensor", "colour: red", "title"),
         ("missing: [blue, nir, swir16]", "missing: []", "missing should be"),
         ("common: red", "common: green", "listed twice"),
-        ("id: mine", "id: [", "not YAML"),
+        ("id: mine", "id: [", "is valid YAML"),
     ],
 )
 def test_a_wrong_card_is_named_with_its_field(tmp_path, before, after, said):

@@ -120,7 +120,7 @@ def expected(
         figures sampled.
     """
     tables = []
-    for draw in range(draws if card.open else 1):
+    for draw in range(draws if card.has_open_figures else 1):
         sample = card.sample(seed + draw)
         figures = {
             f"{band.common} {field}": getattr(sample.band(band.common), field)
