@@ -73,7 +73,7 @@ def test_the_two_layouts_of_maja_differ_on_the_same_bytes() -> None:
     assert (muscate != native).any()
 
 
-def test_nodata_beside_the_codes() -> None:
+def test_nodata_next_to_the_codes() -> None:
     edge = np.array([0, 1, 0])
     assert decode(np.array([0, 2, 2]), "maja-clm-muscate", nodata=edge).tolist() == [0, 255, 1]
     assert decode(np.array([0.0, np.nan, 1.0]), "binary").tolist() == [0, 255, 1]
@@ -103,7 +103,7 @@ def test_consensus() -> None:
 
 @pytest.mark.parametrize(
     ("resolution", "metres", "pixels"),
-    # a point grown by 30 m: 29 pixels of 10 m, a cross of 30 m; 45 m reaches the diagonal (42 m)
+    # a point dilated by 30 m: 29 pixels of 10 m, a cross of 30 m; 45 m reaches the diagonal (42 m)
     [(10, 30, 29), (30, 30, 5), (30, 45, 9), (30, 29, 1), (10, 0, 1)],
 )
 def test_dilation_is_in_metres(resolution: float, metres: float, pixels: int) -> None:
@@ -124,7 +124,7 @@ def test_dilation_leaves_nodata_and_a_clear_sky() -> None:
 
 
 def simulated(size: int = 64) -> tuple[np.ndarray, list[str]]:
-    """Dark ground under a bright square in all thirteen bands, with a hole in one corner."""
+    """Dark ground under a bright square in all thirteen bands, with nodata in one corner."""
     image = np.full((13, size, size), 0.05, np.float32)
     image[:, 20:40, 20:40] = 0.7
     image[10] = 0.001  # 1.38 um sees no ground
@@ -140,9 +140,9 @@ def test_s2cloudless_is_the_package_in_whatever_order_the_bands_come() -> None:
     stack = np.moveaxis(np.nan_to_num(image), 0, -1)[np.newaxis]
     reference = detector(threshold=0.4, all_bands=True, average_over=4, dilation_size=2)
     expected = reference.get_cloud_masks(stack)[0]
-    hole = np.isnan(image).any(axis=0)
-    assert mask[hole].tolist() == [255] * 64
-    assert np.array_equal(mask[~hole], expected[~hole])
+    invalid = np.isnan(image).any(axis=0)
+    assert mask[invalid].tolist() == [255] * 64
+    assert np.array_equal(mask[~invalid], expected[~invalid])
     assert mask[30, 30] == 1
     assert mask[60, 60] == 0
     assert np.array_equal(mask, s2cloudless(image[::-1], bands[::-1], resolution=10))
@@ -212,7 +212,7 @@ def write(path: Path, array: np.ndarray, resolution: float, crs: str | None = "E
     return path
 
 
-def test_read_mask_of_every_kind(tmp_path: Path) -> None:
+def test_read_mask_of_every_format(tmp_path: Path) -> None:
     codes = np.array([[0, 2], [5, 7]], np.uint8)
     np.save(tmp_path / "m.npy", codes)
     np.savez(tmp_path / "m.npz", msk=codes[..., np.newaxis])
@@ -243,7 +243,7 @@ def test_read_mask_on_the_grid_of_an_image(tmp_path: Path) -> None:
     fine[:2, :2] = [[1, 1], [1, 0]]  # three of four
     fine[2:, 2:] = [[1, 0], [0, 0]]  # one of four
     fine[:2, 2:] = 255
-    fine[2, 0], fine[2:, 1], fine[3, 0] = 1, 255, 255  # one that was seen of four
+    fine[2, 0], fine[2:, 1], fine[3, 0] = 1, 255, 255  # one valid pixel of four
     path = write(tmp_path / "fine.tif", fine, 10)
     coarse = rioxarray.open_rasterio(write(tmp_path / "c.tif", np.zeros((2, 2), np.uint8), 20))
     mask = read_mask(path, "binary", like=coarse)

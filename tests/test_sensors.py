@@ -1,4 +1,4 @@
-"""Sensor cards: complete, consistent, and clear about what is wrong with a user's own."""
+"""Sensor cards: complete, consistent, and clear about what is wrong in a user's card."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,10 @@ def test_cards_cover_the_sensors_of_the_study():
     named = {"sentinel-2", "spot-4", "spot-5", "pleiades", "venus", "co3d", "microcarb"}
     others = {"landsat-5", "landsat-7", "landsat-8", "landsat-9", "planetscope"}
     assert set(sensors()) == named | others
-    assert {name for name, card in sensors().items() if card.has_open_figures} == {"co3d", "microcarb"}
+    assert {name for name, card in sensors().items() if card.has_open_figures} == {
+        "co3d",
+        "microcarb",
+    }
     assert all(card.local_time for card in sensors().values())
 
 
@@ -95,7 +98,7 @@ def test_shared_bands_are_the_ones_of_the_study_in_order_of_wavelength():
     assert "lwir11" not in shared_bands(get_sensor("landsat-5"), get_sensor("landsat-8"))
 
 
-def test_a_card_of_ones_own(tmp_path):
+def test_a_card_of_the_user(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(CARD)
     card = get_sensor(path)
@@ -106,7 +109,7 @@ def test_a_card_of_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ("centre_um: 0.56", "centre_um: 560", "bands.0.centre_um"),
         ("centre_um: 0.56", "centre_um: [0.56, 560]", "bands.0.centre_um"),
@@ -127,12 +130,12 @@ def test_a_card_of_ones_own(tmp_path):
         ("id: mine", "id: [", "is valid YAML"),
     ],
 )
-def test_a_wrong_card_is_named_with_its_field(tmp_path, before, after, said):
+def test_a_wrong_card_is_named_with_its_field(tmp_path, before, after, message):
     path = tmp_path / "wrong.yaml"
     path.write_text(CARD.replace(before, after))
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         get_sensor(path)
-    assert "wrong.yaml" in str(told.value) and said in str(told.value)
+    assert "wrong.yaml" in str(raised.value) and message in str(raised.value)
 
 
 def test_unknown_sensors_and_bands():
