@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 
 from clouddl.errors import InputError, invalid
 from clouddl.files import write_whole
-from clouddl.network import ModelCard, Statistics, UNet, build, statistics_for
+from clouddl.network import ModelCard, Statistics, UNet, build, fill_gaps, statistics_for
 from clouddl.scale.backends import Backend
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -73,7 +73,11 @@ class CloudModel:
             raise InputError(f"model {self.card.name} wants {len(bands)} bands: {names}")
         image = np.asarray(reflectance, np.float32)
         statistics = statistics or statistics_for(torch.from_numpy(image)[None], self.card)
-        return self.backend(image, statistics)
+        filled = fill_gaps(image)
+        probability = self.backend(filled, statistics)
+        if filled is not image:
+            probability[np.isnan(image).all(axis=0)] = np.nan
+        return probability
 
 
 def save_model(model: CloudModel, path: str | Path) -> Path:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -148,6 +150,35 @@ def normalise(x: Tensor, card: ModelCard, statistics: Statistics | None = None) 
         x = logarithm(x, card.bands)
     x = (x - mean) / std
     return x.masked_fill(x.isnan(), 0)
+
+
+def fill_gaps(image: np.ndarray) -> np.ndarray:
+    """Fill nodata from the nearest valid pixel of the same band.
+
+    A constant there would be an edge as bright as that of a cloud, and the network would find one.
+
+    Args:
+        image: Reflectance (bands, y, x), NaN for nodata.
+
+    Returns:
+        A filled copy; a band without any value stays NaN. The image itself where it has no gap.
+    """
+    filled = image
+    known: np.ndarray | None = None  # gaps of the band before: bands mostly share them
+    for index, band in enumerate(image):
+        if not np.isnan(band.min()):  # a NaN spreads to the minimum
+            continue
+        gaps = np.isnan(band)
+        if gaps.all():
+            continue
+        if known is None or not np.array_equal(gaps, known):
+            nearest = distance_transform_edt(gaps, return_distances=False, return_indices=True)
+            rows, columns = nearest[:, gaps]
+            known = gaps
+        if filled is image:
+            filled = image.copy()
+        filled[index, gaps] = band[rows, columns]
+    return filled
 
 
 def statistics_for(x: Tensor, card: ModelCard) -> Statistics:

@@ -37,7 +37,7 @@ from clouddl.errors import InputError
 from clouddl.files import write_whole
 from clouddl.labels import NODATA
 from clouddl.model import CloudModel
-from clouddl.network import ModelCard, build, cloud_loss, logarithm, normalise
+from clouddl.network import ModelCard, build, cloud_loss, fill_gaps, logarithm, normalise
 from clouddl.score import best_threshold
 
 TENSOR = "name of a tensor in this file"  # marks in a checkpoint's JSON where a tensor stands
@@ -260,7 +260,7 @@ class CloudTask(L.LightningModule):
 
 
 def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Turn masks into fractions of cloud.
+    """Turn masks into fractions of cloud, and fill gaps of images as prediction does.
 
     Args:
         batch: Images (n, bands, y, x) and masks (n, y, x) of 0, 1 and 255.
@@ -269,7 +269,11 @@ def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         Images and fractions of cloud (n, y, x), float32, NaN where unlabelled.
     """
     x, mask = batch
-    return x.float(), torch.where(mask == NODATA, torch.nan, mask.float())
+    x = x.float()
+    if x.isnan().any():
+        filled = [fill_gaps(image) for image in x.cpu().numpy()]
+        x = torch.from_numpy(np.stack(filled)).to(x.device)
+    return x, torch.where(mask == NODATA, torch.nan, mask.float())
 
 
 def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[Tensor, Tensor]:
