@@ -36,9 +36,6 @@ def readable(
         what: What the file should be, such as "mask".
         advice: What the user can do about it.
 
-    Yields:
-        Nothing.
-
     Raises:
         InputError: File, fault and advice; an InputError from within keeps its message.
     """

@@ -66,9 +66,6 @@ def writing(folder: Path | str) -> Iterator[None]:
     Args:
         folder: Where the results go.
 
-    Yields:
-        Nothing.
-
     Raises:
         WriteError: A result cannot be written.
     """
@@ -178,30 +175,13 @@ class Store:
                 self.rows = {row["path"]: row for row in csv.DictReader(stream)}
 
     def sha256(self, path: str) -> str:
-        """Look up the SHA-256 of a file.
-
-        Args:
-            path: Path in the registry.
-
-        Returns:
-            The hexadecimal digest.
-
-        Raises:
-            InputError: The registry does not have that path.
-        """
+        """The checksum of a path in the registry; InputError where it is not there."""
         if path not in self.rows:
             raise InputError(f"{path}: not in the registry{did_you_mean(path, self.rows)}")
         return self.rows[path]["sha256"]
 
     def fetch(self, path: str) -> Path:
-        """Fetch one file; see `fetch_all`.
-
-        Args:
-            path: Path in the registry.
-
-        Returns:
-            Where it is on this machine.
-        """
+        """Find or download one file, as `fetch_all` does."""
         return self.fetch_all([path])[0]
 
     def fetch_all(self, paths: Iterable[str]) -> list[Path]:
@@ -309,22 +289,17 @@ class _Truncated(requests.ConnectionError):
 def _download(url: str, output: str, _: object, *, part: Path, size: int, bar: tqdm) -> None:
     """Download to `output` as pooch asks, continuing from `part` after an earlier attempt."""
     part.parent.mkdir(parents=True, exist_ok=True)
-    if _size(part) < size:
-        _append(url, part, bar)
-    arrived = _size(part)
+    arrived = part.stat().st_size if part.exists() else 0
+    if arrived < size:
+        arrived = _append(url, part, arrived, bar)
     if arrived < size:
         bar.update(-arrived)  # the next attempt counts them again
         raise _Truncated(f"truncated: {arrived} of {size} bytes arrived")
     part.replace(output)  # pooch verifies it there, and only then moves it into place
 
 
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
-
-
-def _append(url: str, part: Path, bar: tqdm) -> None:
-    """Download what `part` lacks; all of it where the server ignores the range (no 206)."""
-    start = _size(part)
+def _append(url: str, part: Path, start: int, bar: tqdm) -> int:
+    """Download what `part` lacks, or all where the server ignores the range; return its size."""
     headers = {"Range": f"bytes={start}-"} if start else {}
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
         response.raise_for_status()
@@ -332,6 +307,7 @@ def _append(url: str, part: Path, bar: tqdm) -> None:
             bar.update(stream.tell())
             for chunk in response.iter_content(1 << 16):
                 bar.update(stream.write(chunk))
+            return stream.tell()
 
 
 def _check(path: Path, row: Row) -> Path:

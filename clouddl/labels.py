@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import rioxarray
@@ -25,35 +25,27 @@ from clouddl.errors import InputError, read_yaml, readable, validated
 CLEAR, CLOUD, NODATA = 0, 1, 255
 _NO_CODE = 254  # in a lookup table
 
+Gridded = xr.Dataset | xr.DataArray  # with y and x
+
 Code = Annotated[int, Field(ge=0, lt=1 << 16)]
 Bit = Annotated[int, Field(ge=0, lt=16)]
 
 
 class CodeTable(BaseModel):
-    """The codes of one product's mask: lists of codes, or the bits that mean cloud and nodata.
-
-    Attributes:
-        source: Where the codes are published.
-        clear: Codes of clear pixels.
-        cloud: Codes of cloud.
-        nodata: Codes of pixels without a class.
-        cloud_bits: Bits (0 is the lowest) of which any one means cloud.
-        fill_bit: Bit that means nodata, whatever the others.
-        size: Number of bits.
-    """
+    """The codes of one product's mask: lists of codes, or the bits that mean cloud and nodata."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: str
+    source: str  # where the codes are published
     clear: tuple[Code, ...] = ()
     cloud: tuple[Code, ...] = ()
     nodata: tuple[Code, ...] = ()
-    cloud_bits: tuple[Bit, ...] = ()
-    fill_bit: Bit | None = None
-    size: int = Field(8, ge=1, le=16)
+    cloud_bits: tuple[Bit, ...] = ()  # any of them means cloud; 0 is the lowest
+    fill_bit: Bit | None = None  # means nodata, whatever the others
+    size: int = Field(8, ge=1, le=16)  # bits
 
     @model_validator(mode="after")
-    def _check_cloud(self) -> Self:
+    def _check_cloud(self) -> "CodeTable":
         if bool(self.cloud) == bool(self.cloud_bits):
             raise ValueError("give either `cloud` (a list of codes) or `cloud_bits`")
         return self
@@ -63,12 +55,11 @@ class CodeTable(BaseModel):
         if self.cloud_bits:
             codes = np.arange(1 << self.size)
             values = np.full(codes.size, CLEAR, np.uint8)
-            for bit in self.cloud_bits:
-                values[codes >> bit & 1 == 1] = CLOUD
+            values[codes & sum(1 << bit for bit in self.cloud_bits) > 0] = CLOUD
             if self.fill_bit is not None:
-                values[codes >> self.fill_bit & 1 == 1] = NODATA
+                values[codes & (1 << self.fill_bit) > 0] = NODATA
             return values
-        values = np.full(max(self.clear + self.cloud + self.nodata) + 1, _NO_CODE, np.uint8)
+        values = np.full(1 << 16, _NO_CODE, np.uint8)
         values[list(self.nodata)] = NODATA
         values[list(self.clear)] = CLEAR
         values[list(self.cloud)] = CLOUD
@@ -88,7 +79,9 @@ def read_codes(path: str | Path) -> dict[str, CodeTable]:
         InputError: The file or a field is wrong.
     """
     tables = read_yaml(Path(path), "table of mask codes")
-    return {name: validated(CodeTable, table, f"{path}: {name}") for name, table in tables.items()}
+    return {
+        name: validated(CodeTable, fields, f"{path}: {name}") for name, fields in tables.items()
+    }
 
 
 CODES = read_codes(Path(__file__).with_name("codes.yaml"))
@@ -288,12 +281,14 @@ def ukis_csmask(
         raise InputError("ukis-csmask is not installed: pip install 'clouddl[ukis]'") from error
     height, width = invalid.shape
     margin = [(0, max(0, _UKIS_TILE - size)) for size in (height, width)]
-    threads = os.environ.get("OMP_NUM_THREADS", "")  # onnxruntime itself does not read it
+    padded = np.pad(image, (*margin, (0, 0)), mode="reflect")
+    requested = os.environ.get("OMP_NUM_THREADS", "")  # onnxruntime itself does not read it
+    threads = int(requested) if requested.isdigit() else min(4, os.cpu_count() or 1)
     result = CSmask(
-        np.pad(image, (*margin, (0, 0)), mode="reflect"),
+        padded,
         UKIS_BANDS[:n_bands],
         product_level="l1c" if level == "toa" else "l2a",
-        intra_op_num_threads=int(threads) if threads.isdigit() else min(4, os.cpu_count() or 1),
+        intra_op_num_threads=threads,
         providers=["CPUExecutionProvider"],
     )
     cloud = result.csm[:height, :width, 0] == 1  # 2 is shadow
@@ -331,7 +326,8 @@ def label_scene(dataset: xr.Dataset, source: str, dilation_m: float = 0.0) -> xr
 
 def _run(source: str, dataset: xr.Dataset, parameters: dict[str, Any]) -> np.ndarray:
     """The mask of one processor."""
-    image, bands = dataset["reflectance"].values, dataset["band"].values.tolist()
+    image = dataset["reflectance"].values
+    bands = dataset["band"].values.tolist()
     level = dataset.attrs["level"]
     if source == "ukis-csmask":
         return ukis_csmask(image, bands, level, **parameters)
@@ -340,9 +336,7 @@ def _run(source: str, dataset: xr.Dataset, parameters: dict[str, Any]) -> np.nda
     return s2cloudless(image, bands, float(dataset.attrs["resolution"]), **parameters)
 
 
-def on_grid(
-    values: np.ndarray, like: xr.Dataset | xr.DataArray, name: str = "mask", **attrs: str
-) -> xr.DataArray:
+def on_grid(values: np.ndarray, like: Gridded, name: str = "mask", **attrs: str) -> xr.DataArray:
     """Give values the coordinates and the CRS of an image.
 
     Args:
@@ -358,9 +352,7 @@ def on_grid(
     return xr.DataArray(values, coords, ("y", "x"), name, attrs)
 
 
-def read_mask(
-    path: str | Path, codes: str, like: xr.Dataset | xr.DataArray | None = None
-) -> xr.DataArray:
+def read_mask(path: str | Path, codes: str, like: Gridded | None = None) -> xr.DataArray:
     """Read and decode a mask.
 
     Args:
@@ -416,12 +408,13 @@ def _load(path: str) -> xr.DataArray:
     return xr.DataArray(array, dims=("y", "x"))
 
 
-def _pixels_apart(mask: xr.DataArray, like: xr.Dataset | xr.DataArray) -> float:
+def _pixels_apart(mask: xr.DataArray, like: Gridded) -> float:
     """The largest distance between the edges of two grids, in pixels of the coarser."""
     pixel = max(abs(step) for grid in (mask, like) for step in grid.rio.resolution())
-    return np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max() / pixel
+    edges = np.subtract(mask.rio.bounds(), like.rio.bounds())
+    return np.abs(edges).max() / pixel
 
 
-def _describe_grid(data: xr.Dataset | xr.DataArray) -> str:
+def _describe_grid(data: Gridded) -> str:
     place = f"{data.rio.crs}, bounds {data.rio.bounds()}" if data.rio.crs else "no CRS"
     return f"{data.sizes['y']} x {data.sizes['x']} pixels, {place}"

@@ -138,17 +138,7 @@ class Sensor(BaseModel):
         return self
 
     def band(self, common: str) -> Band:
-        """Look up a band.
-
-        Args:
-            common: STAC common name.
-
-        Returns:
-            The band.
-
-        Raises:
-            InputError: The sensor lacks it.
-        """
+        """The band of a STAC common name; InputError where the sensor lacks it."""
         bands = {band.common: band for band in self.bands}
         if common not in bands:
             raise InputError(f"sensor {self.id} has no band {common!r}; it has {', '.join(bands)}")
@@ -160,14 +150,7 @@ class Sensor(BaseModel):
         return any(band.ranges for band in self.bands)
 
     def sample(self, seed: int) -> "Sensor":
-        """Replace every range by a number from it, uniformly at random.
-
-        Args:
-            seed: Of the random numbers.
-
-        Returns:
-            A card without ranges; this very card if it has none.
-        """
+        """Replace every range by a number from it, uniformly at random from a seed."""
         import numpy as np  # late: listing sensors does not need it
 
         rng = np.random.default_rng(seed)
