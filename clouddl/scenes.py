@@ -1,11 +1,11 @@
-"""Catalogues: which scenes there are, what their files hold, and how to get those files.
+"""Scenes: the records of a catalogue, opened as reflectance with mask and elevation on one grid.
 
-A catalogue is a YAML file of collections; a registry is a CSV file with the size, SHA-256 and
-address of every data file. Data files are never part of the project: `Store` takes them from a
-mirror folder, or downloads them once into a cache, and checks each against the registry.
+A catalogue is a YAML file of collections of scenes; its registry is a CSV file with the size,
+SHA-256 and address of every data file (see `files.Store`). Data files are not part of the project.
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,20 +16,31 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clouddl.errors import InputError, did_you_mean, read_yaml, validated
 from clouddl.files import Store, row_of, write_registry
-from clouddl.labels import NODATA, read_mask
+from clouddl.labels import CLOUD, NODATA, read_mask
 from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import Reading, check_reflectance, read_image
 from clouddl.sensors import Sensor, get_sensor
+from clouddl.simulate import simulate_scene
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
-
+SIMULATED = "simulated"  # stands for the SHA-256 of the image of a simulated scene
+OLD_NAME = "drawn"  # of simulated scenes, in catalogues and commands
 
 pooch.get_logger().setLevel("ERROR")  # the progress bar says what is going on
 
 
 class Scene(BaseModel):
-    """One scene. reflectance = DN * scale + offset; `None` in `bands` skips that layer."""
+    """The record of one scene. Reflectance = number * scale + offset.
+
+    Attributes:
+        bands: Common names of the layers in file order, None to skip one.
+        image: One file with all layers, one file per band, or "file.npz#member".
+        resolution: Metres per pixel.
+        label: File of a mask; its codes are the table `label_codes` of `labels.CODES`.
+        group: Scenes of one group are never split between training and validation.
+        simulated: Arguments of `simulate_scene`, instead of `image`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,25 +48,35 @@ class Scene(BaseModel):
     collection: str
     sensor: str
     bands: list[str | None] = []
-    image: list[str] = []  # one file with all layers, one file per band, or "file.npz#member"
+    image: list[str] = []
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
-    resolution: float = Field(gt=0)  # metres
+    resolution: float = Field(gt=0)
     level: Literal["toa", "surface"] = "toa"
     label: str | None = None
-    label_codes: str | None = None  # a table of clouddl.labels.CODES
+    label_codes: str | None = None
     label_kind: Literal["people", "processor"] | None = None
     role: Literal["train", "validation", "reference", "extra"]
-    group: str  # scenes of one group are never split between training and validation
+    group: str
     biome: str | None = None
     dem: str | None = None
     licence: str = ""
     note: str = ""
-    simulated: dict[str, Any] | None = None  # arguments of clouddl.simulate.simulate_scene
+    simulated: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_old_key(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or OLD_NAME not in fields:
+            return fields
+        message = f"key `{OLD_NAME}` of a scene is now called `{SIMULATED}`; rename it"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        renamed = {key: value for key, value in fields.items() if key != OLD_NAME}
+        return {**renamed, SIMULATED: fields[OLD_NAME]}
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_files(self) -> Self:
         if (self.simulated is None) == (not self.image):
             raise ValueError("give either `image` (a list of files) or `simulated`, not both")
         if self.label and not self.label_codes:
@@ -65,9 +86,17 @@ class Scene(BaseModel):
         return self
 
     def files(self) -> list[str]:
-        """Registry paths this scene needs: image, label and DEM, without repeats."""
+        """List the files this scene needs.
+
+        Returns:
+            Paths in the registry: image, label and DEM, without repeats.
+        """
         paths = [*self.image, self.label, self.dem]
         return list(dict.fromkeys(path.partition("#")[0] for path in paths if path))
+
+    def reading(self) -> Reading:
+        """How the numbers of its files are read; the bands are those of each file."""
+        return Reading(None, self.scale, self.offset, self.nodata, self.resolution)
 
 
 class Catalogue(BaseModel):
@@ -81,38 +110,66 @@ class Catalogue(BaseModel):
     scenes: list[Scene]
 
     @model_validator(mode="after")
-    def _unique(self) -> Self:
+    def _check_scenes(self) -> Self:
         ids = [scene.id for scene in self.scenes]
-        if twice := sorted({name for name in ids if ids.count(name) > 1}):
-            raise ValueError(f"scene id {twice[0]!r} is used twice")
-        sides: dict[str, str] = {}
+        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        if repeated:
+            raise ValueError(f"scene id {repeated[0]!r} is used twice")
+        roles: dict[str, str] = {}
         for scene in self.scenes:  # a leak between the two would flatter every validation score
-            pair = scene.role in ("train", "validation")
-            if pair and sides.setdefault(scene.group, scene.role) != scene.role:
+            learnt = scene.role in ("train", "validation")
+            if learnt and roles.setdefault(scene.group, scene.role) != scene.role:
                 raise ValueError(f"group {scene.group!r} is both in train and in validation")
         return self
 
     def scene(self, scene_id: str) -> Scene:
-        """The scene of that id; InputError when there is none."""
+        """Find a scene by its id.
+
+        Args:
+            scene_id: The id.
+
+        Returns:
+            Its record.
+
+        Raises:
+            InputError: There is no such scene.
+        """
         known = {scene.id: scene for scene in self.scenes}
         if scene_id not in known:
-            near = did_you_mean(scene_id, known)
-            raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{near}")
+            similar = did_you_mean(scene_id, known)
+            raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{similar}")
         return known[scene_id]
 
     def select(self, role: str | None = None, collection: str | None = None) -> list[Scene]:
-        """Scenes of a role and of a collection, in the catalogue's order."""
-        return [
-            scene for scene in self.scenes
-            if role in (None, scene.role) and collection in (None, scene.collection)
-        ]  # fmt: skip
+        """Select scenes by role and collection.
+
+        Args:
+            role: The role; None for all.
+            collection: The collection; None for all.
+
+        Returns:
+            Their records, in the order of the catalogue.
+        """
+        chosen = [scene for scene in self.scenes if role in (None, scene.role)]
+        return [scene for scene in chosen if collection in (None, scene.collection)]
 
 
 def load_catalogue(name_or_path: str | Path) -> Catalogue:
-    """Read a catalogue: a name in `data/catalogue`, or a path ending in .yaml.
+    """Read a catalogue; a scene inherits the fields of its collection.
 
-    A scene inherits its collection's fields. Raises InputError naming the file and the field.
+    Args:
+        name_or_path: A name in `data/catalogue`, or a path ending in .yaml.
+
+    Returns:
+        The catalogue.
+
+    Raises:
+        InputError: The message names the file and the field.
     """
+    if name_or_path == OLD_NAME:
+        message = f"catalogue {OLD_NAME} is now called {SIMULATED}"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        name_or_path = SIMULATED
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = DATA / "catalogue" / f"{name_or_path}.yaml"
@@ -121,135 +178,206 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
         raise InputError(f"{path}: no such catalogue; in {DATA} (CLOUDDL_DATA) there is: {known}")
     fields = read_yaml(path, "catalogue")
     try:
-        collections = fields.pop("collections")
-        fields["scenes"] = [
-            {"collection": name, **{k: v for k, v in shared.items() if k != "scenes"}, **scene}
-            for name, shared in collections.items()
-            for scene in shared["scenes"]
-        ]
+        fields["scenes"] = _scenes_of(fields.pop("collections"))
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error
-    for scene in fields["scenes"]:  # a card of one's own lies beside the catalogue that names it
-        if (card := path.parent / str(scene.get("sensor"))).suffix == ".yaml" and card.is_file():
+    for scene in fields["scenes"]:  # a user's card lies in the folder of the catalogue
+        card = path.parent / str(scene.get("sensor"))
+        if card.suffix == ".yaml" and card.is_file():
             scene["sensor"] = str(card)
-    if isinstance(registry := fields.get("registry"), str):
-        beside = path.parent / registry
-        fields["registry"] = beside if beside.exists() else DATA / "registry" / registry
+    registry = fields.get("registry")
+    if isinstance(registry, str):
+        local = path.parent / registry
+        fields["registry"] = local if local.exists() else DATA / "registry" / registry
     return validated(Catalogue, fields, path)
 
 
-def register(name_or_path: str | Path) -> Path:
-    """Write the registry that a catalogue of one's own names: bytes and SHA-256 of each file.
+def _scenes_of(collections: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The fields of every scene, those of its collection included."""
+    scenes = []
+    for name, fields in collections.items():
+        common = {key: value for key, value in fields.items() if key != "scenes"}
+        scenes += [{"collection": name, **common, **scene} for scene in fields["scenes"]]
+    return scenes
 
-    The files lie in the catalogue's folder, by the names it gives them; so will the registry.
-    From then on a file that changes is not taken. InputError for a file that is not there.
+
+def register(name_or_path: str | Path) -> Path:
+    """Write the registry that a user's catalogue names: bytes and SHA-256 of each file.
+
+    From then on a file that changes is refused.
+
+    Args:
+        name_or_path: The catalogue; its files lie in its folder, by the names it gives them.
+
+    Returns:
+        The registry, in the same folder.
+
+    Raises:
+        InputError: The catalogue names no registry, or a file that does not exist.
     """
     path = Path(name_or_path)
     catalogue = load_catalogue(path)
     if catalogue.registry is None:
         raise InputError(f"{path}: write a name for its registry, such as `registry: files.csv`")
-    target = path.parent / catalogue.registry.name
     rows = []
     for name in dict.fromkeys(file for scene in catalogue.scenes for file in scene.files()):
-        if not (file := path.parent / name).is_file():
+        file = path.parent / name
+        if not file.is_file():
             raise InputError(f"{file}: no such file; {path} names it")
         rows.append(row_of(name, file))
+    target = path.parent / catalogue.registry.name
     write_registry(target, rows)
     return target
 
 
-def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> "Store":
-    """The store of a catalogue's files.
+def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> Store:
+    """Open the store of a catalogue's files.
 
-    Those of one's own (`register`) lie beside their registry: a mirror holds the study's alone.
+    Args:
+        catalogue: The catalogue. The files of a user's (`register`) lie beside their registry.
+        mirror: Folder that holds the files of the study.
+
+    Returns:
+        The store.
     """
-    own = catalogue.registry is not None and catalogue.registry.parent != DATA / "registry"
-    beside = catalogue.registry.parent if own and catalogue.registry else None
-    return Store(catalogue.registry, mirror=beside or mirror)
+    registry = catalogue.registry
+    if registry is not None and registry.parent != DATA / "registry":
+        mirror = registry.parent
+    return Store(registry, mirror=mirror)
+
+
+def source_sha256(scene: Scene, store: Store) -> str:
+    """Say what a scene was made from.
+
+    Args:
+        scene: The record.
+        store: Where its files are.
+
+    Returns:
+        SHA-256 of its image, or "simulated".
+    """
+    if not scene.image:
+        return SIMULATED
+    return store.sha256(scene.image[0].partition("#")[0])
 
 
 def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dataset:
-    """Open a scene of a catalogue; `card` stands in for the sensor the record names.
+    """Open a scene of a catalogue.
 
-    Returns `reflectance` (band, y, x) float32 with NaN for nodata; `mask` (y, x) uint8 (0 clear,
-    1 cloud, 255 nodata) if the scene has a label; `elevation` (y, x) float32 in metres if it has a
-    DEM. `y` and `x` are pixel centres in the CRS, or index * resolution (metres) without one.
-    Raises InputError naming the file for whatever cannot be right.
+    Args:
+        scene: The record.
+        store: Where its files are.
+        card: Stands in for the sensor that the record names.
+
+    Returns:
+        `reflectance` (band, y, x) float32, NaN for nodata; `mask` (y, x) uint8 (0 clear, 1 cloud,
+        255 nodata) if it has a label; `elevation` (y, x) float32 in metres if it has a DEM. `y`
+        and `x` are pixel centres in the CRS, or index * resolution (metres) without one.
+
+    Raises:
+        InputError: The message names the file and what cannot be right.
     """
     sensor = card or get_sensor(scene.sensor)
     if scene.simulated is not None:
-        from clouddl.simulate import simulate_scene  # late: only the simulated corpus needs it
-
-        if scene.bands:  # every band simulated takes its time
-            wanted = tuple(band for band in sensor.bands if band.common in scene.bands)
-            sensor = sensor.model_copy(update={"bands": wanted})
-        simulated = simulate_scene(sensor, **{"resolution": scene.resolution, **scene.simulated})
-        return simulated.assign_attrs(
-            scene=scene.id, role=scene.role, group=scene.group, simulated=1
-        )
+        return _simulate(scene, sensor)
     for band in scene.bands:
         if band is not None:
             sensor.band(band)
-    each = [scene.bands] if len(scene.image) == 1 else [[band] for band in scene.bands]
-    layers = [
-        read_image(
-            _place(name, store),
-            bands,
-            Reading(None, scene.scale, scene.offset, scene.nodata, scene.resolution),
-        )
-        for name, bands in zip(scene.image, each, strict=True)
-    ]  # fmt: skip
-    for name, layer in zip(scene.image, layers, strict=True):
-        if not (layer.y.equals(layers[0].y) and layer.x.equals(layers[0].x)):
-            raise InputError(f"{name}: its grid differs from that of {scene.image[0]}")
-    image = xr.concat(layers, "band") if len(layers) > 1 else layers[0]
+    image = _read_layers(scene, store)
     check_reflectance(image, scene.image[0])
     dataset = image.to_dataset(name="reflectance")
     dataset.attrs = {
-        "scene": scene.id, "sensor": sensor.id, "resolution": image.attrs["resolution"],
-        "level": scene.level, "group": scene.group, "role": scene.role,
-    }  # fmt: skip
+        "scene": scene.id,
+        "sensor": sensor.id,
+        "resolution": image.attrs["resolution"],
+        "level": scene.level,
+        "group": scene.group,
+        "role": scene.role,
+    }
     if scene.label:
-        mask = read_mask(_place(scene.label, store), str(scene.label_codes), like=dataset)
+        mask = read_mask(_local(scene.label, store), str(scene.label_codes), like=dataset)
         dataset["mask"] = mask.where(np.isfinite(image.values).any(axis=0), NODATA)
     if scene.dem:
         dataset["elevation"] = read_dem(store.fetch(scene.dem), dataset)
     return dataset
 
 
-def _place(name: str, store: Store) -> str:
+def _simulate(scene: Scene, sensor: Sensor) -> xr.Dataset:
+    if scene.bands:  # every band takes its time
+        bands = tuple(band for band in sensor.bands if band.common in scene.bands)
+        sensor = sensor.model_copy(update={"bands": bands})
+    arguments = {"resolution": scene.resolution, **(scene.simulated or {})}
+    dataset = simulate_scene(sensor, **arguments)
+    return dataset.assign_attrs(scene=scene.id, role=scene.role, group=scene.group, simulated=1)
+
+
+def _read_layers(scene: Scene, store: Store) -> xr.DataArray:
+    """The image of a scene, of one file or of one for each band."""
+    bands = [[band] for band in scene.bands]
+    if len(scene.image) == 1:
+        bands = [scene.bands]
+    layers = [
+        read_image(_local(name, store), names, scene.reading())
+        for name, names in zip(scene.image, bands, strict=True)
+    ]
+    first = layers[0]
+    for name, layer in zip(scene.image, layers, strict=True):
+        if not (layer.y.equals(first.y) and layer.x.equals(first.x)):
+            raise InputError(f"{name}: its grid differs from that of {scene.image[0]}")
+    return xr.concat(layers, "band") if len(layers) > 1 else first
+
+
+def _local(name: str, store: Store) -> str:
     """Where "folder/file.npz#member" lies on this machine, the member kept."""
     path, mark, member = name.partition("#")
     return f"{store.fetch(path)}{mark}{member}"
 
 
 def resample(dataset: xr.Dataset, resolution: float) -> xr.Dataset:
-    """Bring a scene to `resolution` metres: area means when coarser, bilinear when finer.
+    """Bring a scene to another resolution: area means when coarser, bilinear when finer.
 
-    Reflectance and elevation leave NaN out of the mean. A mask pixel is cloud where at least half
-    of what is labelled is cloud, and 255 where less than half of it is labelled. The grid keeps
-    its outer edges, so pixels are `resolution` to within the rounding of their number.
+    Reflectance and elevation leave NaN out of the mean. A pixel of the mask is cloud where at least
+    half of what is labelled is cloud, and 255 where less than half of it is labelled. The grid
+    keeps its outer edges, so pixels are `resolution` to within the rounding of their number.
+
+    Args:
+        dataset: A scene, as `open_scene` gives it.
+        resolution: Metres per pixel.
+
+    Returns:
+        The scene at that resolution.
+
+    Raises:
+        InputError: A resolution that is not above 0.
     """
-    own = float(dataset.attrs["resolution"])
     if resolution <= 0:
         raise InputError(f"resolution {resolution}: must be above 0 metres")
-    sizes = {axis: max(1, round(dataset.sizes[axis] * own / resolution)) for axis in ("y", "x")}
-    grids = [weights(dataset.sizes[axis], sizes[axis]) for axis in ("y", "x")]
-    coords = {"band": dataset.band.values}
-    for axis, size in sizes.items():
-        old = dataset[axis].values.astype(float)
-        step = (old[-1] - old[0]) / (len(old) - 1) if len(old) > 1 else own
-        coords[axis] = old[0] - step / 2 + (np.arange(size) + 0.5) * step * len(old) / size
-    out = xr.Dataset(coords=coords, attrs={**dataset.attrs, "resolution": float(resolution)})
-    image = [weighted_mean(b, np.isfinite(b), *grids)[0] for b in dataset.reflectance.values]
-    out["reflectance"] = ("band", "y", "x"), np.stack(image).astype(np.float32)
+    present = float(dataset.attrs["resolution"])
+    sizes = {axis: max(1, round(dataset.sizes[axis] * present / resolution)) for axis in ("y", "x")}
+    down, across = (weights(dataset.sizes[axis], size) for axis, size in sizes.items())
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return weighted_mean(values, np.isfinite(values), down, across)[0].astype(np.float32)
+
+    coordinates = {axis: _centres(dataset, axis, size) for axis, size in sizes.items()}
+    coordinates["band"] = dataset.band.values
+    out = xr.Dataset(coords=coordinates, attrs=dataset.attrs | {"resolution": float(resolution)})
+    image = [mean(band) for band in dataset.reflectance.values]
+    out["reflectance"] = ("band", "y", "x"), np.stack(image)
     if "mask" in dataset:
         mask = dataset.mask.values
-        cloud, labelled = weighted_mean(mask == 1, mask != NODATA, *grids)
-        found = np.where(labelled < 0.5 - 1e-6, NODATA, cloud >= 0.5 - 1e-6)
-        out["mask"] = ("y", "x"), found.astype(np.uint8), dataset.mask.attrs
+        cloud, labelled = weighted_mean(mask == CLOUD, mask != NODATA, down, across)
+        coarse = np.where(labelled < 0.5 - 1e-6, NODATA, cloud >= 0.5 - 1e-6)
+        out["mask"] = ("y", "x"), coarse.astype(np.uint8), dataset.mask.attrs
     if "elevation" in dataset:
-        height = dataset.elevation.values
-        height, _ = weighted_mean(height, np.isfinite(height), *grids)
-        out["elevation"] = ("y", "x"), height.astype(np.float32)
+        out["elevation"] = ("y", "x"), mean(dataset.elevation.values)
     return out.rio.write_crs(dataset.rio.crs) if dataset.rio.crs else out
+
+
+def _centres(dataset: xr.Dataset, axis: str, size: int) -> np.ndarray:
+    """Coordinates of `size` pixels between the same outer edges."""
+    old = dataset[axis].values.astype(float)
+    step = float(dataset.attrs["resolution"])
+    if len(old) > 1:
+        step = (old[-1] - old[0]) / (len(old) - 1)
+    return old[0] - step / 2 + (np.arange(size) + 0.5) * step * len(old) / size

@@ -1,6 +1,7 @@
 """Transfer: a model on scenes of a sensor it never saw, and its adaptation with a few of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,58 +11,168 @@ import xarray as xr
 from clouddl.augment import Augmentation
 from clouddl.chips import Chips, cut_chips
 from clouddl.files import Store
-from clouddl.labels import NODATA, ukis_csmask
+from clouddl.labels import CLOUD, NODATA, UKIS_BANDS, to_mask, ukis_csmask
 from clouddl.model import CloudModel
 from clouddl.network import ELEVATION
-from clouddl.scenes import Scene, open_scene, resample
+from clouddl.scenes import Scene, open_scene, resample, source_sha256
 from clouddl.score import counts
 from clouddl.train import Schedule, fit
 
+Scenes = Mapping[str, xr.Dataset]  # by id, all at the resolution of the model
 
-def open_at(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[str, xr.Dataset]:
-    """Scenes by id, opened and brought to a working resolution (metres)."""
+
+@dataclass(frozen=True)
+class Method:
+    """A way to find clouds: the bands it needs, and a function of a scene to its mask (y, x)."""
+
+    bands: tuple[str, ...]
+    mask: Callable[[xr.Dataset], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` gives.
+
+    Attributes:
+        masks: Masks (y, x) uint8 by method and scene id.
+        counts: A row for each method (`run`) and scene, as `score_masks` makes them.
+    """
+
+    masks: dict[str, dict[str, np.ndarray]]
+    counts: pd.DataFrame
+
+
+def open_scenes(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[str, xr.Dataset]:
+    """Open scenes and bring them to one resolution.
+
+    Args:
+        scenes: Records of a catalogue.
+        store: Where their files are.
+        resolution: Metres per pixel, that of a model.
+
+    Returns:
+        Scenes by id, with the attributes biome, collection and sha256.
+    """
     opened = {}
     for scene in scenes:
         dataset = open_scene(scene, store)
         if dataset.attrs["resolution"] != resolution:
             dataset = resample(dataset, resolution)
-        sha = store.sha256(scene.image[0].partition("#")[0]) if scene.image else "simulated"
-        about = {"biome": scene.biome or "", "collection": scene.collection, "sha256": sha}
-        opened[scene.id] = dataset.assign_attrs(about)
+        opened[scene.id] = dataset.assign_attrs(
+            biome=scene.biome or "",
+            collection=scene.collection,
+            sha256=source_sha256(scene, store),
+        )
     return opened
 
 
 def probability(
     model: CloudModel, scene: xr.Dataset, use: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Probability of cloud (y, x), from the bands `use` (default: the model's best set).
+    """Compute the probability of cloud of a scene.
 
-    The scene is at the model's resolution; bands the model knows and does not get are NaN.
+    Args:
+        model: The model.
+        scene: At the resolution of the model.
+        use: Common names of the bands to use; default the best set of the model.
+
+    Returns:
+        Probability (y, x) float32, NaN for nodata.
     """
-    use = use or model.card.best_set(scene.band.values.tolist()) or model.card.bands
-    known = scene.reflectance.reindex(band=model.card.bands)
-    if ELEVATION in model.card.bands and "elevation" in scene:
-        known.loc[{"band": ELEVATION}] = scene.elevation
-    return model.probability(known.where(known.band.isin(list(use))).values)
+    bands = model.card.bands
+    use = use or model.card.best_set(scene.band.values.tolist()) or bands
+    reflectance = scene.reflectance.reindex(band=bands)
+    if ELEVATION in bands and "elevation" in scene:
+        reflectance.loc[{"band": ELEVATION}] = scene.elevation
+    return model.probability(reflectance.where(reflectance.band.isin(list(use))).values)
 
 
 def predictions(
-    model: CloudModel, scenes: Mapping[str, xr.Dataset], use: Sequence[str] | None = None
+    model: CloudModel, scenes: Scenes, use: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Probability of cloud of each scene."""
+    """Compute the probability of cloud of several scenes.
+
+    Args:
+        model: The model.
+        scenes: At the resolution of the model.
+        use: As for `probability`.
+
+    Returns:
+        Probability (y, x) by scene id.
+    """
     return {name: probability(model, scene, use) for name, scene in scenes.items()}
 
 
-def processor_masks(scenes: Mapping[str, xr.Dataset], n_bands: int = 4) -> dict[str, np.ndarray]:
-    """Masks of ukis-csmask, the peer that can run on every sensor here."""
-    return {
-        name: ukis_csmask(s.reflectance.values, s.band.values.tolist(), s.attrs["level"], n_bands)
-        for name, s in scenes.items()
-    }
+def model_method(
+    model: CloudModel, use: Sequence[str] | None = None, dilation_m: float = 0.0
+) -> Method:
+    """Make a method of a model, at its threshold.
+
+    Args:
+        model: The model.
+        use: As for `probability`.
+        dilation_m: Metres to grow clouds by.
+
+    Returns:
+        The method.
+    """
+
+    def mask(scene: xr.Dataset) -> np.ndarray:
+        values = probability(model, scene, use)
+        return to_mask(values, model.card.threshold, dilation_m, model.card.resolution)
+
+    return Method(tuple(use or ()), mask)
 
 
-def score_masks(masks: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Counts of each mask against its scene's reference, with what scores are grouped by."""
+def processor_method(n_bands: int = 4) -> Method:
+    """Make a method of ukis-csmask, the peer that runs on every sensor here.
+
+    Args:
+        n_bands: 4 or 6, see `labels.ukis_csmask`.
+
+    Returns:
+        The method.
+    """
+
+    def mask(scene: xr.Dataset) -> np.ndarray:
+        bands = scene.band.values.tolist()
+        return ukis_csmask(scene.reflectance.values, bands, scene.attrs["level"], n_bands)
+
+    return Method(UKIS_BANDS[:n_bands], mask)
+
+
+def evaluate(methods: Mapping[str, Method], scenes: Scenes) -> Evaluation:
+    """Score methods on scenes with a reference; scenes that lack bands of a method are left out.
+
+    Args:
+        methods: By name, which becomes `run`.
+        scenes: With `mask`.
+
+    Returns:
+        Masks and counts of pixels.
+    """
+    masks: dict[str, dict[str, np.ndarray]] = {}
+    tables = []
+    for run, method in methods.items():
+        masks[run] = {
+            name: method.mask(scene)
+            for name, scene in scenes.items()
+            if set(method.bands) <= set(scene.band.values.tolist())
+        }
+        tables.append(score_masks(masks[run], scenes).assign(run=run))
+    return Evaluation(masks, pd.concat(tables, ignore_index=True))
+
+
+def score_masks(masks: Mapping[str, np.ndarray], scenes: Scenes) -> pd.DataFrame:
+    """Count the pixels of masks against the references of their scenes.
+
+    Args:
+        masks: Masks (y, x) by scene id.
+        scenes: With `mask`.
+
+    Returns:
+        A row for each mask: scene, group, biome, collection, sensor, tp, fp, fn, tn.
+    """
     rows = []
     for name, mask in masks.items():
         scene = scenes[name]
@@ -71,49 +182,91 @@ def score_masks(masks: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Dataset
 
 
 def pixels(
-    probabilities: Mapping[str, np.ndarray], scenes: Mapping[str, xr.Dataset]
+    probabilities: Mapping[str, np.ndarray], scenes: Scenes
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All labelled pixels of some scenes as (probability, truth), flat."""
-    found, truth = [], []
-    for name, values in probabilities.items():
-        reference = scenes[name].mask.values
-        valid = (reference != NODATA) & np.isfinite(values)
-        found.append(values[valid])
-        truth.append(reference[valid] == 1)
-    return np.concatenate(found), np.concatenate(truth)
+    """Collect all labelled pixels of some scenes.
 
+    Args:
+        probabilities: Probability (y, x) by scene id.
+        scenes: With `mask`.
 
-def teaching_order(scenes: Mapping[str, xr.Dataset]) -> list[str]:
-    """Ids of the scenes a team would label first: one of each biome, most telling first.
-
-    Of each biome the first by name that holds both cloud and clear ground (2 % of either), else
-    the first. Biomes with both come first.
+    Returns:
+        Probability and truth (True for cloud), both flat.
     """
-    plain = {n: not 0.02 < float((s.mask == 1).mean()) < 0.98 for n, s in scenes.items()}
-    ordered = sorted(scenes, key=lambda n: (plain[n], scenes[n].attrs["biome"], n))
-    firsts = {scenes[n].attrs["biome"]: n for n in reversed(ordered)}  # the first stays
-    return [n for n in ordered if n in firsts.values()]
+    values, truth = [], []
+    for name, image in probabilities.items():
+        reference = scenes[name].mask.values
+        valid = (reference != NODATA) & np.isfinite(image)
+        values.append(image[valid])
+        truth.append(reference[valid] == CLOUD)
+    return np.concatenate(values), np.concatenate(truth)
 
 
-def left_out(scenes: Mapping[str, xr.Dataset], taken: Iterable[str]) -> dict[str, xr.Dataset]:
-    """The scenes that share no group with those `taken`: what may still be scored."""
+def teaching_order(scenes: Scenes) -> list[str]:
+    """Order the scenes a team would label first: one of each biome.
+
+    Of each biome the first by name that has both cloud and clear ground (2 % of either), else the
+    first. Biomes with both come first.
+
+    Args:
+        scenes: With `mask`.
+
+    Returns:
+        Scene ids.
+    """
+
+    def rank(name: str) -> tuple[bool, str, str]:
+        cloudy = float((scenes[name].mask == CLOUD).mean())
+        uniform = not 0.02 < cloudy < 0.98
+        return uniform, scenes[name].attrs["biome"], name
+
+    first_of_biome: dict[str, str] = {}
+    for name in sorted(scenes, key=rank):
+        first_of_biome.setdefault(scenes[name].attrs["biome"], name)
+    return list(first_of_biome.values())
+
+
+def left_out(scenes: Scenes, taken: Iterable[str]) -> dict[str, xr.Dataset]:
+    """Select the scenes that share no group with some others: what may still be scored.
+
+    Args:
+        scenes: All scenes.
+        taken: Ids of those that were learnt from.
+
+    Returns:
+        The other scenes by id.
+    """
     groups = {scenes[name].attrs["group"] for name in taken}
-    return {n: s for n, s in scenes.items() if s.attrs["group"] not in groups}
+    return {name: scene for name, scene in scenes.items() if scene.attrs["group"] not in groups}
 
 
 def adapt(
-    model: CloudModel, scenes: Mapping[str, xr.Dataset], folder: Path | str, *, epochs: int = 30,
-    learning_rate: float = 5e-4, size: int = 256,
-) -> CloudModel:  # fmt: skip
-    """Go on training with a handful of labelled scenes of the new sensor; the threshold stays.
+    model: CloudModel,
+    scenes: Scenes,
+    folder: Path | str,
+    *,
+    epochs: int = 30,
+    learning_rate: float = 5e-4,
+    size: int = 256,
+) -> CloudModel:
+    """Go on training with a few labelled scenes of the new sensor; the threshold stays.
 
-    The scenes given here must not be scored afterwards. Bands outside the model's are ignored.
+    Args:
+        model: What to start from.
+        scenes: With `mask`; they must not be scored afterwards. Bands the model does not know are
+            ignored.
+        folder: For checkpoints and curves.
+        epochs: Passes over the scenes.
+        learning_rate: Of Adam, at its highest.
+        size: Pixels a side of the chips.
+
+    Returns:
+        The adapted model.
     """
     cut = cut_chips(scenes.values(), bands=model.card.bands, sources=["truth"], size=size)
     chips = Chips(cut.isel(source=0))
     card = model.card.model_copy(update={"name": f"{model.card.name}-adapted", "labels": "people"})
     card.trained_on = {**card.trained_on, **chips.sources}
-    gentle = Augmentation(resolution=(chips.resolution, 2 * chips.resolution))
-    return fit(
-        card, chips, None, folder, Schedule(epochs, 4, learning_rate), augmentation=gentle, start=model,
-    )  # fmt: skip
+    mild = Augmentation(resolution=(chips.resolution, 2 * chips.resolution))
+    schedule = Schedule(epochs, batch_size=4, learning_rate=learning_rate)
+    return fit(card, chips, None, folder, schedule, augmentation=mild, start=model)

@@ -39,7 +39,7 @@ from clouddl import figures
 from clouddl.labels import to_mask
 from clouddl.score import MEASURES, pooled, precision_recall, reliability
 from clouddl.sensors import BAND_SETS
-from clouddl.transfer import open_at, pixels, predictions, processor_masks, score_masks
+from clouddl.transfer import open_scenes, pixels, predictions, processor_masks, score_masks
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, write_table
@@ -51,7 +51,7 @@ catalogue, store = open_corpus(corpus, mirror or None)
 references = [s for s in catalogue.select("reference") if s.sensor == "sentinel-2"]
 models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 resolution = models["spot"].card.resolution
-scenes = open_at(references, store, resolution)
+scenes = open_scenes(references, store, resolution)
 about = [
     {
         "scene": n,

@@ -47,7 +47,7 @@ from clouddl.sensors import BAND_SETS, get_sensor, shared_bands
 from clouddl.transfer import (  # fmt: skip
     adapt,
     left_out,
-    open_at,
+    open_scenes,
     predictions,
     processor_masks,
     score_masks,
@@ -72,7 +72,7 @@ catalogue, store = open_corpus(corpus, mirror or None)
 models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 resolution = models["spot"].card.resolution
 references = [s for s in catalogue.select("reference") if s.sensor != "sentinel-2"]
-scenes = open_at(references, store, resolution)
+scenes = open_scenes(references, store, resolution)
 sets = {
     sensor: {n: s for n, s in scenes.items() if s.attrs["sensor"] == sensor}
     for sensor in dict.fromkeys(s.attrs["sensor"] for s in scenes.values())

@@ -52,7 +52,7 @@ from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor, sensors, shared_
 from clouddl.simulate import simulate_set
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.train import Schedule, fit
-from clouddl.transfer import open_at, predictions, processor_masks, score_masks
+from clouddl.transfer import open_scenes, predictions, processor_masks, score_masks
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
@@ -103,7 +103,7 @@ responses
 catalogue, store = open_corpus(corpus, mirror or None)
 models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 resolution = models["spot"].card.resolution
-scenes = open_at(catalogue.select("reference"), store, resolution)
+scenes = open_scenes(catalogue.select("reference"), store, resolution)
 is_real = catalogue.name != "simulated"
 
 
@@ -202,7 +202,7 @@ tables.show(write_table(work, "scores_spectral_tests", tests[["sensor", *shown]]
 
 # %% tags=["hide-input"]
 italy = [s for s in catalogue.select("train") if s.collection == "sen12mscrts_italy"]
-series = open_at(italy, store, resolution)
+series = open_scenes(italy, store, resolution)
 rows = []
 if series:
     dates = [name.rpartition("_")[2] for name in series]

@@ -41,7 +41,7 @@ from clouddl import figures
 from clouddl.mission.degrade import robustness
 from clouddl.sensors import BAND_SETS
 from clouddl.simulate import simulate_set
-from clouddl.transfer import open_at
+from clouddl.transfer import open_scenes
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, write_table
@@ -79,7 +79,7 @@ LEVELS = {  # name: (what a level is, the harmless one, all of them)
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
 model, spot = trained_model(work, "spot"), BAND_SETS["spot"]
-scenes = open_at(catalogue.select("reference"), store, model.card.resolution)
+scenes = open_scenes(catalogue.select("reference"), store, model.card.resolution)
 usable = {n: s for n, s in scenes.items() if set(spot) <= set(s.band.values.tolist())}
 if catalogue.name == "simulated":
     print("The corpus is drawn: there are no real references below.")

@@ -59,7 +59,7 @@ from clouddl.train import Schedule, fit
 from clouddl.transfer import (  # fmt: skip
     adapt,
     left_out,
-    open_at,
+    open_scenes,
     predictions,
     score_masks,
     teaching_order,
@@ -170,7 +170,7 @@ drawn_rows, refined = curve(coarse, first, left, sensor.id)
 # %%
 references = [s for s in catalogue.select("reference") if s.sensor == "landsat-8"]
 start = trained_model(work, "spot")
-opened = open_at(references, store, start.card.resolution)
+opened = open_scenes(references, store, start.card.resolution)
 taught = {n: opened[n] for n in teaching_order(opened)[: max(shots)]}
 others = left_out(opened, taught)
 real_rows, _ = curve(start, taught, others, "landsat-8")

@@ -50,7 +50,7 @@ from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.simulate import simulate_set
 from clouddl.train import Schedule, fit
-from clouddl.transfer import open_at, predictions, score_masks
+from clouddl.transfer import open_scenes, predictions, score_masks
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
@@ -180,7 +180,7 @@ only_drawn = fit(
 references = catalogue.select("reference")
 opened = {
     n: s
-    for n, s in open_at(references, store, 30.0).items()
+    for n, s in open_scenes(references, store, 30.0).items()
     if set(spot) <= set(s.band.values.tolist())
 }
 found = predictions(only_drawn, opened, spot)

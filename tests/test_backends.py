@@ -18,7 +18,7 @@ from clouddl.scale import backends
 from clouddl.scale.backends import Backend, choose, fill_squares, folded
 from clouddl.scenes import Scene, load_catalogue, open_scene, store_of
 from clouddl.score import counts, f_beta
-from clouddl.transfer import open_at, probability
+from clouddl.transfer import open_scenes, probability
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs the extra fast (openvino)"
@@ -81,7 +81,7 @@ def test_masks_of_drawn_scenes_stay_the_same(backend: str, simulated: Callable[.
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_masks_of_all_real_references_stay_the_same(backend: str) -> None:
     real = load_catalogue("real")
-    scenes = open_at(real.select("reference"), store_of(real, None), 30.0)
+    scenes = open_scenes(real.select("reference"), store_of(real, None), 30.0)
     check_masks("any", backend, scenes)
 
 

@@ -13,7 +13,7 @@ from clouddl.files import Store
 from clouddl.mission.classical import available_tests, multi_temporal_test, spectral_tests
 from clouddl.scenes import Scene
 from clouddl.score import counts, pooled
-from clouddl.transfer import open_at, score_masks
+from clouddl.transfer import open_scenes, score_masks
 from clouddl_study.corpora import open_corpus
 
 SIX = ["blue", "green", "red", "nir", "swir16", "swir22"]
@@ -170,7 +170,7 @@ def test_a_series_that_is_none(bands: list[list[str]], dates: list[str], message
 
 @pytest.mark.parametrize("sensor", ["sentinel-2", "spot-5", "pleiades"])
 def test_simulated_clouds_are_found(simulated: Callable[..., Scene], sensor: str) -> None:
-    scenes = open_at([simulated(seed, sensor=sensor) for seed in range(3)], Store(None), 30)
+    scenes = open_scenes([simulated(seed, sensor=sensor) for seed in range(3)], Store(None), 30)
     masks = {name: spectral_tests(scene.reflectance) for name, scene in scenes.items()}
     scores = pooled(score_masks(masks, scenes))
     assert scores.f2[0] > 0.5, scores
@@ -182,7 +182,7 @@ def test_a_cloud_that_comes_and_goes_over_simulated_ground(simulated: Callable[.
     records = [
         simulated(n, simulated=fields | {"cloud_fraction": value}) for n, value in fractions.items()
     ]
-    clear, cloudy = open_at(records, Store(None), 30).values()
+    clear, cloudy = open_scenes(records, Store(None), 30).values()
     masks = multi_temporal_test(
         [clear.reflectance, cloudy.reflectance], ["2020-01-01", "2020-01-11"]
     )
@@ -199,7 +199,7 @@ real = pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOU
 @pytest.mark.parametrize(("bands", "least"), [(SIX, 0.88), (SPOT, 0.90), (PLEIADES, 0.84)])
 def test_real_landsat_8(bands: list[str], least: float) -> None:
     catalogue, store = open_corpus("real")
-    scenes = open_at(catalogue.select("reference", "l8biome"), store, 30)
+    scenes = open_scenes(catalogue.select("reference", "l8biome"), store, 30)
     masks = {n: spectral_tests(scene.reflectance.sel(band=bands)) for n, scene in scenes.items()}
     assert pooled(score_masks(masks, scenes)).f2[0] > least
 
@@ -207,7 +207,7 @@ def test_real_landsat_8(bands: list[str], least: float) -> None:
 @real
 def test_real_series() -> None:
     catalogue, store = open_corpus("real")
-    scenes = open_at(catalogue.select("train", "sen12mscrts_italy"), store, 30)
+    scenes = open_scenes(catalogue.select("train", "sen12mscrts_italy"), store, 30)
     dates = [name.split("_")[1] for name in scenes]
     masks = multi_temporal_test([scene.reflectance for scene in scenes.values()], dates)
     cloudy = {mask.date: float((mask == 1).mean()) for mask in masks}

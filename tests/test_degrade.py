@@ -16,7 +16,7 @@ from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.scenes import Scene
 from clouddl.score import pooled
-from clouddl.transfer import open_at, predictions, score_masks
+from clouddl.transfer import open_scenes, predictions, score_masks
 from clouddl_study.corpora import open_corpus
 
 BANDS = ["green", "red", "nir", "swir16"]
@@ -27,7 +27,7 @@ HARMFUL = {"resolution": 60.0, "rotation": 90.0, "saturation": 0.1}  # of all ot
 @pytest.fixture
 def scene(simulated: Callable[..., Scene]) -> xr.Dataset:
     """One simulated SPOT-5 scene of 48 × 64 pixels of 30 m with nodata in it."""
-    opened = open_at([simulated(1, sensor="spot-5")], Store(None), 30)["simulated-1"]
+    opened = open_scenes([simulated(1, sensor="spot-5")], Store(None), 30)["simulated-1"]
     cut = opened.isel(y=slice(48)).copy(deep=True)
     cut.reflectance.values[:, 3:7, 10:20] = np.nan
     return cut
@@ -174,7 +174,7 @@ def model(tiny: Callable[..., ModelCard]) -> CloudModel:
 def test_robustness_without_harm_is_the_plain_score(
     model: CloudModel, simulated: Callable[..., Scene]
 ) -> None:
-    scenes = open_at([simulated(seed, sensor="spot-5") for seed in range(3)], Store(None), 30)
+    scenes = open_scenes([simulated(seed, sensor="spot-5") for seed in range(3)], Store(None), 30)
     probabilities = predictions(model, scenes, BANDS)
     threshold = float(np.median(np.stack(list(probabilities.values()))))
     scores = robustness(model, scenes, BANDS, "noise", [0, 0.5], threshold=threshold)
@@ -194,7 +194,7 @@ def test_robustness_without_harm_is_the_plain_score(
 def test_robustness_where_the_grid_changes(
     model: CloudModel, simulated: Callable[..., Scene], name: str, level: float
 ) -> None:
-    scenes = open_at([simulated(seed, sensor="spot-5") for seed in range(2)], Store(None), 30)
+    scenes = open_scenes([simulated(seed, sensor="spot-5") for seed in range(2)], Store(None), 30)
     scores = robustness(model, scenes, BANDS, name, [level])
     assert 0 <= scores.f2_low[0] <= scores.f2[0] <= scores.f2_high[0] <= 1
 
@@ -202,7 +202,7 @@ def test_robustness_where_the_grid_changes(
 @pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOUDDL_MIRROR")
 def test_real_haze_costs_a_shipped_model() -> None:
     catalogue, store = open_corpus("real")
-    scenes = open_at(catalogue.select("reference", "ukis_landsat5"), store, 30)
+    scenes = open_scenes(catalogue.select("reference", "ukis_landsat5"), store, 30)
     scores = robustness(load_model("spot"), scenes, BANDS, "haze", [0, 0.15])
     assert scores.f2[0] > 0.8
     assert scores.precision[1] < scores.precision[0]

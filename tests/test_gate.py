@@ -21,7 +21,7 @@ from clouddl.mission.gate import Spec, drift, read_spec, run_gate
 from clouddl.model import CloudModel, save_model
 from clouddl.network import ModelCard, build
 from clouddl.scenes import Scene
-from clouddl.transfer import open_at
+from clouddl.transfer import open_scenes
 
 MakeCard = Callable[..., ModelCard]
 SAMPLE = Path(__file__).parents[1] / "data" / "gate.yml"
@@ -32,7 +32,7 @@ def scenes(simulated: Callable[..., Scene]) -> dict[str, xr.Dataset]:
     """Three simulated SPOT-5 scenes of two surfaces."""
     biomes = ("Barren", "Mixed", "Mixed")
     records = [simulated(n, "reference", sensor="spot-5", biome=b) for n, b in enumerate(biomes)]
-    return open_at(records, Store(None), 30)
+    return open_scenes(records, Store(None), 30)
 
 
 @pytest.fixture

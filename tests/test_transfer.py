@@ -18,7 +18,7 @@ from clouddl.score import COUNTS
 from clouddl.transfer import (
     adapt,
     left_out,
-    open_at,
+    open_scenes,
     pixels,
     predictions,
     probability,
@@ -40,7 +40,7 @@ def model_of(card: ModelCard) -> CloudModel:
 def scenes(simulated: MakeScene) -> dict[str, xr.Dataset]:
     """Two simulated scenes as SPOT-5 would see them, 64 × 64 pixels of 30 m."""
     records = [simulated(seed, "reference", sensor="spot-5") for seed in (1, 2)]
-    return open_at(records, Store(None), 30)
+    return open_scenes(records, Store(None), 30)
 
 
 def test_scenes_come_at_the_working_resolution(simulated: MakeScene) -> None:
@@ -49,7 +49,7 @@ def test_scenes_come_at_the_working_resolution(simulated: MakeScene) -> None:
         simulated(1, resolution=60.0),
         simulated(2, resolution=90.0),
     ]
-    found = open_at(records, Store(None), 60)
+    found = open_scenes(records, Store(None), 60)
     assert list(found) == ["simulated-0", "simulated-1", "simulated-2"]
     assert [scene.sizes["y"] for scene in found.values()] == [32, 64, 96]
     assert [scene.attrs["biome"] for scene in found.values()] == ["Barren", "", ""]

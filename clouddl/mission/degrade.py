@@ -184,7 +184,7 @@ def robustness(
 
     Args:
         model: The model.
-        scenes: Scenes by id at the model's resolution (`transfer.open_at`).
+        scenes: Scenes by id at the model's resolution (`transfer.open_scenes`).
         use: Bands to predict from.
         degradation: One of `DEGRADATIONS`.
         levels: Levels of the degradation.
