@@ -58,9 +58,11 @@ Nodata = Annotated[float | None, typer.Option(help="Number that means nodata; de
 Model = Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")]
 
 
-def _names(text: str | None) -> list | None:
+def _names(text: str | None) -> tuple | None:
     """Comma-separated names; "-" stands for a layer to skip."""
-    return [None if n.strip() == "-" else n.strip() for n in text.split(",")] if text else None
+    if not text:
+        return None
+    return tuple(None if n.strip() == "-" else n.strip() for n in text.split(","))
 
 
 @app.command()
@@ -160,14 +162,16 @@ def predict(
 
       clouddl predict monday.zip tuesday.zip --out masks --scheduler local
     """
-    from clouddl.predict import results_of
+    from clouddl.predict import Options, results_of
+    from clouddl.products.image import Reading
     from clouddl.scale.batch import REPORT, predict_batch
+    from clouddl.scale.cluster import Processes
 
     try:
         found = predict_batch(
-            images, sensor, out, model=model, scheduler=scheduler, workers=workers, stac=stac,
-            bands=_names(bands), use=_names(use), scale=scale, offset=offset, nodata=nodata,
-            resolution=resolution, threshold=threshold, dilation_m=dilation, tile=tile,
+            images, sensor, out, model=model, processes=Processes(scheduler, workers), stac=stac,
+            reading=Reading(_names(bands), scale, offset, nodata, resolution),
+            options=Options(_names(use), threshold, dilation, tile),
         )  # fmt: skip
     except KeyboardInterrupt:
         print("clouddl: stopped; the same command does what is missing", file=sys.stderr)
@@ -277,12 +281,12 @@ def gate(
     from clouddl.mission.gate import read_spec, run_gate
     from clouddl.model import load_model
     from clouddl.scenes import load_catalogue, store_of
-    from clouddl.transfer import open_at
+    from clouddl.transfer import open_scenes
 
     demands, judged, found = read_spec(spec), load_model(model), load_catalogue(catalogue)
     if not (scenes := found.select("reference")):
         raise InputError(f"catalogue {catalogue}: has no scenes of role reference to score")
-    opened = open_at(scenes, store_of(found, mirror), judged.card.resolution)
+    opened = open_scenes(scenes, store_of(found, mirror), judged.card.resolution)
     verdict = run_gate(judged, opened, demands)
     print(verdict.rows.to_string(index=False, float_format="%.3f", na_rep="–"))
     if report:
@@ -360,12 +364,12 @@ def refine(
     """
     from clouddl.model import load_model, save_model
     from clouddl.scenes import load_catalogue, store_of
-    from clouddl.transfer import adapt, open_at
+    from clouddl.transfer import adapt, open_scenes
 
     start, found = load_model(model), load_catalogue(catalogue)
     if not (scenes := found.select("train")):
         raise InputError(f"catalogue {catalogue}: has no scenes of role train to learn from")
-    opened = open_at(scenes, store_of(found, mirror), start.card.resolution)
+    opened = open_scenes(scenes, store_of(found, mirror), start.card.resolution)
     better = adapt(start, opened, out.with_name(f"{out.name}-run").resolve(), epochs=epochs)
     print(save_model(better, out))
 
@@ -411,7 +415,7 @@ def sensors(
             f"{b.common} {shown(b.centre_um, '.3f')} µm {shown(b.gsd_m, 'g')} m"
             for b in sensor.bands
         )
-        state = "   specification open" if sensor.open else ""
+        state = "   specification open" if sensor.has_open_figures else ""
         lacks = f"   lacks {', '.join(sensor.missing)}" if sensor.missing else ""
         print(f"{sensor.id:<12} {sensor.title}{state}{lacks}\n{'':<12} {bands}")
     if len(found) > 1 and cards:

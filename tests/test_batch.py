@@ -24,12 +24,14 @@ from clouddl import predict
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
+from clouddl.predict import Options
 from clouddl.scale import batch, cluster
 from clouddl.scale.batch import LOCK, REPORT, predict_batch
+from clouddl.scale.cluster import THIS_PROCESS, Processes
 from clouddl.sensors import get_sensor
 
 STATUS = ["done", "done", "failed", "done"]
-genuine = batch._remote
+genuine = batch._work
 
 
 def write(path: Path, seed: int = 0, size: int = 40) -> Path:
@@ -58,9 +60,14 @@ def place(tmp_path: Path, tiny: Callable[..., ModelCard], monkeypatch: pytest.Mo
 SCENES = ["a.tif", "b é.tif", "c.tif", "d.tif"]
 
 
-def run(scenes: list[str] = SCENES, out: str = "out", **options: Any) -> list[str]:
-    found = predict_batch(scenes, "spot-5", out, model="tiny.json", **options)
-    return [each.status for each in found]
+def run(
+    scenes: list[str] = SCENES, out: str = "out", processes: Processes = THIS_PROCESS, **given: Any
+) -> list[str]:
+    options = Options(**given)
+    outcomes = predict_batch(
+        scenes, "spot-5", out, model="tiny.json", options=options, processes=processes
+    )
+    return [outcome.status for outcome in outcomes]
 
 
 def whole(out: Path, names: list[str]) -> bool:
@@ -185,9 +192,9 @@ def deadly(fields: dict[str, Any]) -> dict[str, Any]:
 
 def test_workers_may_die(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(place / "poison.tif")
-    monkeypatch.setattr(batch, "_remote", deadly)
+    monkeypatch.setattr(batch, "_work", deadly)
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        found = run([*SCENES, "poison.tif"], scheduler="local", workers=2)
+        found = run([*SCENES, "poison.tif"], processes=Processes("local", 2))
     assert found == [*STATUS, "failed"]
     assert (place / "d.tried").exists()
     assert whole(place / "out", ["a.tif", "b é.tif", "d.tif"])
@@ -218,10 +225,10 @@ def started(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Pop
         process.wait()
 
 
-def deadly_share(fields: dict[str, Any]) -> dict[str, Any]:
-    """Kills the worker of the second share: once, and each time with poison.tif."""
+def deadly_part(fields: dict[str, Any]) -> dict[str, Any]:
+    """Kills the worker of the second part: once, and each time with poison.tif."""
     mark = Path(fields["path"]).with_suffix(".tried")
-    second = fields["share"] and fields["share"][0] == 1
+    second = fields["part"] and fields["part"][0] == 1
     if second and ("poison" in fields["scene"] or not mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -232,9 +239,9 @@ def test_tiles_of_a_large_scene_are_spread(place: Path, monkeypatch: pytest.Monk
     write(place / "large.tif", size=300)
     options = {"tile": 64, "dilation_m": 60.0}
     assert run(["large.tif"], **options) == ["done"]
-    monkeypatch.setattr(predict, "SHARE", 20_000)
-    monkeypatch.setattr(batch, "_remote", deadly_share)
-    spread = {"scheduler": "local", "workers": 3, **options}
+    monkeypatch.setattr(predict, "PART_PIXELS", 20_000)
+    monkeypatch.setattr(batch, "_work", deadly_part)
+    spread = {"processes": Processes("local", 3), **options}
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         assert run(["large.tif"], out="there", **spread) == ["done"]
     assert (place / "large.tried").exists()
@@ -246,16 +253,21 @@ def test_tiles_of_a_large_scene_are_spread(place: Path, monkeypatch: pytest.Monk
     assert run(["large.tif"], out="there", **spread) == ["left"]
 
 
-def test_a_share_that_fails_fails_its_scene(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_fails_its_scene(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("poison.tif", "cut.tif"):
         write(place / name, size=200)
     data = (place / "cut.tif").read_bytes()
     (place / "cut.tif").write_bytes(data[: len(data) // 2])
-    monkeypatch.setattr(predict, "SHARE", 10_000)
-    monkeypatch.setattr(batch, "_remote", deadly_share)
+    monkeypatch.setattr(predict, "PART_PIXELS", 10_000)
+    monkeypatch.setattr(batch, "_work", deadly_part)
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        found = predict_batch(["poison.tif", "cut.tif"], "spot-5", "out", model="tiny.json",
-                              scheduler="local", workers=4)  # fmt: skip
+        found = predict_batch(
+            ["poison.tif", "cut.tif"],
+            "spot-5",
+            "out",
+            model="tiny.json",
+            processes=Processes("local", 4),
+        )
     assert [each.status for each in found] == ["failed", "failed"]
     assert found[0].error == (
         "poison.tif: every worker that took it died, for want of memory perhaps: lower --tile"
@@ -264,11 +276,12 @@ def test_a_share_that_fails_fails_its_scene(place: Path, monkeypatch: pytest.Mon
     assert whole(place / "out", [])
 
 
-def test_shares_that_were_lost_are_told(place: Path) -> None:
+def test_parts_that_were_lost_are_reported(place: Path) -> None:
     spot, model = get_sensor("spot-5"), load_model("tiny.json")
-    predict.predict_share("a.tif", spot, "parts", (0, 2), model=model, tile=16)
+    options = predict.Options(tile=16)
+    predict.predict_part("a.tif", spot, "parts", (0, 2), model=model, options=options)
     with pytest.raises(InputError, match=r"parts: lacks \d+ pixels .*must see the same folders"):
-        predict.predict_file("a.tif", spot, "out", model=model, tile=16, parts="parts")
+        predict.join_parts("parts", "a.tif", spot, "out", model=model, options=options)
 
 
 def slow(fields: dict[str, Any]) -> dict[str, Any]:
@@ -283,33 +296,33 @@ def slow(fields: dict[str, Any]) -> dict[str, Any]:
 def test_the_cluster_may_be_lost(
     victim: int, told: str, place: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "_remote", slow)
-    outcomes = batch._spread
+    monkeypatch.setattr(batch, "_work", slow)
+    outcomes = batch._predict_on_cluster
 
     def watched(*arguments: Any) -> Iterator[batch.Outcome]:
         for count, outcome in enumerate(outcomes(*arguments), 1):
             yield outcome
             if count == 3:  # the last one is in work
-                monkeypatch.setattr(cluster, "JOIN", 1)
+                monkeypatch.setattr(cluster, "JOIN_TIME", 1)
                 started[victim].kill()
 
-    monkeypatch.setattr(batch, "_spread", watched)
+    monkeypatch.setattr(batch, "_predict_on_cluster", watched)
     with pytest.raises(InputError, match=rf"scheduler {told}.*; 2 of 4 scenes are done"):
-        run(scheduler=started[0])
+        run(processes=Processes(started[0]))
     assert run() == ["left", "left", "failed", "done"]
 
 
 def test_a_scheduler_that_is_not_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "ANSWER", 1)
+    monkeypatch.setattr(cluster, "ANSWER_TIME", 1)
     for address in ("tcp://127.0.0.1:9", "nowhere", "udp://x"):
         with pytest.raises(InputError, match=f"scheduler {address}: no scheduler with workers"):
-            run(scheduler=address)
-    monkeypatch.setattr(cluster, "JOIN", 1)
+            run(processes=Processes(address))
+    monkeypatch.setattr(cluster, "JOIN_TIME", 1)
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,
         pytest.raises(InputError, match="no scheduler with workers answers"),
     ):
-        run(scheduler=empty.scheduler_address)
+        run(processes=Processes(empty.scheduler_address))
     with pytest.raises(InputError, match="--workers goes with --scheduler local"):
-        run(workers=2)
+        run(processes=Processes(workers=2))
     assert not (place / "out").exists()

@@ -1,25 +1,24 @@
-"""Many scenes: each good one predicted once, each bad one named, and a rerun does what is missing.
+"""Many scenes: each good one predicted once, each bad one named; a rerun does what is missing.
 
 The results say themselves what they were made from, so there is no state that could be lost or
-disagree with them. The scenes are predicted one after another, or by the workers of a
-dask.distributed cluster, of large scenes each worker some tiles. Of each only plain data travels:
-names and options there, a record back.
+disagree with them. Scenes are predicted one after another, or by the workers of a dask.distributed
+cluster, where a large scene may be cut into parts of its tiles. Only plain data travels to a worker
+and back.
 """
 
-import csv
 import hashlib
-import json
 import os
 import shutil
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import rasterio
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
@@ -27,231 +26,328 @@ from rasterio.errors import RasterioError
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
+from clouddl.files import write_whole
 from clouddl.model import load_model, shipped_models
-from clouddl.predict import predict_file, predict_share, results_folder, results_of, shares
-from clouddl.products.stac import date_of, is_address, is_item, item_of, write_item
-from clouddl.scale.cluster import Died, Lost, open_cluster
+from clouddl.predict import (
+    DEFAULT,
+    Options,
+    join_parts,
+    make_results_folder,
+    part_count,
+    predict_file,
+    predict_part,
+    results_of,
+)
+from clouddl.products.image import AS_STORED, Reading
+from clouddl.products.stac import date_of, is_address, is_item, write_item
+from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
 from clouddl.sensors import get_sensor, sensors
 
-LOCK, REPORT, PARTS = ".clouddl.lock", "report.csv", ".clouddl-*"
+LOCK, REPORT = ".clouddl.lock", "report.csv"
+WORK = ".clouddl-"  # how the names of temporary folders in the folder of results begin
 
 
 class Outcome(BaseModel):
-    """What became of a scene; `left`: its results were there, of this image and these options."""
+    """What happened to a scene.
+
+    Attributes:
+        scene: As the caller named it.
+        status: "left" if its results were there, made from this image with these options.
+        seconds: Time of all processes that worked on it.
+        error: Why it failed.
+        messages: Warnings.
+        fatal: Whether the next scene would fail for the same reason.
+    """
 
     scene: str
     status: Literal["done", "left", "failed", "not run"] = "not run"
     seconds: float = 0.0
     error: str = ""
-    warned: list[str] = []
-    stops: bool = False  # the run: the next scene would fail alike
+    messages: list[str] = []
+    fatal: bool = False
 
 
 class _Job(BaseModel):
-    """A scene to predict, as any process that has the package and sees the files can do it."""
+    """A scene to predict, for any process that has the package and sees the files."""
 
     scene: str
     path: str
     sensor: str | None
     out: str
     model: str | None
-    stac: bool  # an item beside the mask
-    key: str  # hash of what the results are made from
+    reading: Reading
+    options: Options
+    stac: bool  # write an item beside the mask
+    made_from: str  # hash of what the results depend on
     progress: bool
-    options: dict[str, Any]
-    share: tuple[int, int] | None = None  # of its tiles, (i, n); None for all, or all that is left
-    parts: str | None = None  # where shares leave what they found
+    parts: str | None = None  # folder for the parts of a scene that is cut
+    part: tuple[int, int] | None = None  # (i, n) for part i of n; None to join them
 
 
 def predict_batch(
-    scenes: Sequence[Path | str], sensor: str | None, out: Path | str, *,
-    model: str | None = None, scheduler: str | None = None, workers: int | None = None,
-    stac: bool = False, **options: Any,
-) -> list[Outcome]:  # fmt: skip
-    """`predict_file` for each scene, as far as its results are not there; what became of each.
+    scenes: Sequence[Path | str],
+    sensor: str | None,
+    out: Path | str,
+    *,
+    model: str | None = None,
+    reading: Reading = AS_STORED,
+    options: Options = DEFAULT,
+    processes: Processes = THIS_PROCESS,
+    stac: bool = False,
+) -> list[Outcome]:
+    """Predict each scene whose results are not there yet, as `predict_file` does.
 
-    `sensor` and `model`: names or paths. `scheduler`: "local" for `workers` processes (default: one
-    per core) of this machine, or the address of a Dask scheduler whose workers see the same paths;
-    None for this process. `stac` writes an item beside each mask, as is always done for an item.
-    `options` are those of `predict_file`. A scene that fails is an Outcome and does not stop the
-    others. With several scenes, `report.csv` in `out` says what became of each, also when the run
-    is interrupted. InputError: a sensor, model or scheduler that does not serve, results that would
-    fall on another or on an input, a folder another run writes to, a disk that is full, a cluster
-    that is lost; after the last two the same call goes on.
+    A scene that fails does not stop the others. With several scenes, `report.csv` in `out` says
+    what happened to each, also when the run is interrupted.
+
+    Args:
+        scenes: Paths or addresses of images.
+        sensor: Name of a sensor or path of a card; None for products and STAC items.
+        out: Folder of the results.
+        model: Name or path of a model card; default the shipped model that fits the bands.
+        reading: How the numbers of the images are read.
+        options: How to predict.
+        processes: Where to predict.
+        stac: Write a STAC item beside each mask; always done if the image is an item.
+
+    Returns:
+        The outcome of each scene.
+
+    Raises:
+        InputError: The sensor or the model is unknown, a result would overwrite another or an
+            input, another run writes to the folder; or the disk is full or the cluster lost: then
+            the same call continues.
     """
-    if workers is not None and scheduler != "local":
-        raise InputError("--workers goes with --scheduler local; a cluster has its own number")
-    card = get_sensor(sensor) if sensor else None
-    cards = [load_model(model).card] if model else shipped_models()
-    made_by = [version("clouddl"), repr(card), options]
-    settings = json.dumps([*made_by, *(c.model_dump_json() for c in cards)], sort_keys=True)
-    taken = {os.path.abspath(str(scene).partition("#")[0]) for scene in scenes}
-    for scene in scenes:
-        for result in map(os.path.abspath, [*results_of(scene, out), item_of(scene, out)]):
-            if result in taken:
-                told = "is an input, or the result of another input of the same name"
-                raise InputError(f"{scene}: {result} {told}; rename one, or give another folder")
-            taken.add(result)
+    names = [str(scene) for scene in scenes]
+    settings = _settings(sensor, model, reading, options)
+    _check_names(names, out)
     jobs = []
-    for scene in map(str, scenes):
-        path = scene if is_address(scene) else os.path.abspath(scene)
+    for name in names:
+        path = name if is_address(name) else os.path.abspath(name)
         job = _Job(
-            scene=scene, path=path, sensor=_place(sensor), out=os.path.abspath(out),
-            model=_place(model), stac=stac or is_item(scene), key=_key(path, settings),
-            progress=len(scenes) == 1 and scheduler is None, options=options,
-        )  # fmt: skip
+            scene=name,
+            path=path,
+            sensor=_absolute(sensor),
+            out=os.path.abspath(out),
+            model=_absolute(model),
+            reading=reading,
+            options=options,
+            stac=stac or is_item(name),
+            made_from=_made_from(path, settings),
+            progress=len(names) == 1 and not processes.scheduler,
+        )
         jobs.append(job)
-    found = {job.scene: _standing(job) for job in jobs}
-    todo = [job for job in jobs if found[job.scene].status != "left"]
-    if not todo:
-        return list(found.values())
-    with _writing(Path(out)), ExitStack() as at_end:
-        if len(jobs) > 1:
-            at_end.callback(_report, Path(out, REPORT), found)
-        runs = _spread(todo, scheduler, workers) if scheduler else map(_predict_one, todo)
-        bar = tqdm(runs, "scenes", len(todo), unit="scene", disable=todo[0].progress)
-        for outcome in bar:
-            if outcome.stops:
-                left = sum(each.status in ("done", "left") for each in found.values())
-                told = f"{left} of {len(jobs)} scenes are done; the same command does the others"
-                raise InputError(f"{outcome.error}; {told}")
-            found[outcome.scene] = outcome
-            for said in outcome.warned:
-                warnings.warn(said, stacklevel=2)
-    return list(found.values())
+    outcomes = {job.scene: _outcome_before(job) for job in jobs}
+    todo = [job for job in jobs if outcomes[job.scene].status != "left"]
+    if todo:
+        with _folder_for_one_run(Path(out)):
+            try:
+                _predict_all(todo, outcomes, processes)
+            finally:
+                if len(jobs) > 1:
+                    _write_report(Path(out, REPORT), list(outcomes.values()))
+    return list(outcomes.values())
 
 
-def _place(name: str | None) -> str | None:
-    """A path that holds in another process's folder too; the name of what ships stays a name."""
-    known = {*sensors(), *(card.name for card in shipped_models())}
-    return name if name is None or name in known else os.path.abspath(name)
+def _settings(sensor: str | None, model: str | None, reading: Reading, options: Options) -> str:
+    """Everything but the image that results depend on, as text."""
+    card = get_sensor(sensor) if sensor else None
+    models = [load_model(model).card] if model else shipped_models()
+    return repr((version("clouddl"), card, models, reading, options))
 
 
-def _key(path: str, settings: str) -> str:
-    """Hash of what the results of a scene are made from; its files count by size and time."""
+def _check_names(scenes: Sequence[str], out: Path | str) -> None:
+    """Raise InputError if a result would overwrite another one or an input."""
+    taken = {os.path.abspath(scene.partition("#")[0]) for scene in scenes}
+    for scene in scenes:
+        mask, probability = results_of(scene, out)
+        for path in map(os.path.abspath, (mask, probability, mask.with_suffix(".json"))):
+            if path in taken:
+                raise InputError(
+                    f"{scene}: {path} is an input, or the result of another input of the same "
+                    "name; rename one, or give another folder"
+                )
+            taken.add(path)
+
+
+def _absolute(card: str | None) -> str | None:
+    """The path of a card in a form that is valid in any process; what ships goes by its name."""
+    shipped = {*sensors(), *(model.name for model in shipped_models())}
+    return card if card is None or card in shipped else os.path.abspath(card)
+
+
+def _made_from(path: str, settings: str) -> str:
+    """Hash of what the results of a scene depend on; its files count by size and time.
+
+    Empty if a file is missing: then there are no results to be left as they are.
+    """
     file = Path(path.partition("#")[0])
-    files = [] if is_address(path) else sorted(file.rglob("*")) if file.is_dir() else [file]
-    with suppress(OSError):  # one that is not there has no results to be left
-        states = [(str(each), (s := each.stat()).st_size, s.st_mtime_ns) for each in files]
-        return hashlib.sha256(json.dumps([path, states, settings]).encode()).hexdigest()
-    return ""
-
-
-def _standing(job: _Job) -> Outcome:
-    """What was found of a scene before the run: its results, or nothing yet."""
-    if job.stac and not item_of(job.path, job.out).exists():
-        return Outcome(scene=job.scene)
+    files = [file]
+    if is_address(path):
+        files = []
+    elif file.is_dir():
+        files = sorted(file.rglob("*"))
     try:
-        for result in results_of(job.path, job.out):
+        states = [(str(item), item.stat().st_size, item.stat().st_mtime_ns) for item in files]
+    except OSError:
+        return ""
+    return hashlib.sha256(repr((path, states, settings)).encode()).hexdigest()
+
+
+def _outcome_before(job: _Job) -> Outcome:
+    """The outcome of a scene before the run: its results are there, or nothing is done yet."""
+    mask, probability = results_of(job.path, job.out)
+    outcome = Outcome(scene=job.scene)
+    if job.stac and not mask.with_suffix(".json").exists():
+        return outcome
+    for result in (mask, probability):
+        try:
             with rasterio.open(result) as file:
-                if not job.key or file.tags().get("made_from") != job.key:
-                    return Outcome(scene=job.scene)
-    except RasterioError:
-        return Outcome(scene=job.scene)
+                made_from = file.tags().get("made_from")
+        except RasterioError:
+            return outcome
+        if not job.made_from or made_from != job.made_from:
+            return outcome
     return Outcome(scene=job.scene, status="left")
 
 
-def _predict_one(job: _Job) -> Outcome:
-    """Predict a scene, here or in a worker; whatever goes wrong with it is in the outcome."""
-    start, stops, error = time.monotonic(), False, ""
+def _predict_all(jobs: Sequence[_Job], outcomes: dict[str, Outcome], processes: Processes) -> None:
+    """Predict the scenes and note their outcomes as they come."""
+    results: Iterable[Outcome] = map(_predict, jobs)
+    if processes.scheduler:
+        results = _predict_on_cluster(jobs, processes)
+    bar = tqdm(results, "scenes", len(jobs), unit="scene", disable=jobs[0].progress)
+    for outcome in bar:
+        if outcome.fatal:
+            done = sum(other.status in ("done", "left") for other in outcomes.values())
+            raise InputError(
+                f"{outcome.error}; {done} of {len(outcomes)} scenes are done; the same command "
+                "does the others"
+            )
+        outcomes[outcome.scene] = outcome
+        for message in outcome.messages:
+            warnings.warn(message, stacklevel=4)
+
+
+def _predict(job: _Job) -> Outcome:
+    """Predict a scene or a part of it, here or in a worker; no exception leaves this function."""
+    start = time.monotonic()
+    outcome = Outcome(scene=job.scene, status="done")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            if job.stac and not is_item(job.path):
-                date_of(job.path)  # before hours of work
-            sensor = get_sensor(job.sensor) if job.sensor else None
-            how = {"model": load_model(job.model) if job.model else None, **job.options}
-            if job.share and job.parts:
-                predict_share(job.path, sensor, job.parts, job.share, **how)
-            else:
-                tags = {"made_from": job.key}
-                written = predict_file(job.path, sensor, job.out, progress=job.progress, tags=tags,
-                                       parts=job.parts, **how)  # fmt: skip
-                if job.stac:
-                    write_item(job.path, *written)
-        except InputError as told:
-            error, stops = str(told).replace(job.path, job.scene), isinstance(told, WriteError)
+            _write_results(job)
+        except InputError as error:
+            outcome.error = " ".join(str(error).replace(job.path, job.scene).split())
+            outcome.fatal = isinstance(error, WriteError)
         except Exception as bug:  # one scene must not end the run for the others
-            error = f"{job.scene}: {type(bug).__name__}: {bug}; this should not be: report it"
-    said = [str(w.message).replace(job.path, job.scene) for w in caught]
-    return Outcome(
-        scene=job.scene, status="failed" if error else "done", error=" ".join(error.split()),
-        seconds=round(time.monotonic() - start, 2), warned=said, stops=stops,
-    )  # fmt: skip
+            outcome.error = f"{job.scene}: {type(bug).__name__}: {bug}; this is a bug: report it"
+    if outcome.error:
+        outcome.status = "failed"
+    outcome.messages = [str(one.message).replace(job.path, job.scene) for one in caught]
+    outcome.seconds = round(time.monotonic() - start, 2)
+    return outcome
 
 
-def _remote(fields: dict[str, Any]) -> dict[str, Any]:
-    """`_predict_one` in a worker: plain data in, plain data out."""
-    return _predict_one(_Job.model_validate(fields)).model_dump()
+def _write_results(job: _Job) -> None:
+    """Do the work of a job."""
+    if job.stac and not is_item(job.path):
+        date_of(job.path)  # an item needs a date: fail before hours of work
+    sensor = get_sensor(job.sensor) if job.sensor else None
+    model = load_model(job.model) if job.model else None
+    how: dict[str, Any] = {"model": model, "reading": job.reading, "options": job.options}
+    tags = {"made_from": job.made_from}
+    if job.parts and job.part:
+        predict_part(job.path, sensor, job.parts, job.part, **how)
+        return
+    if job.parts:
+        written = join_parts(job.parts, job.path, sensor, job.out, tags=tags, **how)
+    else:
+        progress = job.progress
+        written = predict_file(job.path, sensor, job.out, progress=progress, tags=tags, **how)
+    if job.stac:
+        write_item(job.path, *written)
 
 
-def _spread(jobs: Sequence[_Job], scheduler: str, workers: int | None) -> Iterator[Outcome]:
-    """Predict the scenes on a cluster; yields outcomes as they come.
+def _predict_on_cluster(jobs: Sequence[_Job], processes: Processes) -> Iterator[Outcome]:
+    """Predict scenes on a cluster, and yield their outcomes as they come.
 
-    Fewer large scenes than threads are cut into shares of their tiles; who takes the last step
-    puts them together. What becomes of the first share that fails becomes of the scene.
+    If there are fewer scenes than threads, large ones are cut into parts; the worker that ends the
+    last part is followed by one that joins them. The first part that fails fails its scene.
     """
-    with open_cluster(scheduler, workers) as cluster:
-        cut = {job.scene: _shares(job, cluster.threads() // len(jobs)) for job in jobs}
-        waiting = deque(each.model_dump() for job in jobs for each in cut[job.scene] or [job])
-        left = {scene: len(shares) for scene, shares in cut.items()}
-        seconds, over = dict.fromkeys(cut, 0.0), set[str]()
+    with open_cluster(str(processes.scheduler), processes.workers) as cluster:
+        parts = {job.scene: _cut(job, cluster.threads() // len(jobs)) for job in jobs}
+        waiting = deque(job.model_dump() for cut in parts.values() for job in cut)
+        parts_left = {scene: len(cut) for scene, cut in parts.items()}
+        seconds = dict.fromkeys(parts, 0.0)
+        ended: set[str] = set()
         try:
-            for fields, answer in cluster.spread(_remote, waiting):
-                job, scene = _Job.model_validate(fields), fields["scene"]
-                if scene in over:
+            for task, answer in cluster.spread(_work, waiting):
+                scene = task["scene"]
+                if scene in ended:
                     continue
-                outcome = _told(scene, answer)
+                outcome = _outcome_of(scene, answer)
                 seconds[scene] += outcome.seconds
-                if job.share and outcome.status == "done":
-                    left[scene] -= 1
-                    if not left[scene]:
-                        waiting.append(job.model_copy(update={"share": None}).model_dump())
+                parts_left[scene] -= 1
+                if task["part"] and outcome.status == "done":
+                    if not parts_left[scene]:
+                        waiting.append({**task, "part": None})
                     continue
-                over.add(scene)
-                for other in [each for each in waiting if each["scene"] == scene]:
+                ended.add(scene)
+                for other in [other for other in waiting if other["scene"] == scene]:
                     waiting.remove(other)
                 yield outcome.model_copy(update={"seconds": round(seconds[scene], 2)})
         except Lost as error:
-            yield Outcome(scene="", error=str(error), stops=True)
+            yield Outcome(scene="", error=str(error), fatal=True)
 
 
-def _shares(job: _Job, most: int) -> list[_Job]:
-    """The job cut into shares of its scene's tiles; none if it is better left whole."""
-    count = shares(job.path, most) if job.sensor and most > 1 else 1
-    parts = Path(job.out, f".clouddl-{results_of(job.path, job.out)[0].stem}")  # see PARTS
-    cut = [{"share": (number, count), "parts": str(parts)} for number in range(count)]
-    return [job.model_copy(update=each) for each in cut] if count > 1 else []
+def _cut(job: _Job, most: int) -> list[_Job]:
+    """Cut the job into at most so many parts of its scene; one part is the job itself."""
+    count = part_count(job.path, most) if job.sensor and most > 1 else 1
+    if count == 1:
+        return [job]
+    mask, _ = results_of(job.path, job.out)
+    folder = str(Path(job.out, f"{WORK}{mask.stem}"))
+    parts = [{"parts": folder, "part": (number, count)} for number in range(count)]
+    return [job.model_copy(update=part) for part in parts]
 
 
-def _told(scene: str, answer: Any) -> Outcome:
-    """What a worker says of a scene, or what is to be said of a worker that says nothing."""
-    if not isinstance(answer, Exception):
-        return Outcome.model_validate(answer)
-    told = f"cannot be done by a worker ({answer}); has it this version of clouddl?"
+def _work(task: Task) -> dict[str, Any]:
+    """Do a job in a worker: plain data in, plain data out."""
+    return _predict(_Job.model_validate(task)).model_dump()
+
+
+def _outcome_of(scene: str, answer: Any) -> Outcome:
+    """The outcome in the answer of a worker, or the failure of a worker that gave none."""
     if isinstance(answer, Died):
-        told = f"{answer}: lower --tile"
-    return Outcome(scene=scene, status="failed", error=f"{scene}: {told}")
+        error = f"{scene}: {answer}: lower --tile"
+    elif isinstance(answer, Exception):
+        error = f"{scene}: no worker can do it ({answer}); have they this version of clouddl?"
+    else:
+        return Outcome.model_validate(answer)
+    return Outcome(scene=scene, status="failed", error=error)
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Hold the folder of results for this run alone, and clear what a killed one left behind."""
+def _folder_for_one_run(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder of results, and clear what a killed run left in it."""
     new = not out.exists()
-    results_folder(out)
+    make_results_folder(out)
     lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        told = "another run writes here; wait for it, or give another --out"
-        raise InputError(f"{out}: {told} (it holds {out / LOCK})") from error
+        raise InputError(
+            f"{out}: another run writes here; wait for it, or give another --out (it holds "
+            f"{out / LOCK})"
+        ) from error
     except OSError as error:
         raise InputError(f"{out}: cannot be written to ({error.strerror})") from error
     try:
-        _sweep(out)
+        _clear(out)
         yield
     finally:
-        _sweep(out)
+        _clear(out)
         (out / LOCK).unlink(missing_ok=True)  # while it is held: the next run makes its own
         lock.release()
         if new:
@@ -259,23 +355,19 @@ def _writing(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def _sweep(out: Path) -> None:
-    for part in out.glob(PARTS):
-        shutil.rmtree(part, ignore_errors=True)
+def _clear(out: Path) -> None:
+    """Remove temporary folders."""
+    for folder in out.glob(f"{WORK}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _report(path: Path, found: dict[str, Outcome]) -> None:
-    """Write what became of each scene, whole or not at all; nothing before a scene was tried."""
-    if not any(each.status in ("done", "failed") for each in found.values()):
+def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the outcome of each scene, if any was tried."""
+    if not any(outcome.status in ("done", "failed") for outcome in outcomes):
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    table = pd.DataFrame([outcome.model_dump() for outcome in outcomes])
     columns = ["scene", "status", "seconds", "error"]
     try:
-        with part.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(each.model_dump(include=set(columns)) for each in found.values())
-        part.replace(path)
-    except OSError as error:  # the run has a worse error to tell, or the masks are there
+        write_whole(path, table[columns].to_csv(index=False).encode())
+    except OSError as error:  # the masks are there, or the run has a worse error to report
         warnings.warn(f"{path}: not written ({error.strerror})", stacklevel=2)
-        part.unlink(missing_ok=True)

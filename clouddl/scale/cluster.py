@@ -1,4 +1,4 @@
-"""Work given to the processes of a dask.distributed cluster, and what comes of it when some die.
+"""Work given to the processes of a dask.distributed cluster, and what happens when some die.
 
 Only plain data travels: a task there, an answer back. (Dask's processes send each other pickles.
 Nothing here reads one from a file, but whoever can reach a scheduler can run code on its workers:
@@ -17,46 +17,81 @@ import torch
 
 from clouddl.errors import InputError
 
-ANSWER, JOIN = 10, 60  # seconds to wait for a scheduler, and for its first worker
+ANSWER_TIME, JOIN_TIME = 10, 60  # seconds to wait for a scheduler, and for its first worker
+
+Task = dict[str, Any]
 
 
 class Lost(InputError):
-    """The cluster is gone; what it answered until then holds."""
+    """The cluster is gone; its answers until then are valid."""
 
 
 class Died(Exception):
     """Every worker that took a task died."""
 
 
+@dataclass(frozen=True)
+class Processes:
+    """Where scenes are predicted.
+
+    Attributes:
+        scheduler: "local" for processes of this machine, or the address of a Dask scheduler whose
+            workers see the same paths; None for this process alone.
+        workers: How many local processes; default one per core.
+    """
+
+    scheduler: str | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.scheduler != "local":
+            raise InputError("--workers goes with --scheduler local; a cluster has its own number")
+
+
+THIS_PROCESS = Processes()
+
+
 @contextmanager
 def open_cluster(scheduler: str, workers: int | None = None) -> Iterator["Cluster"]:
-    """A cluster to spread work over, closed at the end.
+    """Open a cluster, and close it at the end.
 
-    `scheduler`: "local" for `workers` processes (default: one per core) of this machine, or the
-    address of a Dask scheduler. InputError: no Dask, or nobody who answers there.
+    Args:
+        scheduler: "local" for processes of this machine, or the address of a Dask scheduler.
+        workers: How many local processes; default one per core.
+
+    Yields:
+        The cluster, which has at least one worker.
+
+    Raises:
+        InputError: Dask is not installed, or no scheduler answers at the address.
     """
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise InputError("Dask is not installed: pip install 'clouddl[cluster]'") from error
-    for name in ("distributed", "tornado", "asyncio"):  # what is wrong is told in one line
+    for name in ("distributed", "tornado", "asyncio"):  # our own message says it in one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with ExitStack() as at_end:
+    with ExitStack() as stack:
         try:
+            address = scheduler
             if scheduler == "local":
                 local = LocalCluster(
-                    n_workers=workers or os.cpu_count(), threads_per_worker=1,
-                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-                )  # fmt: skip
-                scheduler = at_end.enter_context(local).scheduler_address
-            client = Client(scheduler, timeout=ANSWER, set_as_default=False)
-            at_end.callback(client.close, timeout=ANSWER)
-            at_end.enter_context(client.as_current())
-            client.wait_for_workers(1, timeout=JOIN)
+                    n_workers=workers or os.cpu_count(),
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+                address = stack.enter_context(local).scheduler_address
+            client = Client(address, timeout=ANSWER_TIME, set_as_default=False)
+            stack.callback(client.close, timeout=ANSWER_TIME)
+            stack.enter_context(client.as_current())
+            client.wait_for_workers(1, timeout=JOIN_TIME)
         except (OSError, ValueError, TimeoutError) as error:
-            told = "no scheduler with workers answers; start them (dask scheduler, dask worker)"
-            raise InputError(f"scheduler {scheduler}: {told} or mend the address") from error
-        yield Cluster(client, scheduler)
+            raise InputError(
+                f"scheduler {scheduler}: no scheduler with workers answers; start them "
+                "(dask scheduler, dask worker) or correct the address"
+            ) from error
+        yield Cluster(client, address)
 
 
 @dataclass(frozen=True)
@@ -64,57 +99,78 @@ class Cluster:
     """An open cluster; see `open_cluster`."""
 
     client: Any
-    scheduler: str
+    address: str
 
     def threads(self) -> int:
-        """How many tasks are worked on at once."""
+        """Count the tasks that can run at the same time."""
         return sum(self.client.nthreads().values())
 
     def spread(
-        self, work: Callable[[dict[str, Any]], Any], waiting: deque[dict[str, Any]]
-    ) -> Iterator[tuple[dict[str, Any], Any]]:
-        """`work` done to each task, in any order: (task, answer), or (task, exception).
+        self, work: Callable[[Task], Any], waiting: deque[Task]
+    ) -> Iterator[tuple[Task, Any]]:
+        """Run `work` on each task, in any order.
 
-        Tasks may join those `waiting`, or leave them, meanwhile. No more are handed out than there
-        are threads to work on them. Dask gives a task that was lost with its worker to another, but
-        after some deaths suspects it, and whatever else waited at the same workers. So those are
-        tried once more, at the end, each alone: if its worker dies again, it is the task, and its
-        answer is Died. Raises Lost.
+        No more tasks are handed out than there are threads. Dask gives a task that was lost with
+        its worker to another worker, but after some deaths it suspects the task, and whatever else
+        waited at the same workers. Suspects are tried once more at the end, alone: if the worker
+        dies again, the task was the cause, and its answer is `Died`.
+
+        Args:
+            work: A function of a module, which the workers can import.
+            waiting: The tasks; some may be added or removed while others run.
+
+        Yields:
+            A task and its answer, or the exception it raised.
+
+        Raises:
+            Lost: The scheduler does not answer any more, or all its workers are gone.
         """
-        from distributed import CancelledError, KilledWorker, wait
+        from distributed import KilledWorker
 
-        suspects: set[int] = set()
-        owner: dict[Any, dict[str, Any]] = {}  # the tasks in work, by their futures
-        while waiting or owner:
-            lost = f"the scheduler {self.scheduler} was lost; start it again"
-            try:
+        suspects: list[Task] = []
+        running: dict[Any, Task] = {}  # by future
+        while waiting or running:
+            with self._unless_lost("was lost; start it again"):
                 threads = self.threads()
-                while waiting and len(owner) < (1 if id(waiting[0]) in suspects else threads):
+            if not threads:
+                with self._unless_lost("has no workers any more; start some"):
+                    self.client.wait_for_workers(1, timeout=JOIN_TIME)
+                continue
+            with self._unless_lost("was lost; start it again"):
+                while waiting and len(running) < (1 if waiting[0] in suspects else threads):
                     task = waiting.popleft()
-                    owner[self.client.submit(_alone, work, task, pure=False)] = task
-                if not threads:  # others may come
-                    lost = f"the scheduler {self.scheduler} has no workers any more; start some"
-                    self.client.wait_for_workers(1, timeout=JOIN)
-                    continue
-                with suppress(TimeoutError):  # it takes its time: see if workers are there
-                    wait([*owner], timeout=JOIN, return_when="FIRST_COMPLETED")
-                ended = [future for future in owner if future.done()]
-                answers = [future.exception() or future.result() for future in ended]
-            except (OSError, RuntimeError, CancelledError) as error:
-                raise Lost(lost) from error
-            for future, answer in zip(ended, answers, strict=True):
-                task = owner.pop(future)
-                if isinstance(answer, KilledWorker) and id(task) not in suspects:
-                    suspects.add(id(task))
+                    running[self.client.submit(_run_alone, work, task, pure=False)] = task
+                answers = self._finished(list(running))
+            for future, answer in answers.items():
+                task = running.pop(future)
+                if not isinstance(answer, KilledWorker):
+                    yield task, answer
+                elif task in suspects:
+                    yield task, Died("every worker that took it died, for want of memory perhaps")
+                else:
+                    suspects.append(task)
                     waiting.append(task)
-                    continue
-                if isinstance(answer, KilledWorker):
-                    answer = Died("every worker that took it died, for want of memory perhaps")
-                suspects.discard(id(task))
-                yield task, answer
+
+    def _finished(self, futures: list[Any]) -> dict[Any, Any]:
+        """Wait for the first answer or exception; returns all there are, none after a while."""
+        from distributed import wait
+
+        with suppress(TimeoutError):  # see whether the workers are still there
+            wait(futures, timeout=JOIN_TIME, return_when="FIRST_COMPLETED")
+        return {f: f.exception() or f.result() for f in futures if f.done()}
+
+    @contextmanager
+    def _unless_lost(self, message: str) -> Iterator[None]:
+        """Turn the errors of Dask when a cluster is gone into `Lost`."""
+        from distributed import CancelledError
+
+        try:
+            yield
+        except (OSError, RuntimeError, CancelledError) as error:
+            raise Lost(f"the scheduler {self.address} {message}") from error
 
 
-def _alone(work: Callable[[dict[str, Any]], Any], task: dict[str, Any]) -> Any:
-    """In a worker: one thread of PyTorch each, as there is a worker for each core."""
+def _run_alone(work: Callable[[Task], Any], task: Task) -> Any:
+    """Run a task in a worker with one thread of PyTorch, as there is a worker for each core."""
     torch.set_num_threads(1)
     return work(task)
