@@ -3,15 +3,26 @@
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from clouddl.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clouddl.products.image import Reading
+    from clouddl.sensors import Range, Sensor
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Cloud masks for optical satellites, from a network trained on Sentinel-2 alone.
 
@@ -26,33 +37,46 @@ app = typer.Typer(
     Settings: CLOUDDL_MIRROR (a folder that already holds the study's images), CLOUDDL_CACHE
     (where downloads go), CLOUDDL_BACKEND (how the network is run: float32, mixed, openvino; else
     the fastest that is there).""",
-)  # fmt: skip
+)
 
 
 Mirror = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds the images in the registry's layout, instead of the network.",
-                 envvar="CLOUDDL_MIRROR", show_envvar=True),
-]  # fmt: skip
+    typer.Option(
+        help="Folder that holds the images in the registry's layout, instead of the network.",
+        envvar="CLOUDDL_MIRROR",
+        show_envvar=True,
+    ),
+]
 
 
 Corpus = Annotated[
-    str, typer.Option(help="real, simulated (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had.")
-]  # fmt: skip
+    str,
+    typer.Option(
+        help="real, simulated (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had."
+    ),
+]
 
 
 Bands = Annotated[
-    str | None, typer.Option(help="Common names of the layers in file order, comma separated, - to skip one; default: the card's.")
-]  # fmt: skip
+    str | None,
+    typer.Option(
+        help="Common names of the layers in file order, comma separated, - to skip one; default: the card's."
+    ),
+]
 
 
-Scale = Annotated[float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")]  # fmt: skip
+Scale = Annotated[
+    float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")
+]
 
 
 Offset = Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")]
 
 
-Nodata = Annotated[float | None, typer.Option(help="Number that means nodata; default: the file's own.")]  # fmt: skip
+Nodata = Annotated[
+    float | None, typer.Option(help="Number that means nodata; default: the file's own.")
+]
 
 
 Model = Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")]
@@ -65,15 +89,47 @@ def _names(text: str | None) -> tuple | None:
     return tuple(None if n.strip() == "-" else n.strip() for n in text.split(","))
 
 
+def reads_images(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say how an image is read; it gets one `reading` of them."""
+
+    def with_options(
+        bands: Bands = None,
+        scale: Scale = 1.0,
+        offset: Offset = 0.0,
+        nodata: Nodata = None,
+        **others: Any,
+    ) -> None:
+        from clouddl.products.image import Reading
+
+        command(reading=Reading(_names(bands), scale, offset, nodata), **others)
+
+    shared = signature(with_options).parameters
+    given = signature(command).parameters
+    options = [shared[name] for name in ("bands", "scale", "offset", "nodata")]
+    kept = [given[name] for name in given if name != "reading"]
+    with_options.__signature__ = Signature(kept + options)  # type: ignore[attr-defined]
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+    return with_options
+
+
 @app.command()
 def study(
-    profile: Annotated[str, typer.Option(help="quick (minutes) or full (what the book shows).")] = "quick",
+    profile: Annotated[
+        str, typer.Option(help="quick (minutes) or full (what the book shows).")
+    ] = "quick",
     corpus: Corpus = "auto",
     mirror: Mirror = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run only these notebooks, e.g. 02_training.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run again what is already up to date.")] = False,
-    publish: Annotated[bool, typer.Option("--publish", help="Put the pages and models into book/ and clouddl/weights.")] = False,
-) -> None:  # fmt: skip
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run only these notebooks, e.g. 02_training.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run again what is already up to date.")
+    ] = False,
+    publish: Annotated[
+        bool,
+        typer.Option("--publish", help="Put the pages and models into book/ and clouddl/weights."),
+    ] = False,
+) -> None:
     """Run the study: data, training, search, scores, transfer, and the book of it.
 
     Pages, models and tables go to build/<profile>. A run that was stopped goes on where it was.
@@ -85,11 +141,21 @@ def study(
 
 @app.command()
 def fetch(
-    corpus: Annotated[str | None, typer.Argument(help="alcd: the reference masks of the study of 2020, their images and heights; default: the images of a catalogue.")] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Argument(
+            help="alcd: the reference masks of the study of 2020, their images and heights; default: the images of a catalogue."
+        ),
+    ] = None,
     mirror: Mirror = None,
-    catalogue: Annotated[str, typer.Option(help="A name in data/catalogue, or a .yaml file.")] = "real",
-    role: Annotated[str | None, typer.Option(help="Only scenes of this role: train, validation, reference, extra.")] = None,
-) -> None:  # fmt: skip
+    catalogue: Annotated[
+        str, typer.Option(help="A name in data/catalogue, or a .yaml file.")
+    ] = "real",
+    role: Annotated[
+        str | None,
+        typer.Option(help="Only scenes of this role: train, validation, reference, extra."),
+    ] = None,
+) -> None:
     """Download the study's images into the cache, verified; what is there is not fetched again.
 
     `clouddl fetch alcd` gathers what is public of the data of 2020 (some 20 GB) and writes
@@ -105,40 +171,91 @@ def fetch(
         return
     if corpus:
         raise InputError(f"fetch {corpus}: only alcd is gathered by name; for others --catalogue")
-    found = load_catalogue(catalogue)
-    if not found.select(role):
-        known = ", ".join(sorted({scene.role for scene in found.scenes}))
+    records = load_catalogue(catalogue)
+    scenes = records.select(role)
+    if not scenes:
+        known = ", ".join(sorted({scene.role for scene in records.scenes}))
         raise InputError(f"no scenes of role {role!r} in catalogue {catalogue}; it has {known}")
-    store = store_of(found, mirror)
-    files = list(dict.fromkeys(name for scene in found.select(role) for name in scene.files()))
+    store = store_of(records, mirror)
+    files = list(dict.fromkeys(name for scene in scenes for name in scene.files()))
     if not files:
         print(f"nothing to fetch: the scenes of {catalogue} are simulated")
         return
     paths = store.fetch_all(files)
     size = sum(path.stat().st_size for path in paths) / 2**20
     where = store.mirror or store.cache
-    print(f"{len(paths)} files, {size:.0f} MiB, checked against {found.registry}: in {where}")
+    print(f"{len(paths)} files, {size:.0f} MiB, checked against {records.registry}: in {where}")
 
 
 @app.command()
+@reads_images
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.")],
+    reading: "Reading",
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
-    sensor: Annotated[str | None, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which say it themselves.")] = None,
-    bands: Bands = None,
-    use: Annotated[str | None, typer.Option(help="Bands to predict from; default: all that a shipped model takes.")] = None,
-    scale: Scale = 1.0,
-    offset: Offset = 0.0,
-    nodata: Nodata = None,
-    resolution: Annotated[float | None, typer.Option(help="Metres per pixel, where the file does not say; default: the card's, and taken as it is from 10 to 60 m.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model card (.json) of your own; default: the shipped model that fits the bands.")] = None,
-    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is cloud; default: the model's.")] = None,
-    dilation: Annotated[float, typer.Option(min=0, help="Grow the clouds by this many metres.")] = 0.0,
-    tile: Annotated[int | None, typer.Option(min=64, help="Pixels a side predicted at a time; less needs less memory. Default: 2048, and 1024 for models without a stem.")] = None,
-    stac: Annotated[bool, typer.Option("--stac", help="Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name. Done for STAC items always.")] = False,
-    scheduler: Annotated[str | None, typer.Option(help="Spread the scenes, or the tiles of a large one, over processes: local, or the address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default: one after another.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="With --scheduler local: how many processes; default: one per core.")] = None,
-) -> None:  # fmt: skip
+    sensor: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which say it themselves."
+        ),
+    ] = None,
+    use: Annotated[
+        str | None,
+        typer.Option(help="Bands to predict from; default: all that a shipped model takes."),
+    ] = None,
+    resolution: Annotated[
+        float | None,
+        typer.Option(
+            help="Metres per pixel, where the file does not say; default: the card's, and taken as it is from 10 to 60 m."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model card (.json) of your own; default: the shipped model that fits the bands."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Probability from which a pixel is cloud; default: the model's."
+        ),
+    ] = None,
+    dilation: Annotated[
+        float, typer.Option(min=0, help="Grow the clouds by this many metres.")
+    ] = 0.0,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=64,
+            help="Pixels a side predicted at a time; less needs less memory. Default: 2048, and 1024 for models without a stem.",
+        ),
+    ] = None,
+    stac: Annotated[
+        bool,
+        typer.Option(
+            "--stac",
+            help="Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name. Done for STAC items always.",
+        ),
+    ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread the scenes, or the tiles of a large one, over processes: local, or the address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default: one after another."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --scheduler local: how many processes; default: one per core."
+        ),
+    ] = None,
+) -> None:
     """Predict cloud masks of images: <stem>_cloud.tif and <stem>_probability.tif.
 
     The mask is 0 clear, 1 cloud, 255 nodata, on the image's own grid, as cloud-optimised GeoTIFF.
@@ -163,32 +280,36 @@ def predict(
       clouddl predict monday.zip tuesday.zip --out masks --scheduler local
     """
     from clouddl.predict import Options, results_of
-    from clouddl.products.image import Reading
     from clouddl.scale.batch import REPORT, predict_batch
     from clouddl.scale.cluster import Processes
 
     try:
-        found = predict_batch(
-            images, sensor, out, model=model, processes=Processes(scheduler, workers), stac=stac,
-            reading=Reading(_names(bands), scale, offset, nodata, resolution),
+        outcomes = predict_batch(
+            images,
+            sensor,
+            out,
+            model=model,
+            reading=replace(reading, resolution=resolution),
             options=Options(_names(use), threshold, dilation, tile),
-        )  # fmt: skip
+            processes=Processes(scheduler, workers),
+            stac=stac,
+        )
     except KeyboardInterrupt:
         print("clouddl: stopped; the same command does what is missing", file=sys.stderr)
         raise typer.Exit(130) from None
-    failed = [each for each in found if each.status == "failed"]
-    if failed and len(found) == 1:
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed and len(outcomes) == 1:
         raise InputError(failed[0].error)
-    count = Counter(each.status for each in found)
-    for each in found:
-        if each.status in ("done", "left"):
-            print(results_of(each.scene, out)[0])
-    for each in failed:
-        print("clouddl:", each.error, file=sys.stderr)
-    if len(found) > 1 or count["left"]:
-        told = f"{count['done']} done, {count['left']} left as they were, {len(failed)} failed"
+    count = Counter(outcome.status for outcome in outcomes)
+    for outcome in outcomes:
+        if outcome.status in ("done", "left"):
+            print(results_of(outcome.scene, out)[0])
+    for outcome in failed:
+        print("clouddl:", outcome.error, file=sys.stderr)
+    if len(outcomes) > 1 or count["left"]:
+        summary = f"{count['done']} done, {count['left']} left as they were, {len(failed)} failed"
         where = f"; see {out / REPORT}" if failed else ""
-        print(f"clouddl: {told}{where}", file=sys.stderr)
+        print(f"clouddl: {summary}{where}", file=sys.stderr)
     if failed:
         raise typer.Exit(1)
 
@@ -196,10 +317,18 @@ def predict(
 @app.command()
 def score(
     masks: Annotated[list[str], typer.Argument(help="Masks: 0 clear, 1 cloud, 255 nodata.")],
-    reference: Annotated[list[str], typer.Option(help="A reference for each mask, in the same order; repeat the option.")],
-    codes: Annotated[str, typer.Option(help="Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12, …")] = "binary",
+    reference: Annotated[
+        list[str],
+        typer.Option(help="A reference for each mask, in the same order; repeat the option."),
+    ],
+    codes: Annotated[
+        str,
+        typer.Option(
+            help="Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12, …"
+        ),
+    ] = "binary",
     csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Score masks against references: F2, F1, precision, recall, IoU, accuracy; each and pooled.
 
     The intervals of the pooled row are 95 %, from a bootstrap over images.
@@ -207,42 +336,47 @@ def score(
     import pandas as pd
 
     from clouddl.labels import read_mask
-    from clouddl.score import counts, pooled
+    from clouddl.score import MEASURES, counts, pooled
 
     if len(masks) != len(reference):
-        told = f"{len(masks)} masks but {len(reference)} references"
-        raise InputError(f"{told}: give one --reference each")
+        raise InputError(
+            f"{len(masks)} masks but {len(reference)} references: give one --reference each"
+        )
     rows = []
-    for mask, truth in zip(masks, reference, strict=True):
-        found = read_mask(mask, "binary")
-        right = read_mask(truth, codes, like=found)
-        rows.append({"scene": mask, **counts(found.values, right.values)})
+    for name, truth in zip(masks, reference, strict=True):
+        mask = read_mask(name, "binary")
+        decoded = read_mask(truth, codes, like=mask)
+        rows.append({"scene": name, **counts(mask.values, decoded.values)})
     table = pd.DataFrame(rows)
-    each = pooled(table, by=["scene"], unit="scene")
     total = pooled(table, unit="scene")
-    whole = pd.concat([each, total.assign(scene="all, pooled")], ignore_index=True)
+    parts = [pooled(table, by=["scene"], unit="scene"), total.assign(scene="all, pooled")]
+    scores = pd.concat(parts, ignore_index=True)
     if csv:
         csv.parent.mkdir(parents=True, exist_ok=True)
-        whole.to_csv(csv, index=False)
-    shown = whole[["scene", "f2", "f1", "precision", "recall", "iou", "accuracy", "cloud"]]
-    print(shown.to_string(index=False, float_format="%.3f", na_rep="–"))
+        scores.to_csv(csv, index=False)
+    print(_table(scores[["scene", *MEASURES, "cloud"]]))
     if len(rows) > 1:
         interval = f"{total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}"
         print(f"F2 {total.f2[0]:.3f}, 95 % interval {interval}")
 
 
 @app.command()
+@reads_images
 def label(
+    reading: "Reading",
     image: Annotated[str, typer.Argument(help="GeoTIFF of reflectance, with a CRS.")],
-    sensor: Annotated[str, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card.")],
+    sensor: Annotated[
+        str, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
-    labels: Annotated[list[str] | None, typer.Option(help="Points and polygons with an attribute `class`: GeoJSON or GeoPackage; repeat the option for the files of several rounds.")] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Points and polygons with an attribute `class`: GeoJSON or GeoPackage; repeat the option for the files of several rounds."
+        ),
+    ] = None,
     points: Annotated[int, typer.Option(min=2, help="How many places to put to you next.")] = 10,
-    bands: Bands = None,
-    scale: Scale = 1.0,
-    offset: Offset = 0.0,
-    nodata: Nodata = None,
-) -> None:  # fmt: skip
+) -> None:
     """Make a reference mask by labelling a few places, the least certain ones first, as ALCD does.
 
     Without --labels it puts the first places to you: <stem>_next.geojson. Open it over the image
@@ -254,10 +388,8 @@ def label(
       clouddl label image.tif --sensor landsat-8 --out work --labels round1.geojson
     """
     from clouddl.mission.labelling import label_image
-    from clouddl.products.image import Reading
     from clouddl.sensors import get_sensor
 
-    reading = Reading(_names(bands), scale, offset, nodata)
     written = label_image(image, get_sensor(sensor), out, labels or (), points, reading)
     for path in written:
         print(path)
@@ -266,11 +398,16 @@ def label(
 @app.command()
 def gate(
     model: Model,
-    catalogue: Annotated[str, typer.Argument(help="A name in data/catalogue, or a .yaml file; its scenes of role reference are scored.")],
+    catalogue: Annotated[
+        str,
+        typer.Argument(
+            help="A name in data/catalogue, or a .yaml file; its scenes of role reference are scored."
+        ),
+    ],
     spec: Annotated[Path, typer.Option(help="What is demanded, e.g. data/gate.yml.")],
     report: Annotated[Path | None, typer.Option(help="Folder for gate.csv and gate.md.")] = None,
     mirror: Mirror = None,
-) -> None:  # fmt: skip
+) -> None:
     """Judge a model by a mission's scenes: exit code 0 if every demand is met, 1 if not.
 
     Demands (all optional): F2 and the lower end of its interval, F2 of each surface, calibration,
@@ -283,12 +420,15 @@ def gate(
     from clouddl.scenes import load_catalogue, store_of
     from clouddl.transfer import open_scenes
 
-    demands, judged, found = read_spec(spec), load_model(model), load_catalogue(catalogue)
-    if not (scenes := found.select("reference")):
+    demands = read_spec(spec)
+    loaded = load_model(model)
+    records = load_catalogue(catalogue)
+    scenes = records.select("reference")
+    if not scenes:
         raise InputError(f"catalogue {catalogue}: has no scenes of role reference to score")
-    opened = open_scenes(scenes, store_of(found, mirror), judged.card.resolution)
-    verdict = run_gate(judged, opened, demands)
-    print(verdict.rows.to_string(index=False, float_format="%.3f", na_rep="–"))
+    opened = open_scenes(scenes, store_of(records, mirror), loaded.card.resolution)
+    verdict = run_gate(loaded, opened, demands)
+    print(_table(verdict.rows))
     if report:
         print(verdict.write(report, f"reference scenes of {catalogue}"))
     print("passed" if verdict.passed else "FAILED")
@@ -297,14 +437,16 @@ def gate(
 
 @app.command()
 def preflight(
-    card: Annotated[str, typer.Argument(help="Name of a sensor (see `clouddl sensors`) or path of a card.")],
+    card: Annotated[
+        str, typer.Argument(help="Name of a sensor (see `clouddl sensors`) or path of a card.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the model and the table.")],
     corpus: Corpus = "auto",
     mirror: Mirror = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the archive.")] = 40,
     draws: Annotated[int, typer.Option(min=1, help="Samples of an open specification.")] = 5,
     seed: Annotated[int, typer.Option(help="Of training and of simulated scenes.")] = 0,
-) -> None:  # fmt: skip
+) -> None:
     """Make a coarse model for a sensor that has not flown, and say what to expect of it.
 
     Trains on the archive with the bands the card shares with Sentinel-2, and scores the model on
@@ -326,18 +468,21 @@ def preflight(
     table = expected(model, sensor, draws=draws)
     print(save_model(model, out / sensor.id))
     table.to_csv(out / "expected.csv", index=False)
-    spread = f", from {table.f2.min():.3f} to {table.f2.max():.3f} over {len(table)} draws"
+    spread = ""
+    if len(table) > 1:
+        spread = f", from {table.f2.min():.3f} to {table.f2.max():.3f} over {len(table)} draws"
     bands = ", ".join(model.card.bands)
     print(f"trained on {bands} at {model.card.resolution:g} m ({catalogue.name})")
-    print(
-        f"F2 expected on simulated scenes: {table.f2.mean():.3f}{spread if len(table) > 1 else ''}"
-    )
+    print(f"F2 expected on simulated scenes: {table.f2.mean():.3f}{spread}")
 
 
 @app.command()
 def register(
-    catalogue: Annotated[str, typer.Argument(help="A catalogue (.yaml) of your own; the files it names lie beside it.")],
-) -> None:  # fmt: skip
+    catalogue: Annotated[
+        str,
+        typer.Argument(help="A catalogue (.yaml) of your own; the files it names lie beside it."),
+    ],
+) -> None:
     """Write the registry of a catalogue of your own: size and SHA-256 of each file it names.
 
     Images and masks are used only while they are what was registered. Register again on purpose.
@@ -350,11 +495,15 @@ def register(
 @app.command()
 def refine(
     model: Model,
-    catalogue: Annotated[str, typer.Argument(help="Catalogue (.yaml) whose train scenes have reference masks.")],
-    out: Annotated[Path, typer.Option(help="Stem of the refined model: OUT.safetensors and OUT.json.")],
+    catalogue: Annotated[
+        str, typer.Argument(help="Catalogue (.yaml) whose train scenes have reference masks.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Stem of the refined model: OUT.safetensors and OUT.json.")
+    ],
     mirror: Mirror = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the labelled scenes.")] = 30,
-) -> None:  # fmt: skip
+) -> None:
     """Refine a model with the first labelled images of its sensor.
 
     Goes on training with the scenes of role train; those of role reference are left for
@@ -366,19 +515,31 @@ def refine(
     from clouddl.scenes import load_catalogue, store_of
     from clouddl.transfer import adapt, open_scenes
 
-    start, found = load_model(model), load_catalogue(catalogue)
-    if not (scenes := found.select("train")):
+    start = load_model(model)
+    records = load_catalogue(catalogue)
+    scenes = records.select("train")
+    if not scenes:
         raise InputError(f"catalogue {catalogue}: has no scenes of role train to learn from")
-    opened = open_scenes(scenes, store_of(found, mirror), start.card.resolution)
-    better = adapt(start, opened, out.with_name(f"{out.name}-run").resolve(), epochs=epochs)
-    print(save_model(better, out))
+    opened = open_scenes(scenes, store_of(records, mirror), start.card.resolution)
+    folder = out.with_name(f"{out.name}-run").resolve()
+    print(save_model(adapt(start, opened, folder, epochs=epochs), out))
 
 
 @app.command()
 def sensors(
-    cards: Annotated[list[str] | None, typer.Argument(help="Names or paths of cards; none: all that ship. The word plot before them draws their responses.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With plot: the file to draw to (.png, .svg, .pdf); default: sensors.png.")] = None,
-) -> None:  # fmt: skip
+    cards: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names or paths of cards; none: all that ship. The word plot before them draws their responses."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="With plot: the file to draw to (.png, .svg, .pdf); default: sensors.png."
+        ),
+    ] = None,
+) -> None:
     """List sensors and their bands; with several, the bands they share.
 
     A path to a card of your own checks it, and says which shipped models its bands can use. Where
@@ -386,54 +547,81 @@ def sensors(
 
       clouddl sensors plot sentinel-2 spot-4 --out responses.png
     """
-    from clouddl.sensors import Range, get_sensor, shared_bands
-    from clouddl.sensors import sensors as known
+    from clouddl.sensors import get_sensor
+    from clouddl.sensors import sensors as shipped
 
-    cards = cards or []
-    plot = cards[:1] == ["plot"]
-    cards = cards[plot:]
-    if out and not plot:
-        raise InputError("--out goes with plot: clouddl sensors plot [CARDS] --out FILE.png")
-    found = [get_sensor(card) for card in cards] if cards else list(known().values())
+    names = cards or []
+    plot = names[:1] == ["plot"]
     if plot:
-        from clouddl.figures import save, sensor_responses, style
-
-        out = out or Path("sensors.png")
-        if out.suffix not in (".png", ".svg", ".pdf"):
-            raise InputError(f"{out}: cannot be drawn to; give a file ending in .png, .svg or .pdf")
-        style()
-        save(sensor_responses(found), out)
-        print(out)
+        names = names[1:]
+    elif out:
+        raise InputError("--out goes with plot: clouddl sensors plot [CARDS] --out FILE.png")
+    chosen = [get_sensor(name) for name in names] or list(shipped().values())
+    if plot:
+        _plot_responses(chosen, out or Path("sensors.png"))
         return
+    for sensor in chosen:
+        print(_describe(sensor))
+    if names:
+        _print_shared(chosen)
 
-    def shown(figure: Range, digits: str) -> str:
+
+def _plot_responses(chosen: "list[Sensor]", out: Path) -> None:
+    from clouddl.figures import save, sensor_responses, style
+
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{out}: cannot be drawn to; give a file ending in .png, .svg or .pdf")
+    style()
+    save(sensor_responses(chosen), out)
+    print(out)
+
+
+def _describe(sensor: "Sensor") -> str:
+    """A sensor and its bands in two lines."""
+
+    def text(figure: "Range", digits: str) -> str:
         ends = figure if isinstance(figure, tuple) else (figure,)
         return "–".join(format(end, digits) for end in ends)
 
-    for sensor in found:
-        bands = "  ".join(
-            f"{b.common} {shown(b.centre_um, '.3f')} µm {shown(b.gsd_m, 'g')} m"
-            for b in sensor.bands
-        )
-        state = "   specification open" if sensor.has_open_figures else ""
-        lacks = f"   lacks {', '.join(sensor.missing)}" if sensor.missing else ""
-        print(f"{sensor.id:<12} {sensor.title}{state}{lacks}\n{'':<12} {bands}")
-    if len(found) > 1 and cards:
-        print("shared:", ", ".join(shared_bands(*found)) or "none")
-    if cards:
-        from clouddl.model import shipped_models
+    bands = "  ".join(
+        f"{band.common} {text(band.centre_um, '.3f')} µm {text(band.gsd_m, 'g')} m"
+        for band in sensor.bands
+    )
+    line = f"{sensor.id:<12} {sensor.title}"
+    if sensor.has_open_figures:
+        line += "   specification open"
+    if sensor.missing:
+        line += f"   lacks {', '.join(sensor.missing)}"
+    return f"{line}\n{'':<12} {bands}"
 
-        available = shared_bands(*found) if len(found) > 1 else [b.common for b in found[0].bands]
-        for card in shipped_models():
-            for use in card.band_sets:
-                told = "fits" if set(use) <= set(available) else "does not fit"
-                print(f"model {card.name} ({', '.join(use)}): {told}")
+
+def _print_shared(chosen: "list[Sensor]") -> None:
+    """The bands that sensors share, and which shipped models fit them."""
+    from clouddl.model import shipped_models
+    from clouddl.sensors import shared_bands
+
+    available = [band.common for band in chosen[0].bands]
+    if len(chosen) > 1:
+        available = shared_bands(*chosen)
+        print("shared:", ", ".join(available) or "none")
+    for card in shipped_models():
+        for bands in card.band_sets:
+            verdict = "fits" if set(bands) <= set(available) else "does not fit"
+            print(f"model {card.name} ({', '.join(bands)}): {verdict}")
+
+
+def _table(table: "pd.DataFrame") -> str:
+    return table.to_string(index=False, float_format="%.3f", na_rep="–")
 
 
 def _warn(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int,
-    file: TextIO | None = None, line: str | None = None,
-) -> None:  # fmt: skip
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Say it to those who want a mask: to them the place in our code says nothing."""
     print("clouddl: warning:", " ".join(str(message).split()), file=file or sys.stderr)
 
