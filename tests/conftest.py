@@ -40,8 +40,8 @@ def simulated() -> Callable[..., Scene]:
     def make(seed: int, role: str = "train", size: int = 64, **fields: Any) -> Scene:
         surface = ("mixed", "crops", "barren")[seed % 3]
         record = {
-            "id": f"simulated-{seed}", "collection": "simulated", "sensor": "sentinel-2", "role": role,
-            "resolution": 30.0, "group": f"group-{seed}",
+            "id": f"simulated-{seed}", "collection": "simulated", "sensor": "sentinel-2",
+            "role": role, "resolution": 30.0, "group": f"group-{seed}",
             "simulated": {"seed": seed, "size": size, "surface": surface, "cloud_fraction": 0.35},
         }  # fmt: skip
         return Scene.model_validate(record | fields)

@@ -87,7 +87,9 @@ def test_arrays_with_bands_first_or_last(tmp_path, order):
         image = read_image(f"{tmp_path / name}", ["red", "nir"], Reading(resolution=30))
         np.testing.assert_array_equal(image, DN)
         assert image.rio.crs is None and list(image.x[:2].values) == [0, 30]
-    window = read_image(tmp_path / "a.npy", ["red", None], Reading(resolution=30), Window(2, 1, 3, 4))
+    window = read_image(
+        tmp_path / "a.npy", ["red", None], Reading(resolution=30), Window(2, 1, 3, 4)
+    )
     np.testing.assert_array_equal(window[0], DN[0, 1:5, 2:5])
     assert (window.x[0], window.y[0]) == (60, 30)
 

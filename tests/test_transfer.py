@@ -16,7 +16,9 @@ from clouddl.network import ModelCard, build
 from clouddl.scenes import Catalogue, Scene, load_catalogue
 from clouddl.score import COUNTS
 from clouddl.transfer import (
+    Method,
     adapt,
+    evaluate,
     left_out,
     open_scenes,
     pixels,
@@ -257,3 +259,14 @@ def test_the_note_says_which_images_a_build_shows(
     assert unsaid not in text
     assert f"{len(catalogue.select('train'))} scenes to train on" in text
     assert f"{len(catalogue.select('reference'))} to score on" in text
+
+
+def test_methods_are_scored_where_a_scene_has_their_bands(scenes: dict[str, xr.Dataset]) -> None:
+    methods = {
+        "perfect": Method((), lambda scene: scene.mask.values),
+        "blind": Method(("no such band",), lambda scene: scene.mask.values),
+    }
+    result = evaluate(methods, scenes)
+    assert list(result.masks["perfect"]) == list(scenes) and result.masks["blind"] == {}
+    assert list(result.counts.run) == ["perfect"] * len(scenes)
+    assert (result.counts.fp == 0).all() and (result.counts.fn == 0).all()
