@@ -39,7 +39,15 @@ from clouddl import figures
 from clouddl.labels import to_mask
 from clouddl.score import MEASURES, pooled, precision_recall, reliability
 from clouddl.sensors import BAND_SETS
-from clouddl.transfer import open_scenes, pixels, predictions, processor_masks, score_masks
+from clouddl.transfer import (
+    evaluate,
+    model_method,
+    open_scenes,
+    pixels,
+    predictions,
+    processor_method,
+    score_masks,
+)
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, write_table
@@ -72,34 +80,23 @@ tables.show(pd.DataFrame(about))
 
 
 # %%
-def runs_on(part):
-    """Name of a run → mask of each scene, for every model and the peer, as far as bands allow."""
-    available = set(next(iter(part.values())).band.values.tolist())
-    found = {}
-    for name, use in BAND_SETS.items():
-        if set(use) <= available:
-            for kind in (name, "any"):
-                p = predictions(models[kind], part, use)
-                cut = models[kind].card.threshold
-                label = f"CloudDL{', one model for any bands' if kind == 'any' else ''}: {', '.join(use)}"
-                found[label] = {k: to_mask(v, cut) for k, v in p.items()}
-    if catalogue.name != "simulated":
-        found["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
-    return found
-
+methods = {}
+for name, use in BAND_SETS.items():
+    methods[f"CloudDL: {', '.join(use)}"] = model_method(models[name], use)
+    methods[f"CloudDL, one model for any bands: {', '.join(use)}"] = model_method(
+        models["any"], use
+    )
+if catalogue.name != "simulated":
+    methods["ukis-csmask: blue, green, red, nir"] = processor_method(4)
 
 # %%
 sets = {
     c: {n: s for n, s in scenes.items() if s.attrs["collection"] == c}
     for c in dict.fromkeys(s.attrs["collection"] for s in scenes.values())
 }
-masks = {collection: runs_on(part) for collection, part in sets.items()}
-counted = [
-    score_masks(m, scenes).assign(set=c, run=r)
-    for c, runs in masks.items()
-    for r, m in runs.items()
-]
-scores = pooled(pd.concat(counted), by=["set", "run"], draws=draws, seed=seed)
+evaluations = {collection: evaluate(methods, part) for collection, part in sets.items()}
+counted = pd.concat([e.counts.assign(set=name) for name, e in evaluations.items()])
+scores = pooled(counted, by=["set", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
 shown = [
@@ -128,10 +125,11 @@ other = "any bands" if catalogue.name == "simulated" else "ukis-csmask"
 picked = [(n, c) for c, part in sets.items() for n in list(part)[:2]][:3]
 rows = []
 for name, collection in picked:
-    runs = masks[collection]
-    own = [r for r in runs if r.startswith("CloudDL: ")][-1]
-    peer = [r for r in runs if r.startswith("ukis")] or [r for r in runs if "any" in r][-1:]
-    rows.append((name, scenes[name], {"CloudDL": runs[own][name], other: runs[peer[0]][name]}))
+    runs = {run: masks for run, masks in evaluations[collection].masks.items() if masks}
+    ours = [run for run in runs if run.startswith("CloudDL: ")][-1]
+    peers = [run for run in runs if run.startswith("ukis") or "any" in run]
+    columns = {"CloudDL": runs[ours][name], other: runs[peers[-1]][name]}
+    rows.append((name, scenes[name], columns))
 panel = figures.panel(rows)
 figures.save(panel, results_folder(work) / "panel_sentinel2.png")
 panel

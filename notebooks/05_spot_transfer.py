@@ -41,16 +41,16 @@ import pandas as pd
 from myst_nb import glue
 
 from clouddl import figures
-from clouddl.labels import LABEL_SOURCES, to_mask
+from clouddl.labels import LABEL_SOURCES
 from clouddl.score import f_beta, pooled
 from clouddl.sensors import BAND_SETS, get_sensor, shared_bands
 from clouddl.transfer import (  # fmt: skip
     adapt,
+    evaluate,
     left_out,
+    model_method,
     open_scenes,
-    predictions,
-    processor_masks,
-    score_masks,
+    processor_method,
     teaching_order,
 )
 from clouddl_study import tables
@@ -86,28 +86,19 @@ sets = {
 
 
 # %%
-def masks_of(model, part, use):
-    found = predictions(model, part, use)
-    return {name: to_mask(p, model.card.threshold) for name, p in found.items()}
-
-
-def runs_on(part):
-    found = {}
-    for name, use in BAND_SETS.items():
-        found[f"CloudDL: {', '.join(use)}"] = masks_of(models[name], part, use)
-        found[f"CloudDL, one model for any bands: {', '.join(use)}"] = masks_of(
-            models["any"], part, use
-        )
-    if catalogue.name != "simulated":
-        found["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
-    return found
-
+methods = {}
+for name, use in BAND_SETS.items():
+    methods[f"CloudDL: {', '.join(use)}"] = model_method(models[name], use)
+    methods[f"CloudDL, one model for any bands: {', '.join(use)}"] = model_method(
+        models["any"], use
+    )
+if catalogue.name != "simulated":
+    methods["ukis-csmask: blue, green, red, nir"] = processor_method(4)
 
 # %%
-masks = {sensor: runs_on(part) for sensor, part in sets.items()}
-per_scene = pd.concat(
-    [score_masks(m, scenes).assign(run=run) for runs in masks.values() for run, m in runs.items()]
-)
+evaluations = {sensor: evaluate(methods, part) for sensor, part in sets.items()}
+masks = {sensor: evaluation.masks for sensor, evaluation in evaluations.items()}
+per_scene = pd.concat([evaluation.counts for evaluation in evaluations.values()])
 scores = pooled(per_scene, by=["sensor", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
@@ -177,7 +168,7 @@ for source in LABEL_SOURCES:
     if (work_folder(work) / "models" / f"labels-{source}.json").exists():
         model = trained_model(work, f"labels-{source}")
         for sensor, part in sets.items():
-            table = score_masks(masks_of(model, part, model.card.bands), part)
+            table = evaluate({source: model_method(model)}, part).counts
             rows.append({"labels": source, "sensor": sensor, **pooled(table, draws=1).iloc[0]})
 labels = pd.DataFrame(rows, columns=["labels", "sensor", "f2", "f1", "precision", "recall"])
 tables.show(labels)
@@ -202,15 +193,13 @@ adapted = adapt(
     work_folder(work) / "runs" / "adapted",
     epochs=adaptation_epochs,
 )
-before, after = (masks_of(m, left, BAND_SETS["spot"]) for m in (models["spot"], adapted))
+adaptations = {
+    f"CloudDL, {when} adaptation: {', '.join(BAND_SETS['spot'])}": model_method(model)
+    for when, model in (("before", models["spot"]), ("after", adapted))
+}
 
 # %% tags=["hide-input"]
-table = pd.concat(
-    [
-        score_masks(m, left).assign(run=spot.replace(":", f", {when} adaptation:"))
-        for when, m in (("before", before), ("after", after))
-    ]
-)
+table = evaluate(adaptations, left).counts
 adaptation = pooled(table, by=["sensor", "run"], draws=draws, seed=seed)
 tables.show(write_table(work, "scores_adaptation", adaptation[["sensor", *shown]].round(3)))
 

@@ -43,7 +43,7 @@ import pandas as pd
 from clouddl import figures
 from clouddl.chips import Chips, cut_chips
 from clouddl.labels import to_mask
-from clouddl.mission.classical import multi_temporal_test, spectral_tests
+from clouddl.mission.classical import multi_temporal_test, spectral_method, spectral_tests
 from clouddl.network import ModelCard
 from clouddl.predict import predict_array
 from clouddl.scenes import open_scene
@@ -52,7 +52,7 @@ from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor, sensors, shared_
 from clouddl.simulate import simulate_set
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.train import Schedule, fit
-from clouddl.transfer import open_scenes, predictions, processor_masks, score_masks
+from clouddl.transfer import evaluate, model_method, open_scenes, processor_method
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
@@ -106,12 +106,6 @@ resolution = models["spot"].card.resolution
 scenes = open_scenes(catalogue.select("reference"), store, resolution)
 is_real = catalogue.name != "simulated"
 
-
-def masks_of(model, part, use):
-    found = predictions(model, part, use)
-    return {name: to_mask(p, model.card.threshold) for name, p in found.items()}
-
-
 # %%
 short = BAND_SETS["pleiades"]
 parts = {
@@ -125,16 +119,13 @@ else:
     print("The corpus is drawn: On Cloud N chips are left out.")
 counted = []
 for images, part in parts.items():
-    runs = {
-        "CloudDL": masks_of(models["pleiades"], part, short),
-        "CloudDL, one model for any bands": masks_of(models["any"], part, short),
+    methods = {
+        f"CloudDL: {', '.join(short)}": model_method(models["pleiades"], short),
+        f"CloudDL, one model for any bands: {', '.join(short)}": model_method(models["any"], short),
     }
-    if images == "oncloudn":  # a processor made for real images has no say on drawn ones
-        runs["ukis-csmask"] = processor_masks(part, 4)
-    counted += [
-        score_masks(masks, part).assign(images=images, run=f"{name}: {', '.join(short)}")
-        for name, masks in runs.items()
-    ]
+    if images == "oncloudn":  # a processor made for real images has no say on simulated ones
+        methods[f"ukis-csmask: {', '.join(short)}"] = processor_method(4)
+    counted.append(evaluate(methods, part).counts.assign(images=images))
 without_swir = pooled(pd.concat(counted), by=["images", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
@@ -177,18 +168,13 @@ sets = {
     sensor: {n: s for n, s in full.items() if s.attrs["sensor"] == sensor}
     for sensor in dict.fromkeys(s.attrs["sensor"] for s in full.values())
 }
-counted = []
-for part in sets.values():
-    runs = {}
-    for name, use in (("five", five), ("spot", spot)):
-        runs[f"CloudDL: {', '.join(use)}"] = masks_of(models[name], part, use)
-        runs[f"spectral tests: {', '.join(use)}"] = {
-            n: spectral_tests(s.reflectance.sel(band=use)) for n, s in part.items()
-        }
-    if is_real:
-        runs["ukis-csmask: blue, green, red, nir"] = processor_masks(part, 4)
-    counted += [score_masks(masks, part).assign(run=run) for run, masks in runs.items()]
-counts = pd.concat(counted)
+methods = {}
+for name, use in (("five", five), ("spot", spot)):
+    methods[f"CloudDL: {', '.join(use)}"] = model_method(models[name], use)
+    methods[f"spectral tests: {', '.join(use)}"] = spectral_method(use)
+if is_real:
+    methods["ukis-csmask: blue, green, red, nir"] = processor_method(4)
+counts = pd.concat([evaluate(methods, part).counts for part in sets.values()])
 tests = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
 
 # %% tags=["hide-input"]
@@ -207,7 +193,7 @@ rows = []
 if series:
     dates = [name.rpartition("_")[2] for name in series]
     cut = [s.reflectance.sel(band=five) for s in series.values()]
-    network = masks_of(models["five"], series, five)
+    network = {name: model_method(models["five"], five).mask(s) for name, s in series.items()}
     for name, date, image, mask in zip(
         series, dates, cut, multi_temporal_test(cut, dates), strict=True
     ):
@@ -271,17 +257,16 @@ counted = []
 for sensor, part in sets.items():
     if sensor != "sentinel-2":
         for name, use in (("five", five), ("spot", spot)):
+            plain, any_bands = model_method(models[name], use), model_method(models["any"], use)
             to_sentinel = {n: moved(s, use) for n, s in part.items()}
-            runs = {
-                "as it is": masks_of(models[name], part, use),
-                "moved": masks_of(models[name], to_sentinel, use),
-                "any": masks_of(models["any"], part, use),
+            tables_of = {
+                "as it is": evaluate({"as it is": plain}, part).counts,
+                "moved": evaluate({"moved": plain}, to_sentinel).counts,
+                "any": evaluate({"any": any_bands}, part).counts,
             }
             counted += [
-                score_masks(masks, part).assign(
-                    way=way, bands=", ".join(use), run=f"{ways[way]}: {', '.join(use)}"
-                )
-                for way, masks in runs.items()
+                table.assign(way=way, bands=", ".join(use), run=f"{ways[way]}: {', '.join(use)}")
+                for way, table in tables_of.items()
             ]
 three = pd.concat(counted)
 adaptation = pooled(three, by=["sensor", "run"], draws=draws, seed=seed)
@@ -335,11 +320,9 @@ for sensor in names:
 counted = []
 for test in names:
     part = simulate_set(test, tested, seed=60_000 + seed, size=size)
-    counted += [
-        score_masks(masks_of(model, part, spot), part).assign(train=train, test=test)
-        for train, model in small.items()
-    ]
-pairs = pd.concat(counted)
+    methods = {train: model_method(model, spot) for train, model in small.items()}
+    counted.append(evaluate(methods, part).counts.assign(test=test))
+pairs = pd.concat(counted).rename(columns={"run": "train"})
 matrix = pooled(pairs, by=["train", "test"], draws=draws, seed=seed)
 study = tests[tests.run == f"CloudDL: {', '.join(spot)}"]  # of the shipped or trained model
 study = study.assign(train="sentinel-2", test=study.sensor)

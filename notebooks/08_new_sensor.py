@@ -47,7 +47,6 @@ import pandas as pd
 
 from clouddl import figures
 from clouddl.chips import Chips, cut_chips
-from clouddl.labels import to_mask
 from clouddl.mission.degrade import degrade
 from clouddl.mission.gate import Spec, run_gate
 from clouddl.mission.labelling import simulated_person
@@ -58,10 +57,10 @@ from clouddl.simulate import simulate_set
 from clouddl.train import Schedule, fit
 from clouddl.transfer import (  # fmt: skip
     adapt,
+    evaluate,
     left_out,
+    model_method,
     open_scenes,
-    predictions,
-    score_masks,
     teaching_order,
 )
 from clouddl_study import tables
@@ -151,10 +150,8 @@ def curve(start, taught, left, name):
             some = dict(list(taught.items())[:count])
             label = f"{name}-{count}-{way.split()[0]}"
             model = learn(start, some, label, way != "refined") if count else start
-            found = predictions(model, left)
-            masks = {k: to_mask(p, model.card.threshold) for k, p in found.items()}
-            told = {"of": name, "way": way, "labelled scenes": count}
-            rows.append(score_masks(masks, left).assign(**told))
+            table = evaluate({way: model_method(model)}, left).counts
+            rows.append(table.assign(**{"of": name, "way": way, "labelled scenes": count}))
             refined = model if way == "refined" else refined
     return pd.concat(rows), refined
 

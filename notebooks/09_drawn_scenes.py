@@ -50,7 +50,7 @@ from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.simulate import simulate_set
 from clouddl.train import Schedule, fit
-from clouddl.transfer import open_scenes, predictions, score_masks
+from clouddl.transfer import evaluate, model_method, open_scenes, predictions, score_masks
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
@@ -183,9 +183,8 @@ opened = {
     for n, s in open_scenes(references, store, 30.0).items()
     if set(spot) <= set(s.band.values.tolist())
 }
-found = predictions(only_drawn, opened, spot)
-table = score_masks({n: to_mask(p, only_drawn.card.threshold) for n, p in found.items()}, opened)
-table["run"] = "trained on drawn scenes alone: " + ", ".join(spot)
+run = "trained on drawn scenes alone: " + ", ".join(spot)
+table = evaluate({run: model_method(only_drawn, spot)}, opened).counts
 
 # %% tags=["hide-input"]
 columns = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
@@ -204,15 +203,12 @@ pair = {"real and drawn scenes": "spot", "real scenes alone": "spot-without-draw
 shelf = work_folder(work) / "models"
 beside = pd.DataFrame()
 if all((shelf / f"{file}.json").exists() for file in pair.values()):
-    counted = []
+    methods = {}
     for run, file in pair.items():
         model = trained_model(work, file)
         bands = model.card.bands
-        part = {n: s for n, s in opened.items() if set(bands) <= set(s.band.values.tolist())}
-        masks_of = predictions(model, part, bands)
-        masks_of = {n: to_mask(p, model.card.threshold) for n, p in masks_of.items()}
-        counted.append(score_masks(masks_of, part).assign(run=f"{run}: {', '.join(bands)}"))
-    beside = pooled(pd.concat(counted), by=["sensor", "run"], draws=draws, seed=seed)
+        methods[f"{run}: {', '.join(bands)}"] = model_method(model, bands)
+    beside = pooled(evaluate(methods, opened).counts, by=["sensor", "run"], draws=draws, seed=seed)
     beside = write_table(work, "scores_with_drawn", beside[["sensor", *columns]].round(3))
 tables.show(beside) if len(beside) else print("03_hyperopt_search made no such pair in this build")
 

@@ -15,6 +15,7 @@ import xarray as xr
 
 from clouddl.errors import InputError
 from clouddl.labels import CLEAR, NODATA, dilate, on_grid
+from clouddl.transfer import Method
 
 # Hagolle 2010: the rise of reflectance that is a cloud, and the days in which it doubles.
 RISE, RISE_DAYS = 0.03, 30.0
@@ -96,6 +97,19 @@ def spectral_tests(reflectance: xr.DataArray, dilation_m: float = 0.0) -> np.nda
     nodata = np.any([np.isnan(value) for value in values.values()], axis=0)
     mask = np.where(nodata, NODATA, np.all(passed, axis=0)).astype(np.uint8)
     return _dilated(mask, reflectance, dilation_m)
+
+
+def spectral_method(bands: Sequence[str]) -> Method:
+    """Make a method of the spectral tests, for `transfer.evaluate`.
+
+    Args:
+        bands: Common names of the bands to use.
+
+    Returns:
+        The method.
+    """
+    names = list(bands)
+    return Method(tuple(names), lambda scene: spectral_tests(scene.reflectance.sel(band=names)))
 
 
 def _dilated(mask: np.ndarray, image: xr.DataArray, metres: float) -> np.ndarray:
