@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 from clouddl import simulate
@@ -9,18 +10,34 @@ from clouddl.chips import make_chips
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import LABEL_SOURCES
-from clouddl.scenes import DATA, Catalogue, load_catalogue, store_of
+from clouddl.scenes import DATA, OLD_NAME, SIMULATED, Catalogue, load_catalogue, store_of
 from clouddl.sensors import STUDY_BANDS
 from clouddl_study.workspace import work_folder
 
 
 def choose_corpus(requested: str, store: Store) -> str:
-    """The corpus to study: real, simulated or alcd as asked, or for "auto" real where it can be had."""
+    """Choose the corpus to study.
+
+    Args:
+        requested: real, simulated, alcd (after `clouddl fetch alcd`), or auto: real where it can be
+            had, else simulated.
+        store: Of the real images.
+
+    Returns:
+        The name of its catalogue.
+
+    Raises:
+        InputError: An unknown corpus, or alcd before it is gathered.
+    """
     if requested == "auto":
-        return "real" if store.available() else "simulated"
+        return "real" if store.available() else SIMULATED
+    if requested == OLD_NAME:
+        message = f"corpus {OLD_NAME} is now called {SIMULATED}"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return SIMULATED
     if requested == "alcd" and not (DATA / "catalogue" / "alcd.yaml").exists():
         raise InputError("corpus alcd: is not here; gather it with `clouddl fetch alcd`")
-    if requested not in ("real", "simulated", "alcd"):
+    if requested not in ("real", SIMULATED, "alcd"):
         raise InputError(
             f"corpus {requested!r} is unknown; choose auto, real or simulated (or alcd)"
         )
@@ -30,32 +47,58 @@ def choose_corpus(requested: str, store: Store) -> str:
 def open_corpus(
     requested: str = "auto", mirror: Path | str | None = None
 ) -> tuple[Catalogue, Store]:
-    """The catalogue to study and the store of its files: what every notebook begins with."""
+    """Open a corpus: what every notebook begins with.
+
+    Args:
+        requested: As for `choose_corpus`.
+        mirror: Folder that holds the images, instead of the network.
+
+    Returns:
+        The catalogue, and the store of its files.
+    """
     store = Store(DATA / "registry" / "real.csv", mirror=mirror)
     catalogue = load_catalogue(choose_corpus(requested, store))
-    return catalogue, store_of(catalogue, mirror) if catalogue.name == "alcd" else store
+    if catalogue.name == "alcd":
+        store = store_of(catalogue, mirror)
+    return catalogue, store
 
 
 def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
-    """The study's chips in a work folder: made unless those of the same scenes and labels exist."""
+    """Make the chips of a corpus, unless those of the same scenes and labels exist.
+
+    Args:
+        catalogue: Its scenes of the roles train and validation are cut.
+        store: Where their files are.
+        work: The work folder.
+
+    Returns:
+        The Zarr store of the chips.
+    """
     scenes = [*catalogue.select("train"), *catalogue.select("validation")]
-    told = json.dumps([STUDY_BANDS, LABEL_SOURCES, [scene.model_dump() for scene in scenes]])
-    # Scenes that are simulated change with the code that draws them, without a file to tell.
+    made_from = hashlib.sha256()
+    records = [scene.model_dump() for scene in scenes]
+    made_from.update(json.dumps([STUDY_BANDS, LABEL_SOURCES, records]).encode())
+    # Simulated scenes change with the code that makes them, without a file that says so.
     folder = Path(simulate.__file__).parent
-    code = sorted(path for end in ("py", "csv", "yaml") for path in folder.rglob(f"*.{end}"))
-    told += "".join(hashlib.sha256(part.read_bytes()).hexdigest() for part in code)
-    made_from = hashlib.sha256(told.encode()).hexdigest()[:12]
-    path = work_folder(work) / f"chips-{catalogue.name}-{made_from}.zarr"
-    if not path.exists():
+    for path in sorted(path for end in ("py", "csv", "yaml") for path in folder.rglob(f"*.{end}")):
+        made_from.update(path.read_bytes())
+    chips = work_folder(work) / f"chips-{catalogue.name}-{made_from.hexdigest()[:12]}.zarr"
+    if not chips.exists():
         truth = ["truth"] if all(scene.simulated for scene in scenes) else []
-        make_chips(scenes, store, path, bands=STUDY_BANDS, sources=[*truth, *LABEL_SOURCES])
-    return path
+        make_chips(scenes, store, chips, bands=STUDY_BANDS, sources=[*truth, *LABEL_SOURCES])
+    return chips
 
 
 def training_labels(requested: str, catalogue: Catalogue) -> str:
-    """The source of labels to train with; "auto" is the consensus for real images.
+    """Choose the source of labels to train with.
 
-    Simulated scenes are trained on their own truth: a processor made for real images has no say there.
+    Args:
+        requested: One of `LABEL_SOURCES`, truth, or auto: the consensus for real images, and for
+            simulated ones alone their truth, since processors are made for real images.
+        catalogue: The corpus.
+
+    Returns:
+        The source.
     """
     if requested != "auto":
         return requested

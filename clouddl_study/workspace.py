@@ -60,22 +60,25 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
     )
     if all(scene.simulated for scene in catalogue.scenes):
         text = (
-            "**Every image in this build is simulated by the package from a seed; none is real.** The "
-            "real images could not be had, or were not asked for, when it was made. There are "
+            "**Every image in this build is simulated by the package from a seed; none is real.** "
+            "The real images could not be had, or were not asked for, when it was made. There are "
             f"{numbers}. The numbers show that the study runs. They say nothing about clouds, "
             "sensors or how good the method is."
         )
     else:
-        simulated = [sum(s.simulated is not None for s in catalogue.select(r)) for r in count]
+        train, validation = (
+            sum(scene.simulated is not None for scene in catalogue.select(role))
+            for role in ("train", "validation")
+        )
         sensors = ", ".join(sorted({scene.sensor for scene in catalogue.select("reference")}))
         sensors = sensors.replace("landsat-", "Landsat ").replace("sentinel-", "Sentinel-")
         text = (
             f"**This build shows real images**: {numbers} ({sensors}). Training and "
             "validation are Sentinel-2 with labels made by a processor; the masks scored against "
-            f"were made by people. {simulated[0]} of the training scenes and {simulated[1]} of those to "
-            "choose on are not real but simulated, to show grounds and clouds of which the archive has "
-            "little. There are no SPOT images among them: Landsat 5 and 8, cut to SPOT's bands, "
-            "stand in."
+            f"were made by people. {train} of the training scenes and {validation} of those to "
+            "choose on are not real but simulated, to show grounds and clouds of which the archive "
+            "has little. There are no SPOT images among them: Landsat 5 and 8, cut to SPOT's "
+            "bands, stand in."
         )
     path.write_text(text + "\n", encoding="utf-8")
     return text

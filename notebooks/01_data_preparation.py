@@ -93,7 +93,7 @@ figures.gallery([(f"{s.attrs['resolution']:.0f} m", s) for s in (scene, *coarse)
 # images come with one; here is what there is, on the grid of its image.
 
 # %% tags=["hide-input"]
-with_dem = next(s for s in catalogue.scenes if s.dem or s.drawn)
+with_dem = next(s for s in catalogue.scenes if s.dem or s.simulated)
 terrain = open_scene(with_dem, store)
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
 axes[0].imshow(figures.picture(terrain)[0])

@@ -257,7 +257,7 @@ def test_a_product_with_its_heights(servers: Web, tmp_path: Path) -> None:
 
 
 def small_real(folder: Path, mirror: Path) -> None:
-    """A catalogue `real` of the whole one's kinds: tiny scenes in files, and a few to be simulated."""
+    """A catalogue `real` of the whole one's kinds: tiny scenes in files, and a few simulated."""
     kinds = [("sentinel-2", "train", 3), ("sentinel-2", "validation", 2),
              ("landsat-5", "reference", 1), ("landsat-8", "reference", 3)]  # fmt: skip
     collections: dict[str, dict[str, Any]] = {}
@@ -283,7 +283,8 @@ def small_real(folder: Path, mirror: Path) -> None:
     simulated = [{"id": f"simulated-{n}", "group": f"simulated-{n}", "role": role,
               "simulated": {"seed": n, "size": 64, "surface": "barren", "cloud_fraction": 0.3}}
              for n, role in enumerate(("train", "validation"))]  # fmt: skip
-    collections["simulated"] = {"sensor": "sentinel-2", "bands": list(STUDY_BANDS), "resolution": 10,
+    collections["simulated"] = {"sensor": "sentinel-2", "bands": list(STUDY_BANDS),
+                                "resolution": 10,
                             "scenes": simulated}  # fmt: skip
     made = {"name": "real", "title": "t", "registry": "real.csv", "collections": collections}
     (folder / "catalogue" / "real.yaml").write_text(yaml.safe_dump(made))

@@ -155,7 +155,7 @@ BAD: list[tuple[str, str, int]] = [
     ("fetch --mirror nowhere", "mirror nowhere: no such folder; correct --mirror", 2),
     ("fetch --catalogue reel", "reel.yaml: no such catalogue; in ", 2),
     ("sensors plot spot-9", "sensor 'spot-9' is unknown", 2),
-    ("sensors plot spot-4 --out simulated.gif", "simulated.gif: cannot be drawn to; give a file ending", 2),
+    ("sensors plot spot-4 --out plot.gif", "plot.gif: cannot be drawn to; give a file ending", 2),
     ("sensors spot-4 --out simulated.png", "--out goes with plot: clouddl sensors plot", 2),
     ("sensors noyaml.yaml", "noyaml.yaml: the sensor card", 2),
     ("fetch --role referense", "referense", 2),

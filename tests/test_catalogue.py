@@ -1,6 +1,7 @@
 """Catalogues: what is promised of the scenes, and what is reported when a record is wrong."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from clouddl.files import Store
 from clouddl.labels import CODES
 from clouddl.scenes import load_catalogue
 from clouddl.sensors import get_sensor
+from clouddl_study.corpora import choose_corpus
 
 
 def test_the_real_catalogue_keeps_its_promises():
@@ -71,3 +73,23 @@ def test_unknown_catalogue_and_scene():
         load_catalogue("reel")
     with pytest.raises(InputError, match="did you mean 'ukis_landsat5'"):
         load_catalogue("real").scene("ukis_landsat6")
+
+
+def test_the_old_word_for_simulated_is_still_read(tmp_path: Path) -> None:
+    with pytest.warns(FutureWarning, match="is now called simulated"):
+        assert load_catalogue("drawn").name == "simulated"
+    with pytest.warns(FutureWarning, match="is now called simulated"):
+        assert choose_corpus("drawn", Store(None)) == "simulated"
+    old = """name: old
+title: of an earlier version
+collections:
+  some:
+    sensor: sentinel-2
+    resolution: 30
+    scenes:
+      - {id: one, role: train, group: one, drawn: {seed: 1}}
+"""
+    path = tmp_path / "old.yaml"
+    path.write_text(old)
+    with pytest.warns(FutureWarning, match="key `drawn` of a scene is now called `simulated`"):
+        assert load_catalogue(path).scenes[0].simulated == {"seed": 1}

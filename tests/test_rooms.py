@@ -1,4 +1,4 @@
-"""The package as CONTRIBUTING draws it: rooms in order, short signatures, docstrings that say what goes in."""
+"""The package as CONTRIBUTING draws it: rooms in order, short signatures, full docstrings."""
 
 import ast
 import re
@@ -99,7 +99,7 @@ def test_at_most_one_function_has_more_than_eight_parameters() -> None:
 
 @pytest.mark.parametrize("room", sorted(TREES.keys() - {"clouddl.cli"}))
 def test_public_functions_say_what_goes_in(room: str) -> None:
-    """A command's options are told by its help, and what all functions of a table take by its head."""
+    """Help describes the options of a command, and the head of a module its shared arguments."""
     silent = [
         function.name
         for function in TREES[room].body

@@ -213,7 +213,8 @@ def test_one_run_at_a_time_in_a_folder(root: Path) -> None:
 def test_a_killed_run_leaves_no_lock(root: Path) -> None:
     here = str(root / "here")
     hold = "with study._locked(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
-    start = f"import os, sys; from pathlib import Path; from clouddl_study import run as study\n{hold}"
+    imports = "import os, sys; from pathlib import Path; from clouddl_study import run as study"
+    start = f"{imports}\n{hold}"
     assert subprocess.run([sys.executable, "-c", start, here]).returncode == -9
     assert (root / "here" / ".lock").exists()
     with study._locked(Path(here)):
