@@ -1,7 +1,7 @@
 """A product: bands in files, how their numbers become reflectance, and one grid for all of them.
 
 To add a product, write one function in a file of this folder: it takes the files of the product and
-the file it is known by, and says of every band in which file it is, its scale and its offset.
+the file it is known by, and says of every band in which file it is, its scale and its offset::
 
     @reader("My format", r"_METADATA\\.xml$")
     def my_format(files: Files, member: str) -> Product:

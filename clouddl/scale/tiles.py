@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ TILE = 1024  # pixels of the network's grid a side; of smaller tiles more is mar
 STEM_TILE = 2048  # the same with a stem, which needs a quarter of the memory and a wider margin
 
 Part = tuple[Window, np.ndarray]  # a window of the image, and its probability (y, x)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -280,10 +278,10 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
 
 
 def ahead(
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
+    work: Callable[[Any], Any],
+    items: Iterable[Any],
     count: int,
-) -> Iterator[Result]:
+) -> Iterator[Any]:
     """Work on items in threads, ahead of who asks for the results.
 
     When the caller stops or an item fails, nothing of what was begun goes on.
@@ -297,8 +295,8 @@ def ahead(
         The results, in order.
     """
     pool = ThreadPoolExecutor(count)
-    waiting: deque[Future[Result]] = deque()
-    done: list[Result] = []
+    waiting: deque[Future[Any]] = deque()
+    done: list[Any] = []
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
