@@ -15,8 +15,13 @@ CLOUD_OPTICAL_DEPTH = 0.8
 
 #: Types of cloud, and how often each is simulated where none is asked for.
 CLOUDS = {
-    "cumulus": 0.36, "stratus": 0.17, "deep": 0.16, "cirrus": 0.15, "contrails": 0.06, "fog": 0.1
-}  # fmt: skip
+    "cumulus": 0.36,
+    "stratus": 0.17,
+    "deep": 0.16,
+    "cirrus": 0.15,
+    "contrails": 0.06,
+    "fog": 0.1,
+}
 
 HEIGHTS_M = {"stratus": (500, 1800), "deep": (5000, 8500), "cumulus": (900, 3000)}
 FOG_HEIGHT_M, ICE_HEIGHT_M = 200.0, 9000.0

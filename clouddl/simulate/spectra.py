@@ -122,9 +122,9 @@ def adjustment(
     Raises:
         InputError: A sensor lacks a band.
     """
-    kinds = list(surfaces().values())
-    spectra = np.concatenate(kinds)
-    weight = np.concatenate([np.full(len(kind), 1 / len(kind)) for kind in kinds])
+    groups = list(surfaces().values())
+    spectra = np.concatenate(groups)
+    weight = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
     inputs = band_average(source.middle(), spectra, bands)
     outputs = band_average(target.middle(), spectra, bands)
     design = np.column_stack([inputs, np.ones(len(inputs))])
