@@ -31,7 +31,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 BOOK = Path(__file__).resolve().parents[1] / "book" / "scale"
-BANDS, BLOCK, TILE = 4, 512, 10980  # green, red, nir, swir16; a Sentinel-2 tile at 10 m
+BLOCK, TILE = 512, 10980  # pixels; a Sentinel-2 tile at 10 m
 SENSOR = "sentinel-2"
 BANDS = ("green", "red", "nir", "swir16")
 SCALE = 1e-4
@@ -47,9 +47,9 @@ TILE_KM2, REVISIT_DAYS = 10_000, 5
 def scene(path: Path, size: int) -> Path:
     """A GeoTIFF of `size` × `size` pixels of 10 m, four bands of uint16 reflectance × 10000."""
     rng = np.random.default_rng(size)
-    block = rng.integers(200, 6000, (BANDS, BLOCK, BLOCK)).astype(np.uint16)
+    block = rng.integers(200, 6000, (len(BANDS), BLOCK, BLOCK)).astype(np.uint16)
     with rasterio.open(
-        path, "w", driver="GTiff", count=BANDS, height=size, width=size, dtype="uint16", nodata=0,
+        path, "w", driver="GTiff", count=len(BANDS), height=size, width=size, dtype="uint16", nodata=0,
         crs="EPSG:32631", transform=from_origin(600_000, 4_900_000, 10, 10), tiled=True,
     ) as file:  # fmt: skip
         for y in range(0, size, BLOCK):
@@ -135,7 +135,7 @@ def cost(measured: pd.DataFrame) -> pd.DataFrame:
         rows.append({
             "what": place, "tiles": round(tiles), "images": round(images),
             "core-hours": round(images * largest["seconds"] * share / 3600),
-            "TB read": round(images * TILE**2 * BANDS * 2 / 1e12, 1),
+            "TB read": round(images * TILE**2 * len(BANDS) * 2 / 1e12, 1),
             "TB written at most": round(images * TILE**2 * 5 / 1e12, 1),
             "from a scene of, pixels a side": int(largest["pixels a side"]),
         })  # fmt: skip

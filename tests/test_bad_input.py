@@ -216,8 +216,8 @@ BAD: list[tuple[str, str, int]] = [
     (f"{PRODUCT} http://127.0.0.1:9/a.json", "a.json: cannot be read as a STAC item", 2),
     # models
     (f"{PREDICT} good.tif --model pickled.json", "the weights are broken or of another model", 2),
-    (f"{PREDICT} good.tif --model notjson.json", "notjson.json: not a readable model card", 2),
-    (f"{PREDICT} good.tif --model deep.json", "deep.json: not a readable model card (maximum", 2),
+    (f"{PREDICT} good.tif --model notjson.json", "notjson.json: the record: Invalid JSON", 2),
+    (f"{PREDICT} good.tif --model deep.json", "deep.json: the record: Invalid JSON: recursion limit", 2),
     # many scenes, and where they go
     (f"{PREDICT} good.tif cut.tif", "clouddl: cut.tif", 1),
     (f"{PREDICT} zero.tif cut.tif", "0 done, 0 left as they were, 2 failed", 1),
