@@ -5,6 +5,7 @@ sets. The expected reflectance is written as numbers, from the specification's f
 """
 
 import io
+import json
 import math
 import tarfile
 import warnings
@@ -106,6 +107,20 @@ def sentinel2(root: Path, level: str = "1C", baseline: str = "05.00", offset: in
         data[native] = values
     (safe / f"MTD_MSIL{level}.xml").write_text(s2_xml(level, baseline, listed), "utf-8")
     return safe, data
+
+
+def sentinel2_aws(root: Path, baseline: str = "0500", level: str = "L1C") -> Written:
+    """A tile of the public archive on AWS: B01.jp2 beside productInfo.json."""
+    data = {}
+    for native in S2:
+        side = 240 // S2_METRES[native]
+        data[native] = numbers(1500, 4000, side, side)
+        folder = "" if level == "L1C" else f"R{S2_METRES[native]}m/"
+        if level == "L1C" or native != "B10":
+            write(root / "0" / f"{folder}{native}.jp2", data[native], S2_METRES[native])
+    name = f"S2B_MSI{level}_20220301T105021_N{baseline}_R051_T31TCJ_20220301T112233"
+    (root / "0" / "productInfo.json").write_text(json.dumps({"name": name}))
+    return root / "0", data
 
 
 def muscate_xml(platform: str, level: str, quantity: int, nodata: int) -> str:
@@ -383,6 +398,13 @@ CASES: dict[str, tuple[Callable[..., Written], dict, str, str, str, dict, float]
                    {"red": ("B04", 1e-4, -0.1)}, 10),
     "s2-l2a-old": (sentinel2, {"level": "2A", "baseline": "03.01", "offset": 0}, "sentinel-2",
                    "Sentinel-2 L2A SAFE", "surface", {"swir22": ("B12", 1e-4, 0)}, 20),
+    "s2-aws": (sentinel2_aws, {}, "sentinel-2", "Sentinel-2 tile of AWS (Sinergise)", "toa",
+               {"red": ("B04", 1e-4, -0.1), "blue": ("B02", 1e-4, -0.1)}, 10),
+    "s2-aws-old": (sentinel2_aws, {"baseline": "0209"}, "sentinel-2",
+                   "Sentinel-2 tile of AWS (Sinergise)", "toa", {"swir16": ("B11", 1e-4, 0)}, 20),
+    "s2-aws-l2a": (sentinel2_aws, {"level": "L2A"}, "sentinel-2",
+                   "Sentinel-2 tile of AWS (Sinergise)", "surface",
+                   {"nir08": ("B8A", 1e-4, -0.1)}, 20),
     "muscate": (muscate, {}, "sentinel-2", "MUSCATE (Theia)", "surface",
                 {"blue": ("B2", 1e-4, 0), "nir": ("B8", 1e-4, 0)}, 10),
     "venus": (venus, {}, "venus", "MUSCATE (Theia)", "surface",
@@ -720,7 +742,7 @@ def edit(path: Path, old: str, new: str) -> None:
         (pleiades, "DIM_*.XML", "</Data_Files>", "<DATA_FILE_PATH href='x'/></Data_Files>",
          "is cut into 2 tiles"),
         (landsat, "*_MTL.txt", "NUMBER = 02", "NUMBER = 01",
-         "is LANDSAT_8 L1TP 01 OLI_TIRS; TM, ETM"),
+         "is LANDSAT_8 L1TP OLI_TIRS, Collection 01; TM, ETM"),
         (landsat, "*_MTL.txt", "REFLECTANCE_ADD_BAND_3", "X", "has no REFLECTANCE_ADD_BAND_3"),
         (landsat, "*_MTL.txt", "SUN_ELEVATION = 30", "SUN_ELEVATION = -3", "elevation is -3.0°"),
         (landsat, "*_MTL.txt", "-0.100000", "none", "REFLECTANCE_ADD_BAND_1 is 'none'"),

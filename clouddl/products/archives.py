@@ -156,6 +156,11 @@ def list_files(path: Path) -> Files:
     return _folder(path, path.parent)
 
 
+def _left_by_a_mac(member: str) -> bool:
+    """Whether a file is one that macOS adds to archives and shared folders."""
+    return bool(re.search(r"(^|/)(__MACOSX/|\._[^/]*$|\.DS_Store$)", member))
+
+
 def _folder(path: Path, folder: Path) -> Files:
     def load(member: str, size: int) -> bytes:
         with open(folder / member, "rb") as file:
@@ -165,6 +170,7 @@ def _folder(path: Path, folder: Path) -> Files:
     if len(files) > MAX_FILES:
         raise InputError(f"{folder}: holds more than {MAX_FILES} files; give the product's folder")
     paths = {file.relative_to(folder).as_posix(): str(file) for file in files}
+    paths = {name: place for name, place in paths.items() if not _left_by_a_mac(name)}
     return Files(str(path), paths, load)
 
 
@@ -196,7 +202,7 @@ def _zip(path: Path) -> Files:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             guard.check(info.filename, info.file_size)
-            if not info.is_dir():
+            if not info.is_dir() and not _left_by_a_mac(info.filename):
                 paths[info.filename] = f"/vsizip/{{{path.resolve()}}}/{info.filename}"
 
     def load(member: str, size: int) -> bytes:
@@ -222,7 +228,7 @@ def _tar(path: Path) -> Files:
     with tarfile.open(path, mode) as archive:
         for info in archive:  # one by one: a bomb is noticed before it is read through
             guard.check(info.name, info.size)
-            if info.isreg():
+            if info.isreg() and not _left_by_a_mac(info.name):
                 name = str(PurePosixPath(info.name))  # without a leading "./"
                 members[name] = info
                 # By position, not by name: GDAL's own reading of tar lacks long or accented names.

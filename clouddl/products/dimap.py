@@ -34,6 +34,9 @@ def spot(files: Files, member: str) -> Product:
     if mission not in ("SPOT4", "SPOT5"):
         raise InputError(f"{fields.name}: is of {mission}; of DIMAP 1, SPOT4 and SPOT5 are read")
     names = [node.text() for node in fields.all("Spectral_Band_Info/BAND_DESCRIPTION")]
+    if not set(names) & set(SPOT_BANDS):
+        message = "is panchromatic or of no band that is read; give the multispectral scene"
+        raise InputError(f"{fields.name}: has the bands {', '.join(names)}: {message}")
     layers = ["nir", "red", "green", "swir16"][: len(names)]
     links = fields.all("DATA_FILE_PATH")
     link = links[0].root.get("href", "") if links else "IMAGERY.TIF"

@@ -1,42 +1,104 @@
 """Landsat of the USGS."""
 
 import re
+import warnings
 from xml.etree.ElementTree import Element, SubElement
+
+from rasterio.windows import Window
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
+from clouddl.products.image import open_raster
 from clouddl.products.product import Product, reader, reflective, sine_of_sun
 from clouddl.sensors import get_sensor
+
+QA_PIXEL = r"_QA_PIXEL\.tif$"
+
+
+CENTRE = 1024  # pixels a side of the part of a quality band whose codes are looked at
 
 
 @reader("Landsat Collection 2", r"_MTL\.txt$")
 def landsat(files: Files, member: str) -> Product:
-    """Landsat 5 TM, 7 ETM+, 8 and 9 OLI, Collection 2 Level 1: USGS LSDS-1337 and LSDS-1822.
+    """Landsat 5 TM, 7 ETM+, 8 and 9 OLI, Collection 2: USGS LSDS-1337, -1619, -1618 and -1822.
 
-    (REFLECTANCE_MULT_BAND_n · DN + REFLECTANCE_ADD_BAND_n) / sin(SUN_ELEVATION); DN 0 is fill.
+    REFLECTANCE_MULT_BAND_n · DN + REFLECTANCE_ADD_BAND_n; at level 1 this is divided by
+    sin(SUN_ELEVATION), at level 2 it is surface reflectance as it is, without a cirrus band. Level
+    2 repeats the factors of level 1, so those of its own group are read. DN 0 is fill.
     """
     fields = _mtl(files, member)
-    keys = ("SPACECRAFT_ID", "PROCESSING_LEVEL", "COLLECTION_NUMBER", "SENSOR_ID")
-    identity = " ".join(fields.text(key, "unknown") for key in keys)
-    match = re.match(r"LANDSAT_([5789]) L1\w+ 02 (TM|ET|OL)", identity)
-    if not match:
-        message = f"is {identity}; TM, ETM+, OLI at level 1 of Collection 02 are read"
-        raise InputError(f"{fields.name}: {message}")
-    sine = sine_of_sun(fields.number("SUN_ELEVATION"), fields.name)
-    product = Product(files, get_sensor(f"landsat-{match[1]}"), "toa", nodata=0)
+    craft, surface = _identify(fields)
+    prefix = "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS/" if surface else ""
+    divisor = 1.0
+    if not surface:
+        divisor = sine_of_sun(fields.number("SUN_ELEVATION"), fields.name)
+    product = Product(files, get_sensor(craft), "surface" if surface else "toa", nodata=0)
     for native, band in reflective(product.sensor).items():
+        if surface and band == "cirrus":
+            continue
         number = native.removeprefix("B")
         file = files.sibling(member, fields.text(f"FILE_NAME_BAND_{number}"))
-        scale = fields.number(f"REFLECTANCE_MULT_BAND_{number}") / sine
-        offset = fields.number(f"REFLECTANCE_ADD_BAND_{number}") / sine
+        scale = fields.number(f"{prefix}REFLECTANCE_MULT_BAND_{number}") / divisor
+        offset = fields.number(f"{prefix}REFLECTANCE_ADD_BAND_{number}") / divisor
         product.add(band, file, scale, offset)
+    _check_quality(product)
     return product
 
 
+def _identify(fields: Fields) -> tuple[str, bool]:
+    """The card of a product, and whether it is surface reflectance; InputError if not read."""
+    craft = fields.text("SPACECRAFT_ID", "unknown")
+    level = fields.text("PROCESSING_LEVEL", "") or fields.text("DATA_TYPE", "unknown")
+    collection = fields.text("COLLECTION_NUMBER", "")
+    camera = fields.text("SENSOR_ID", "unknown")
+    match = re.match(
+        r"LANDSAT_([5789]) L([12])\w+ 02 (TM|ET|OL)", f"{craft} {level} {collection} {camera}"
+    )
+    if not match:
+        edition = f"Collection {collection}" if collection else "before the Collections"
+        raise InputError(
+            f"{fields.name}: is {craft} {level} {camera}, {edition}; TM, ETM+, OLI at level 1 or 2 "
+            "of Collection 02 are read: order the scene anew from the USGS"
+        )
+    return f"landsat-{match[1]}", match[2] == "2"
+
+
+def _check_quality(product: Product) -> None:
+    """Read a quality band that holds the codes of Collection 1 with these, and warn.
+
+    Of Collection 2 all pixels but fill say how sure shadow and snow are (bits 10 to 13): low or
+    high, never medium or nothing. Some Collection 1 products were converted by name only.
+    """
+    member = product.files.only(QA_PIXEL)
+    if member is None:
+        return
+    with open_raster(product.files.image(member)) as file:
+        rows, columns = (min(size, CENTRE) for size in file.shape)
+        top, left = (file.height - rows) // 2, (file.width - columns) // 2
+        codes = file.read(1, window=Window(left, top, columns, rows)).astype(int)
+    codes = codes[codes & 1 == 0]
+    valid = (codes >> 10 & 1) & (codes >> 12 & 1)
+    if codes.size and valid.mean() < 0.5:
+        product.masks = product.masks | {QA_PIXEL: "bqa"}
+        warnings.warn(
+            f"{product.files.name}: {member} holds codes of Collection 1 (such as {codes[0]}), "
+            "although the metadata are of Collection 2; it is read with them",
+            stacklevel=4,
+        )
+
+
 def _mtl(files: Files, member: str) -> Fields:
-    """The `KEY = value` lines of a file of metadata; its groups are not kept."""
+    """The `KEY = value` lines of a file of metadata, in their groups."""
     root = Element("MTL")
+    groups = [root]
     for line in files.text(member).decode("utf-8", "replace").splitlines():
         key, _, value = line.partition("=")
-        SubElement(root, key.strip()).text = value.strip().strip('"')
+        name = key.strip()
+        text = value.strip().strip('"')
+        if name == "GROUP":
+            groups.append(SubElement(groups[-1], text))
+        elif name == "END_GROUP":
+            groups = groups[:1] + groups[1:-1]
+        else:
+            SubElement(groups[-1], name).text = text
     return Fields(root, f"{files.name}: {member}")

@@ -14,21 +14,27 @@ LAYERS = {
 }
 
 
+# What may follow the name of an image: made like Sentinel-2, cut to an area of interest.
+CUT = r"(_harmonized)?(_clip)?\.tif$"
+
+
 @reader("PlanetScope", r"_AnalyticMS(_8b)?_metadata[^/]*\.xml$")
 def planetscope(files: Files, member: str) -> Product:
     """PlanetScope scenes, analytic: Planet Imagery Product Specification.
 
-    `_AnalyticMS.tif`: DN × reflectanceCoefficient of the band's metadata; `_AnalyticMS_SR.tif`:
-    surface reflectance × 10000. Of SuperDove's eight bands the four of the card are read.
+    `_AnalyticMS.tif` or `_AnalyticMS_8b.tif`: DN × reflectanceCoefficient of the band's metadata;
+    `_AnalyticMS_SR.tif` or `_AnalyticMS_SR_8b.tif`: surface reflectance × 10000. Of SuperDove's
+    eight bands the four of the card are read.
     """
     fields = files.xml(member)
     nodes = {node.number("bandNumber"): node for node in fields.all("bandSpecificMetadata")}
     layers = LAYERS.get(len(nodes), [])
     if not layers or set(nodes) != set(range(1, len(nodes) + 1)):
         raise InputError(f"{fields.name}: has {len(nodes)} bands; products of 4 or 8 are read")
-    start = "^" + re.escape(member[: member.lower().rfind("_metadata")])
-    toa = files.only(start + r"(_harmonized)?(_clip)?\.tif$")
-    file = toa or files.only(start + r"_SR(_harmonized)?(_clip)?\.tif$")
+    scene = "^" + re.escape(member[: member.lower().rfind("_analyticms")]) + "_AnalyticMS"
+    eight = "_8b" if len(nodes) == 8 else ""
+    toa = files.only(rf"{scene}{eight}{CUT}")
+    file = toa or files.only(rf"{scene}(_SR{eight}|{eight}_SR){CUT}")
     product = Product(files, get_sensor("planetscope"), "toa" if toa else "surface", nodata=0)
     for band in reflective(product.sensor).values():
         node = nodes[layers.index(band) + 1]

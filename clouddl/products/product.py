@@ -24,12 +24,13 @@ import xarray as xr
 from affine import Affine
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
+from scipy import ndimage
 
 from clouddl.errors import InputError
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Files
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import Image, Level, Reading, open_file
+from clouddl.products.image import Image, Level, Reading, check_reflectance, open_file
 from clouddl.sensors import Sensor, middle
 
 STRIP = 1 << 24  # pixels of a band in memory at once
@@ -50,7 +51,7 @@ MASKS = {
     r"_CLM_(R1|XS)\.tif$": "maja-clm-muscate",
     r"_MG2_(R1|XS)\.tif$": "maja-mg2",
     r"_NUA\.tif$": "maja-nua",
-    r"_SCL_20m\.jp2$": "scl",
+    r"_SCL_20m\.(jp2|tif)$": "scl",
     r"fmask4[^/]*\.(tif|img)$": "fmask4",
     r"fmask\.(tif|img)$": "fmask",
     r"_QA_PIXEL\.tif$": "qa-pixel",
@@ -94,8 +95,8 @@ class Product:
         self,
         band: str,
         member: str | None,
-        scale: float,
-        offset: float = 0.0,
+        scale: float | None,
+        offset: float | None = 0.0,
         layers: Sequence[str | None] = (),
     ) -> None:
         """Say where a band lies: reflectance = number * scale + offset.
@@ -103,8 +104,8 @@ class Product:
         Args:
             band: Common name.
             member: Its file in the product; None if it is missing.
-            scale: Factor from number to reflectance.
-            offset: Reflectance of the number 0.
+            scale: Factor from number to reflectance; None for the file's own.
+            offset: Reflectance of the number 0; None for the file's own.
             layers: Common names of the layers of the file; default the band alone.
         """
         names = list(layers) or [band]
@@ -197,10 +198,33 @@ class Product:
         first = images[0]
         rows, columns = (max(1, round(n * first.resolution / resolution)) for n in first.shape)
         values = np.stack([_resample(image, rows, columns) for image in images])
-        self._check_scale(values)
+        if self.nodata:
+            self._drop_zeros(values, images, resolution)
+        array = xr.DataArray(values, {"band": bands}, ("band", "y", "x"))
+        readings = [image.readings[0] for image in images]
+        check_reflectance(array, self.files.name, readings, product=True)
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
         return self._dataset(values, bands, float(resolution), first)
+
+    def _drop_zeros(self, values: np.ndarray, images: Sequence[Image], resolution: float) -> None:
+        """Make nodata, with a warning, where all bands store 0 although nodata is another number.
+
+        MAJA wrote such products (its issue 99). A pixel around them may be mixed with them.
+        """
+        stored = np.zeros(1, np.float32)
+        zeros = [image.readings[0].reflectance(stored)[0] for image in images]
+        same = np.isclose(values, np.array(zeros)[:, np.newaxis, np.newaxis], rtol=0, atol=1e-6)
+        outside = ndimage.binary_opening(same.all(axis=0), np.ones((3, 3)))  # no single dark pixel
+        if len(images) < 2 or not outside.any():
+            return
+        mixed = math.ceil(max(image.resolution for image in images) / resolution)
+        values[:, ndimage.binary_dilation(outside, np.ones((3, 3)), mixed)] = np.nan
+        warnings.warn(
+            f"{self.files.name}: 0 fills {outside.mean():.0%} of the pixels, in all bands, while "
+            f"its metadata declare {self.nodata:g} as nodata; both are read as nodata",
+            stacklevel=4,
+        )
 
     def _dataset(
         self, values: np.ndarray, bands: list[str], resolution: float, image: Image
@@ -265,28 +289,6 @@ class Product:
         except InputError as error:
             message = str(error).replace(path, f"{self.files.name}: {member}")
             raise InputError(message) from error
-
-    def _check_scale(self, values: np.ndarray) -> None:
-        """Raise InputError if these cannot be reflectance, saying which scale they look like."""
-        step = -(-max(values.shape) // 1024)
-        values = values[:, ::step, ::step]
-        values = values[np.isfinite(values)]
-        if not values.size:
-            raise InputError(f"{self.files.name}: every pixel is nodata; download it again")
-        low, high = np.percentile(values, [1, 99])
-        if high > 2:
-            factor = 10 ** max(1, round(math.log10(high / 0.5)))
-            cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
-        elif high < 0.02:
-            cause = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
-        elif low < -0.05:
-            cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
-        else:
-            return
-        raise InputError(
-            f"{self.files.name}: wrong scale: by the metadata its values {cause}. Take the "
-            "product as delivered, or give its bands with --sensor, --scale and --offset"
-        )
 
 
 Read = Callable[[Files, str], Product]

@@ -1,5 +1,6 @@
-"""Sentinel-2 in the SAFE format of ESA."""
+"""Sentinel-2 in the SAFE format of ESA, and as the public archive on AWS keeps its tiles."""
 
+import json
 import re
 
 from clouddl.errors import InputError
@@ -7,6 +8,9 @@ from clouddl.products.archives import Fields, Files
 from clouddl.products.image import Level
 from clouddl.products.product import Product, reader, reflective
 from clouddl.sensors import Sensor, get_sensor, middle
+
+# JPEG 2000 of ESA, or the TIFF that providers make of it (Planetary Computer).
+IMAGE = r"\.(jp2|tiff?)$"
 
 
 @reader("Sentinel-2 L1C SAFE", r"(^|/)MTD_MSIL1C\.xml$")
@@ -23,15 +27,45 @@ def sentinel2_l1c(files: Files, member: str) -> Product:
 def sentinel2_l2a(files: Files, member: str) -> Product:
     """Sentinel-2 L2A, of the same specification: no cirrus band.
 
-    (DN + BOA_ADD_OFFSET) / BOA_QUANTIFICATION_VALUE. Of the files of a band at several
-    resolutions the one at its own is read.
+    (DN + BOA_ADD_OFFSET) / BOA_QUANTIFICATION_VALUE, which baselines before 02.07 call
+    L2A_BOA_QUANTIFICATION_VALUE. Of the files of a band at several resolutions the one at its own
+    is read.
     """
     return _safe(files, member, "surface", "BOA_QUANTIFICATION_VALUE", "BOA_ADD_OFFSET")
 
 
+@reader("Sentinel-2 tile of AWS (Sinergise)", r"(^|/)productInfo\.json$")
+def sentinel2_aws(files: Files, member: str) -> Product:
+    """Sentinel-2 tile as the public archive on AWS keeps it: B01.jp2 beside productInfo.json.
+
+    Its metadata lack the scale: it is 1/10000, and from baseline 04.00 on, which the product's name
+    tells, the offset is -1000 in all bands (Products Specification Document). L2A has its bands in
+    R10m, R20m and R60m. https://roda.sentinel-hub.com/sentinel-s2-l1c/readme.html
+    """
+    try:
+        name = str(json.loads(files.text(member))["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{files.name}: {member} names no product; download it again") from error
+    parts = re.match(r"S2[A-D]_MSI(L1C|L2A)_\w+?_N(\d\d)\d\d_", name)
+    if not parts:
+        raise InputError(f"{files.name}: {member} is of {name}, not of Sentinel-2 L1C or L2A")
+    level: Level = "toa" if parts[1] == "L1C" else "surface"
+    offset = -0.1 if int(parts[2]) >= 4 else 0.0
+    product = Product(files, get_sensor("sentinel-2"), level, nodata=0)
+    folder = "^" + re.escape(member.removesuffix("productInfo.json"))
+    for native, band in reflective(product.sensor).items():
+        if level == "surface" and band == "cirrus":
+            continue
+        metres = middle(product.sensor.band(band).gsd_m)
+        file = files.only(rf"{folder}(R{metres:.0f}m/)?B{native[1:]:0>2}\.jp2$")
+        product.add(band, file, 1e-4, offset)
+    return product
+
+
 def _safe(files: Files, member: str, level: Level, quantification: str, offset: str) -> Product:
     fields = files.xml(member)
-    scale = 1 / fields.number(quantification)
+    older = f"L2A_{quantification}"
+    scale = 1 / fields.number(older if fields.text(older, "") else quantification)
     card = get_sensor("sentinel-2")
     offsets = _offsets(fields, offset, card)
     product = Product(files, card, level, nodata=0)
@@ -41,8 +75,8 @@ def _safe(files: Files, member: str, level: Level, quantification: str, offset: 
             continue
         image = f"^{folder}.*_B{native[1:]:0>2}"
         metres = middle(card.band(band).gsd_m)
-        file = files.only(rf"{image}(_{metres:.0f}m)?\.jp2$")
-        coarser = files.find(rf"{image}_\d\dm\.jp2$")
+        file = files.only(rf"{image}(_{metres:.0f}m)?{IMAGE}")
+        coarser = files.find(rf"{image}_\d\dm{IMAGE}")
         product.add(
             band, file or next(iter(coarser), None), scale, offsets.get(native, 0.0) * scale
         )

@@ -10,12 +10,13 @@ import json
 import math
 import os
 import re
+import warnings
 from datetime import datetime
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -27,7 +28,7 @@ from clouddl.files import write_whole, writing
 from clouddl.labels import CLOUD, NODATA
 from clouddl.products.archives import MAX_TEXT, Files
 from clouddl.products.image import AS_STORED, Level, Reading, open_raster
-from clouddl.products.product import Product, reflective
+from clouddl.products.product import Product, reflective, sine_of_sun
 from clouddl.sensors import Sensor, get_sensor, sensors
 
 TIMEOUT = 30  # seconds without an answer
@@ -37,10 +38,27 @@ TIMEOUT = 30  # seconds without an answer
 GDAL_HTTP = {"MAX_RETRY": "3", "RETRY_DELAY": "1", "TIMEOUT": str(TIMEOUT)}
 
 
+RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".nc", ".zip", ".tar", ".gz", ".npy", ".npz")
+
+
 ALIASES = {"phr": "pleiades", "vns": "venus"}  # platforms, where the card has another name
 
 
 PICTURES = {"overview", "visual", "thumbnail"}  # roles of assets to look at, stretched to 8 bits
+
+
+# Scale and offset of Landsat Collection 2: at level 1 of OLI (USGS LSDS-1822), at level 2 of all
+# (LSDS-1619). TM and ETM+ have other factors at level 1, by scene.
+LANDSAT_FACTORS: dict[Level, tuple[float, float]] = {
+    "toa": (2e-5, -0.1),
+    "surface": (2.75e-5, -0.2),
+}
+
+
+LANDSAT_OLI = ("landsat-8", "landsat-9")
+
+
+LANDSAT_NAMES = {"nir08": "nir"}  # items', where the cards have another
 
 
 BUCKETS = {
@@ -119,7 +137,15 @@ def is_item(path: Path | str) -> bool:
     Args:
         path: A path or an address.
     """
-    return is_address(path) or str(path).lower().endswith((".json", ".geojson"))
+    if is_address(path):
+        return not urlsplit(str(path)).path.lower().endswith(RASTERS)
+    return str(path).lower().endswith((".json", ".geojson"))
+
+
+def limit_waiting() -> None:
+    """Have GDAL give up on a server that does not answer, in any thread."""
+    for name, value in GDAL_HTTP.items():
+        os.environ.setdefault(f"GDAL_HTTP_{name}", value)
 
 
 def load_item(path: Path | str) -> Item:
@@ -168,8 +194,11 @@ def read_item(
     card = sensor or _sensor(item, path)
     files = _files(item, str(path))
     bands = _bands(item)
+    level = _level(item)
+    if card.id.startswith("landsat"):
+        bands = _landsat_bands(bands, card, level, item, reading)
     nodata = _nodata(bands, reading.nodata, path)
-    product = Product(files, card, _level(item), nodata, format="STAC item")
+    product = Product(files, card, level, nodata, format="STAC item")
     # Of Sentinel-2 rescaled by a provider, some items still give the offset that was taken off.
     applied = any(k.endswith(":boa_offset_applied") and v for k, v in item.properties.items())
     for band in reflective(card).values():
@@ -268,8 +297,7 @@ def _load(place: str, size: int) -> bytes:
 
 def _files(item: Item, path: str) -> Files:
     """The assets of an item as the files of a product."""
-    for name, value in GDAL_HTTP.items():
-        os.environ.setdefault(f"GDAL_HTTP_{name}", value)
+    limit_waiting()
     places = {key: _place(path, asset.href) for key, asset in item.assets.items()}
 
     def load(member: str, size: int) -> bytes:
@@ -308,6 +336,50 @@ def _bands(item: Item) -> Bands:
     return bands
 
 
+def _landsat_bands(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> Bands:
+    """Bands of a Landsat item by the names of its card, with the USGS's factors where it has none.
+
+    At level 1 these factors give reflectance times the sine of the sun's elevation.
+    """
+    factors = LANDSAT_FACTORS[level] if card.id in LANDSAT_OLI or level == "surface" else None
+    stated = (reading.scale, reading.offset) != (AS_STORED.scale, AS_STORED.offset)
+    if stated or not re.search("(^|_)0?2(_|$)", _collection(item)):
+        factors = None
+    sun = item.properties.get("view:sun_elevation")
+    named: Bands = {}
+    for name, (asset, numbers, layers) in bands.items():
+        update: dict[str, Any] = {}
+        if numbers.scale is None and numbers.offset is None and factors:
+            update = {"scale": factors[0], "offset": factors[1]}
+            if numbers.nodata is None and reading.nodata is None:
+                update["nodata"] = 0.0
+        scale = update.get("scale", numbers.scale)
+        if level == "toa" and scale == LANDSAT_FACTORS["toa"][0]:
+            sine = _sine(sun, item)
+            offset = update.get("offset", numbers.offset) or 0.0
+            update |= {"scale": scale / sine, "offset": offset / sine}
+        layers = [LANDSAT_NAMES.get(str(layer), layer) for layer in layers]
+        named[LANDSAT_NAMES.get(name, name)] = asset, numbers.model_copy(update=update), layers
+    return named
+
+
+def _collection(item: Item) -> str:
+    """Number of the collection of a Landsat item: 02, or the name that holds it."""
+    return str(item.properties.get("landsat:collection_number") or item.id)
+
+
+def _sine(sun: Any, item: Item) -> float:
+    """Sine of the sun's elevation of an item; 1 with a warning where it gives none."""
+    if isinstance(sun, int | float):
+        return sine_of_sun(float(sun), item.id)
+    warnings.warn(
+        f"{item.id}: gives no view:sun_elevation, so its reflectance is not divided by the sine of "
+        "it and is too low; give the file MTL.txt of the scene in place of the item",
+        stacklevel=5,
+    )
+    return 1.0
+
+
 def _preference(entry: tuple[str, Asset]) -> tuple[bool, bool, bool]:
     """Sort key of assets: a file of one band, data, and no second copy as JPEG 2000 first."""
     asset = entry[1]
@@ -323,11 +395,13 @@ def _nodata(bands: Bands, default: float | None, path: Path | str) -> float | No
     return next(iter(values), default)
 
 
-def _scaling(numbers: Numbers, reading: Reading, path: Path | str) -> tuple[float, float]:
+def _scaling(
+    numbers: Numbers, reading: Reading, path: Path | str
+) -> tuple[float | None, float | None]:
     """Scale and offset of a band: the item's, or those of `reading` where it has none."""
     if numbers.scale is None and numbers.offset is None:
         return reading.scale, reading.offset
-    if (reading.scale, reading.offset) != (1.0, 0.0):
+    if (reading.scale, reading.offset) != (None, None):
         raise InputError(f"{path}: has its own scale and offset; leave them out")
     return 1.0 if numbers.scale is None else numbers.scale, numbers.offset or 0.0
 
@@ -348,7 +422,8 @@ def _sensor(item: Item, path: Path | str) -> Sensor:
 
 
 def _level(item: Item) -> Level:
-    text = str(item.properties.get("processing:level") or item.collection or item.id)
+    stated = item.properties.get("processing:level") or item.properties.get("landsat:correction")
+    text = str(stated or item.collection or item.id)
     surface = re.search(r"(^|[^a-z0-9])(l2|level-?2|sr|surface|msil2a)", text, re.IGNORECASE)
     return "surface" if surface else "toa"
 

@@ -1,0 +1,201 @@
+"""Products as people have them: other names, other containers, other codes, a low sun."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_products import SIZE, edit, landsat, muscate, numbers, planet, sentinel2, spot, write
+
+from clouddl.errors import InputError
+from clouddl.products import open_product
+from clouddl.products.readers import find_product
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*surface reflectance")
+
+
+@pytest.mark.parametrize("ending", ["_SR_8b", "_8b_SR", "_SR_8b_harmonized", "_SR_8b_clip"])
+def test_superdove_surface_reflectance(ending: str, tmp_path: Path) -> None:
+    path, written = planet(tmp_path, eight=True)
+    image = next(path.glob("*_8b.tif"))
+    image.rename(path / image.name.replace("_8b.tif", f"{ending}.tif"))
+    scene = open_product(path, bands=["nir"])
+    assert scene.attrs["level"] == "surface"
+    np.testing.assert_allclose(scene.reflectance[0], written["nir"] * 1e-4, rtol=1e-6)
+
+
+def test_a_zip_made_on_a_mac(tmp_path: Path) -> None:
+    path, written = landsat(tmp_path)
+    with zipfile.ZipFile(tmp_path / "mac.zip", "w") as archive:
+        for file in path.iterdir():
+            archive.write(file, f"L/{file.name}")
+            archive.writestr(f"__MACOSX/L/._{file.name}", b"\0\5\x16\7\0\2\0\0Mac OS X")
+    scene = open_product(tmp_path / "mac.zip", bands=["red"])
+    assert scene.reflectance[0, 0, 0].item() == pytest.approx(4e-5 * written["B4"][0, 0] - 0.2)
+
+
+def test_a_folder_a_mac_wrote_to(tmp_path: Path) -> None:
+    path, _ = landsat(tmp_path)
+    for file in list(path.iterdir()):
+        (path / f"._{file.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    assert find_product(path).format == "Landsat Collection 2"
+
+
+@pytest.mark.parametrize("level", ["1C", "2A"])
+def test_a_safe_of_tiff(level: str, tmp_path: Path) -> None:
+    """As the Planetary Computer keeps them."""
+    path, written = sentinel2(tmp_path, level)
+    for file in list(path.rglob("*.jp2")):
+        file.unlink()
+    for native, metres in (("B04", 10), ("B11", 20)):
+        folder = next(path.rglob("IMG_DATA"))
+        stem = f"T31TCJ_20220301T105021_{native}"
+        if level == "2A":
+            folder, stem = folder / f"R{metres}m", f"{stem}_{metres}m"
+        write(folder / f"{stem}.tif", written[native], metres)
+    scene = open_product(path, bands=["red"])
+    np.testing.assert_allclose(scene.reflectance[0], written["B04"] * 1e-4 - 0.1, atol=1e-6)
+
+
+def test_older_name_of_the_scale_of_l2a(tmp_path: Path) -> None:
+    path, written = sentinel2(tmp_path, "2A", baseline="02.05", offset=0)
+    edit(path / "MTD_MSIL2A.xml", "BOA_QUANT", "L2A_BOA_QUANT")
+    scene = open_product(path, bands=["red"])
+    np.testing.assert_allclose(scene.reflectance[0], written["B04"] * 1e-4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"name"', '"x"'), ("MSIL1C", "MSIL0"), ("{", "")])
+def test_a_tile_of_aws_that_names_no_product(old: str, new: str, tmp_path: Path) -> None:
+    text = json.dumps({"name": "S2B_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233"})
+    (tmp_path / "productInfo.json").write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=r"productInfo.json (names no product|is of )"):
+        find_product(tmp_path)
+
+
+def test_landsat_level_2(tmp_path: Path) -> None:
+    """Its own factors are read, not those of level 1 that the metadata repeat."""
+    path, written = landsat(tmp_path, level="L2SP")
+    groups = "  GROUP = LEVEL2_SURFACE_REFLECTANCE_PARAMETERS\n"
+    for band in range(1, 8):
+        groups += f"    REFLECTANCE_MULT_BAND_{band} = 2.75e-05\n"
+        groups += f"    REFLECTANCE_ADD_BAND_{band} = -0.2\n"
+    groups += "  END_GROUP = LEVEL2_SURFACE_REFLECTANCE_PARAMETERS\n"
+    edit(next(path.glob("*_MTL.txt")), "END_GROUP = LANDSAT_M", groups + "END_GROUP = LANDSAT_M")
+    scene = open_product(path)
+    assert scene.attrs["level"] == "surface" and "cirrus" not in scene.band
+    result = scene.reflectance.sel(band="nir")[0, 0].item()
+    assert result == pytest.approx(2.75e-5 * written["B5"][0, 0] - 0.2)
+    assert scene.mask.values[0, 0] == 1 and scene.mask.values[-1, -1] == 0
+
+
+def test_quality_of_collection_1_in_collection_2(tmp_path: Path) -> None:
+    path, _ = landsat(tmp_path)
+    codes = np.full((SIZE, SIZE), 2720, np.uint16)  # clear
+    codes[:3] = 2800  # cloud
+    codes[3:6] = 6896  # cloud and cirrus of high confidence
+    codes[0, 0] = 1  # fill
+    write(next(path.glob("*_QA_PIXEL.TIF")), codes, 30)
+    with pytest.warns(UserWarning, match="holds codes of Collection 1"):
+        scene = open_product(path)
+    assert scene.mask.values[1, 1] == 1 and scene.mask.values[4, 4] == 1
+    assert (scene.mask.values[6:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("COLLECTION_NUMBER = 02", "COLLECTION_NUMBER = 01", "L1TP OLI_TIRS, Collection 01"),
+        ("COLLECTION_NUMBER = 02", "", "L1TP OLI_TIRS, before the Collections"),
+    ],
+)
+def test_older_landsat_is_named(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path, _ = landsat(tmp_path)
+    edit(next(path.glob("*_MTL.txt")), old, new)
+    with pytest.raises(InputError, match=f"is LANDSAT_8 {message}"):
+        find_product(path)
+
+
+def test_a_panchromatic_spot(tmp_path: Path) -> None:
+    path, _ = spot(tmp_path)
+    for name in ("XS1", "XS2", "XS3", "SWIR"):
+        edit(path / "METADATA.DIM", f"DESCRIPTION>{name}", "DESCRIPTION>PAN")
+    with pytest.raises(InputError, match=r"has the bands PAN, .* is panchromatic"):
+        find_product(path)
+
+
+def landsat_item(
+    folder: Path, level: str = "L1TP", platform: str = "LANDSAT_8", scaled: tuple[float, ...] = (),
+    **properties: Any,
+) -> np.ndarray:  # fmt: skip
+    """An item whose near infrared is nir08; with `scaled` it has raster:bands."""
+    values = numbers(9000, 20000)
+    values[2, 3] = 0
+    write(folder / "b.tif", values, 30)
+    assets = {}
+    for name in ("red", "nir08"):
+        bands = {"eo:bands": [{"name": name, "common_name": name}]}
+        if scaled:
+            numbers_of = {"scale": scaled[0], "offset": scaled[1], "nodata": 0}
+            bands["raster:bands"] = [numbers_of]
+        assets[name] = {"href": "./b.tif", "roles": ["data"]} | bands
+    about = {"datetime": "2022-03-01T10:50:21Z", "platform": platform,
+             "landsat:correction": level, "landsat:collection_number": "02"}  # fmt: skip
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": "L", "geometry": None, "links": [],
+            "assets": assets, "properties": about | properties}  # fmt: skip
+    (folder / "item.json").write_text(json.dumps(item))
+    return values
+
+
+LEVEL_1 = (2e-5 / 0.5, -0.1 / 0.5)  # the sun at 30 degrees
+LEVEL_2 = (2.75e-5, -0.2)
+
+
+@pytest.mark.parametrize(
+    ("level", "platform", "scaled", "right"),
+    [
+        ("L1TP", "LANDSAT_8", (), LEVEL_1),
+        ("L1GT", "LANDSAT_9", (2e-5, -0.1), LEVEL_1),
+        ("L1TP", "LANDSAT_8", (4e-5, -0.2), (4e-5, -0.2)),  # its provider has divided by the sine
+        ("L2SP", "LANDSAT_8", (), LEVEL_2),
+        ("L2SP", "LANDSAT_5", (), LEVEL_2),
+        ("L2SR", "LANDSAT_7", LEVEL_2, LEVEL_2),
+    ],
+)
+def test_items_of_landsat(
+    level: str, platform: str, scaled: tuple[float, ...], right: tuple[float, float],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    values = landsat_item(tmp_path, level, platform, scaled, **{"view:sun_elevation": 30.0})
+    scene = open_product(tmp_path / "item.json")
+    assert scene.band.values.tolist() == ["red", "nir"]
+    assert scene.attrs["level"] == ("toa" if level.startswith("L1") else "surface")
+    expected = np.where(values == 0, np.nan, values * right[0] + right[1])
+    np.testing.assert_allclose(scene.reflectance[1], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_item_of_level_1_without_the_sun(tmp_path: Path) -> None:
+    landsat_item(tmp_path)
+    with pytest.warns(UserWarning, match="no view:sun_elevation"):
+        open_product(tmp_path / "item.json")
+
+
+def test_tm_of_level_1_has_factors_of_its_own(tmp_path: Path) -> None:
+    landsat_item(tmp_path, "L1TP", "LANDSAT_5", **{"view:sun_elevation": 30.0})
+    with pytest.raises(InputError):
+        open_product(tmp_path / "item.json")
+
+
+def test_muscate_filled_with_another_number(tmp_path: Path) -> None:
+    """Never clear: nodata, or a warning."""
+    path, _ = muscate(tmp_path)
+    for file in path.glob("*_SRE_*.tif"):
+        side = 24 if file.stem.endswith(("B2", "B3", "B4", "B8")) else 12
+        values = numbers(200, 5000, side, side, dtype="int16")
+        values[:, : side // 2] = 0
+        write(file, values, 240 / side)
+    with pytest.warns(UserWarning, match="is not declared|read as nodata"):
+        scene = open_product(path, bands=["blue", "red", "swir16"], resolution=20)
+    assert np.isnan(scene.reflectance.values[:, :, :6]).all()
+    assert np.isfinite(scene.reflectance.values[:, :, 7:]).all()
