@@ -126,7 +126,7 @@ def average(x: Tensor, y: Tensor, size: int) -> Batch:
 
 
 def turn(x: Tensor, y: Tensor, rng: Generator) -> Batch:
-    """Turn the batch by a multiple of 90°, and mirror every second one.
+    """Turn the batch by a multiple of 90°, and mirror it half of the time.
 
     Args:
         x, y, rng: As for every effect.

@@ -26,7 +26,7 @@ def cut_chips(
 
     Args:
         datasets: Scenes, as `open_scene` gives them.
-        bands: Common names; "elevation" is one of them.
+        bands: Common names; "elevation" may be one of them.
         sources: Sources of labels: names of `labels.LABEL_SOURCES`, or "truth" for the mask of the
             scene.
         size: Pixels a side. Edges that fill less than a chip are padded with nodata.

@@ -177,6 +177,8 @@ def shipped_models() -> list[ModelCard]:
 def pick_model(available: Sequence[str]) -> str:
     """Choose the shipped model that uses the most bands of an image.
 
+    Of two that use as many, the one made for these bands comes before the one for any bands.
+
     Args:
         available: Common names of the bands of the image.
 
@@ -187,8 +189,10 @@ def pick_model(available: Sequence[str]) -> str:
         InputError: No shipped model works from these bands.
     """
     cards = shipped_models()
-    sizes = [(len(card.best_set(available) or ()), card.name) for card in cards]
-    size, name = max(sizes, default=(0, ""))
+    ranks = [
+        (len(card.best_set(available) or ()), -len(card.band_sets), card.name) for card in cards
+    ]
+    size, _, name = max(ranks, default=(0, 0, ""))
     if size == 0:
         sets = sorted({", ".join(bands) for card in cards for bands in card.band_sets})
         raise InputError(

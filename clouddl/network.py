@@ -135,10 +135,11 @@ def build(card: ModelCard) -> UNet:
 
 
 def normalise(x: Tensor, card: ModelCard, statistics: Statistics | None = None) -> Tensor:
-    """Bring reflectance to mean 0 and standard deviation 1; nodata becomes 0, the mean.
+    """Bring reflectance to mean 0 and standard deviation 1; what is NaN becomes 0, the mean.
 
     Args:
-        x: Reflectance (n, bands, y, x); NaN for nodata and for bands that the sensor lacks.
+        x: Reflectance (n, bands, y, x); NaN for bands that the sensor lacks; gaps are filled before
+            (`fill_gaps`).
         card: How to normalise.
         statistics: Mean and standard deviation, for the tiles of a scene; default `statistics_for`.
 

@@ -254,7 +254,7 @@ def source_sha256(scene: Scene, store: Store) -> str:
         store: Where its files are.
 
     Returns:
-        SHA-256 of its image, or "simulated".
+        SHA-256 of the (first) file of its image, or "simulated".
     """
     if not scene.image:
         return SIMULATED
@@ -303,7 +303,7 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
 
 
 def _simulate(scene: Scene, sensor: Sensor) -> xr.Dataset:
-    if scene.bands:  # every band takes its time
+    if scene.bands:  # simulate only the bands asked for
         bands = tuple(band for band in sensor.bands if band.common in scene.bands)
         sensor = sensor.model_copy(update={"bands": bands})
     arguments = {"resolution": scene.resolution, **(scene.simulated or {})}

@@ -26,7 +26,7 @@ from clouddl.scale.cluster import Cluster, Died, Lost, open_cluster
 CHOICES: dict[str, list[int]] = {"base_filters": [8, 12, 16], "kernel_size": [3, 5]}
 
 SPACE: dict[str, Any] = {
-    # From 0.1 on: without dropout short fits, as trials are, score best, and long ones over-fit.
+    # At least 0.1: short trials favour none, and long fits then over-fit.
     "dropout": hp.uniform("dropout", 0.1, 0.5),
     "base_filters": hp.choice("base_filters", CHOICES["base_filters"]),
     "kernel_size": hp.choice("kernel_size", CHOICES["kernel_size"]),

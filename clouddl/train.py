@@ -1,7 +1,7 @@
 """Training a model on chips.
 
-Lightning runs the loop (early stopping, checkpoints, resume, mixed precision, progress bar); what
-is here is what is special to clouds seen by more than one sensor.
+Lightning runs the loop (early stopping, resume, mixed precision, progress bar). Here are the task, the
+sampler of regions, and checkpoints that are no pickles.
 """
 
 import json
@@ -196,7 +196,7 @@ def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarr
 
 
 class CloudTask(L.LightningModule):
-    """The network in training; validation F2 is that of all pixels at the best threshold.
+    """The network in training; validation F2 is the highest over all thresholds.
 
     Args:
         card: What to build.
@@ -381,7 +381,7 @@ def _callbacks(
             ),
             EarlyStopping("val_f2", mode="max", patience=schedule.patience),
         ]
-    # Each epoch, and after `best`, whose state it holds: save_last follows the best alone.
+    # Each epoch; `save_last` of the first would save only when the best changes.
     callbacks.append(ModelCheckpoint(checkpoints, "last", enable_version_counter=False))
     # Weights are averaged over about the last tenth of a run, so that the first ones are forgotten.
     steps = schedule.epochs * epoch_steps

@@ -142,7 +142,9 @@ def processor_method(n_bands: int = 4) -> Method:
 
 
 def evaluate(methods: Mapping[str, Method], scenes: Scenes) -> Evaluation:
-    """Score methods on scenes with a reference; scenes that lack bands of a method are left out.
+    """Score methods on scenes with a reference.
+
+    Scenes that lack `bands` of a method are left out for it; a model without `use` runs on all.
 
     Args:
         methods: By name, which becomes `run`.
