@@ -1,7 +1,7 @@
 """Training a model on chips.
 
-Lightning runs the loop (early stopping, resume, mixed precision, progress bar). Here are the task, the
-sampler of regions, and checkpoints that are no pickles.
+Lightning runs the loop (early stopping, resume, mixed precision, progress bar). Here are the task,
+the sampler of regions, and checkpoints that are no pickles.
 """
 
 import json
