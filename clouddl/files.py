@@ -80,6 +80,34 @@ def writing(folder: Path | str) -> Iterator[None]:
         ) from error
 
 
+def split_member(path: Path | str) -> tuple[str, str]:
+    """Split "file.npz#member", the name of an array in a file.
+
+    Args:
+        path: Such a name, or any path: a # in the name of a file or a folder belongs to it.
+
+    Returns:
+        The path of the file, and the member: "" where none is named.
+    """
+    name = str(path)
+    match = re.fullmatch(r"(.+\.np[yz])#(.*)", name)
+    if match is None or os.path.exists(name):
+        return name, ""
+    return match[1], match[2]
+
+
+def is_local(path: Path | str) -> bool:
+    """Whether it is an ordinary path, not an address or a name of GDAL's own.
+
+    Args:
+        path: "a/b.tif"; not "https://host/b.tif", "s3://bucket/b.tif", "zip://a.zip!b.tif",
+            "/vsizip/a.zip/b.tif" or 'NETCDF:"a.nc":b'.
+    """
+    name = str(path)
+    foreign = name.startswith("/vsi") or re.match(r"[A-Za-z][\w+.-]+:", name)
+    return not foreign or os.path.exists(name)
+
+
 def row_of(name: str, file: Path) -> Row:
     """Describe a local file for a registry.
 

@@ -21,6 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from scipy import ndimage
 
 from clouddl.errors import InputError, read_yaml, readable, validated
+from clouddl.files import split_member
 
 CLEAR, CLOUD, NODATA = 0, 1, 255
 _NO_CODE = 254  # in a lookup table
@@ -369,36 +370,51 @@ def read_mask(path: str | Path, codes: str, like: Gridded | None = None) -> xr.D
     """
     with readable(path, "mask"):
         stored = _load(str(path))
+        if codes == "binary":
+            _check_binary(stored)
         values = decode(stored.values, codes)
     mask = on_grid(values, stored, source=Path(path).name, codes=codes)
     if like is None:
         return mask
+    both_placed = bool(mask.rio.crs and like.rio.crs) or bool(_is_placed(mask) and _is_placed(like))
+    if both_placed:
+        mask = _turned_as(like, mask)
     same_shape = mask.shape == (like.sizes["y"], like.sizes["x"])
     fits = same_shape
-    if mask.rio.crs and like.rio.crs:
+    if both_placed:
         # Grids of the same ground may differ at the edge by a part of the coarser pixel.
         tolerance = 0.01 if same_shape else 1
-        fits = mask.rio.crs == like.rio.crs and _pixels_apart(mask, like) < tolerance
+        same_crs = mask.rio.crs == like.rio.crs or None in (mask.rio.crs, like.rio.crs)
+        fits = same_crs and _pixels_apart(mask, like) < tolerance
     if not fits:
         raise InputError(
             f"{path}: its grid ({_describe_grid(mask)}) is not the image's ({_describe_grid(like)})"
         )
     if not same_shape:
+        if not mask.rio.crs or not like.rio.crs:
+            raise InputError(f"{path}: it or the image has no CRS, so it cannot be resampled")
         # The nodata tag keeps GDAL from counting 255 as a class, and writing it as 254.
         tagged = mask.rio.write_nodata(NODATA)
         values = tagged.rio.reproject_match(like, resampling=Resampling.mode).values
+    else:
+        values = mask.values
     return on_grid(values, like, **mask.attrs)
 
 
 def _load(path: str) -> xr.DataArray:
     """The stored codes (y, x)."""
-    name, _, member = path.partition("#")
+    name, member = split_member(path)
     if not name.endswith((".npy", ".npz")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             raster = rioxarray.open_rasterio(name)
         if not isinstance(raster, xr.DataArray):
             raise InputError("it holds several datasets; give a file of one layer")
+        turn = raster.rio.transform()
+        if turn.b or turn.d:
+            raise InputError("its grid is turned against its CRS; bring it north up (gdalwarp)")
+        if raster.sizes["band"] != 1:
+            raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
         return raster.load().squeeze("band", drop=True)
     array = np.load(name, allow_pickle=False)  # a pickle could run code
     if name.endswith(".npz"):
@@ -406,6 +422,33 @@ def _load(path: str) -> xr.DataArray:
     if array.ndim == 3 and 1 in array.shape:
         array = array.squeeze(array.shape.index(1))
     return xr.DataArray(array, dims=("y", "x"))
+
+
+def _check_binary(stored: xr.DataArray) -> None:
+    """Raise InputError if 255 can be cloud as well as nodata: there is no 1, and no tag says it."""
+    if stored.rio.nodata == NODATA or stored.attrs.get("_FillValue") == NODATA:
+        return
+    if set(np.unique(stored.values).tolist()) == {CLEAR, NODATA}:
+        raise InputError(
+            "it holds 0 and 255 but no 1, so 255 may be cloud or nodata; if it is cloud, say codes "
+            "binary-255 (--codes binary-255); if it is nodata, set it as the file's nodata value "
+            "(gdal_edit.py -a_nodata 255)"
+        )
+
+
+def _is_placed(data: Gridded) -> bool:
+    """Whether the file says where its pixels lie, if not in which CRS."""
+    stated = data.rio.transform(recalc=False) if "spatial_ref" in data.coords else None
+    return stated is not None and not stated.is_identity
+
+
+def _turned_as(like: Gridded, mask: xr.DataArray) -> xr.DataArray:
+    """The mask with its rows and columns in the order of an image: south up, or north up."""
+    steps = zip(("x", "y"), mask.rio.resolution(), like.rio.resolution(), strict=True)
+    for axis, step, wanted in steps:
+        if step * wanted < 0:
+            mask = mask.isel({axis: slice(None, None, -1)})
+    return mask.rio.write_transform(mask.rio.transform(recalc=True))
 
 
 def _pixels_apart(mask: xr.DataArray, like: Gridded) -> float:

@@ -4,8 +4,10 @@ An image is opened, a plan is made of what was left open, tiles are predicted on
 and the results are written as they come.
 """
 
+import hashlib
 import math
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,11 +25,11 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from clouddl.errors import InputError, WriteError
-from clouddl.files import replacing, writing
+from clouddl.files import is_local, replacing, split_member, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, load_model, pick_model
 from clouddl.network import ModelCard
-from clouddl.products import Source, open_image
+from clouddl.products import ProductImage, Source, open_image
 from clouddl.products.image import (
     AS_STORED,
     Image,
@@ -38,13 +40,17 @@ from clouddl.products.image import (
     strips,
 )
 from clouddl.scale.tiles import Part, TilePredictor
-from clouddl.sensors import Sensor, middle
+from clouddl.sensors import Sensor, band_names, middle
 
 TRAINED = (10, 60)  # metres; training samples resolutions of this range
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
 PROBABILITY_BYTES = 4  # per pixel
 RESULT_BYTES = 10  # per pixel, on disk while results are made: as computed, and as COG
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
+SOURCE = "source"  # tag of a result: what it was made of
+FOLDER_SUFFIXES = (".safe", ".zarr")
+# Metadata, and items, that are called the same in every product; its folder tells them apart.
+SAME_IN_EVERY_PRODUCT = r"MTD(_\w+)?|manifest|metadata|item|product|INSPIRE|index"
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
 
@@ -79,6 +85,7 @@ class _Plan:
     tiles: TilePredictor
     threshold: float
     dilation_m: float
+    source: str  # what results are made of, so that they are not replaced by another's
 
 
 def predict_array(
@@ -99,11 +106,12 @@ def predict_array(
         Probability (y, x) float32 on the image's own grid, NaN where all bands are nodata.
 
     Raises:
-        InputError: Bands that do not fit, or no resolution.
+        InputError: Bands that do not fit, no resolution, or values that are no reflectance.
     """
     names = None if bands is None else tuple(bands)
     opened = open_array(image, Reading(bands=names, resolution=resolution))
     opened = opened.select(_best_set(model.card, opened.bands, opened.name))
+    _check_overview(opened)
     probability = np.empty(opened.shape, np.float32)
     for window, values in TilePredictor(model, opened).run():
         probability[window.toslices()] = values
@@ -112,7 +120,7 @@ def predict_array(
 
 def predict_file(
     source: Source,
-    sensor: Sensor | None,
+    sensor: Sensor | str | None,
     out: Path | str,
     *,
     model: CloudModel | None = None,
@@ -132,7 +140,8 @@ def predict_file(
 
     Args:
         source: What `open_image` opens, of any size; arrays are held in memory.
-        sensor: Card of the sensor; None for a product or an item, which says it itself.
+        sensor: The sensor, its name or the path of its card; None for a product or an item,
+            which says it itself.
         out: Folder of the results.
         model: What predicts; default the shipped model that makes the most of the bands.
         reading: How the image's numbers are read.
@@ -154,7 +163,7 @@ def predict_file(
 
 def predict_part(
     source: Source,
-    sensor: Sensor | None,
+    sensor: Sensor | str | None,
     parts: Path | str,
     part: tuple[int, int],
     *,
@@ -189,7 +198,7 @@ def predict_part(
 def join_parts(
     parts: Path | str,
     source: Source,
-    sensor: Sensor | None,
+    sensor: Sensor | str | None,
     out: Path | str,
     *,
     model: CloudModel | None = None,
@@ -248,11 +257,57 @@ def results_of(source: Path | str, out: Path | str) -> tuple[Path, Path]:
     Returns:
         Paths of the mask and of the probability.
     """
-    path = str(source).partition("#")[0]
-    if "://" in path:
-        path = urlsplit(path).path
-    stem = Path(path).stem
+    stem = _stem(source)
     return Path(out, f"{stem}_cloud.tif"), Path(out, f"{stem}_probability.tif")
+
+
+def _stem(source: Path | str) -> str:
+    """How the results of an image are called: as its file, or as the folder of its product."""
+    file, _ = split_member(source)
+    if not is_local(file):
+        return _stem_of_address(file)
+    path = Path(os.path.abspath(file))
+    if path.is_dir():  # a dot in its name may belong to a date or a version
+        return path.stem if path.suffix.lower() in FOLDER_SUFFIXES else path.name
+    if re.fullmatch(SAME_IN_EVERY_PRODUCT, path.stem, re.IGNORECASE) and path.parent.name:
+        return _stem(path.parent)
+    return path.stem
+
+
+def _stem_of_address(name: str) -> str:
+    """The same for an address and for a name that only GDAL knows."""
+    dataset = re.fullmatch(r'[A-Za-z]\w+:"?(?!//)([^"]+?)"?(?::+/*([^":]+))?', name)
+    if dataset:  # NETCDF:"a.nc":b
+        variable = re.sub(r"\W+", "_", dataset[2] or "")
+        return Path(dataset[1]).stem + (f"_{variable}" if variable else "")
+    address = urlsplit(name)
+    last = (address.path.rstrip("/") or address.netloc).rpartition("!")[2]
+    return Path(last).stem or "image"
+
+
+def check_results(results: Iterable[Path], source: str) -> None:
+    """Refuse to replace the results of another image.
+
+    Args:
+        results: Files to be written.
+        source: What they would be made of, as their tag `source` would say it.
+
+    Raises:
+        InputError: There are results of this name, of another image.
+    """
+    for result in results:
+        if not result.exists():
+            continue
+        try:
+            with open_raster(result) as file:
+                other = file.tags().get(SOURCE)
+        except RasterioError:  # broken, so nothing is lost
+            continue
+        if other and other != source:
+            raise InputError(
+                f"{source}: {result} is there already, made of another input ({other}); give "
+                "another folder, or move or delete it"
+            )
 
 
 def make_results_folder(out: Path | str, room: int = 0) -> None:
@@ -279,14 +334,14 @@ def make_results_folder(out: Path | str, room: int = 0) -> None:
 
 def _plan(
     source: Source,
-    sensor: Sensor | None,
+    sensor: Sensor | str | None,
     model: CloudModel | None,
     reading: Reading,
     options: Options,
 ) -> _Plan:
     """Open an image and settle all that was left open."""
-    image = open_image(source, sensor, reading)
-    wanted = list(options.use or image.bands)
+    image = opened = open_image(source, sensor, reading)
+    wanted = list(band_names(options.use or image.bands, image.sensor))
     unknown = [band for band in wanted if band not in image.bands]
     if unknown:
         has = f"it has {', '.join(image.bands)}"
@@ -299,10 +354,25 @@ def _plan(
     _check_options(image.name, options, threshold)
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         image = image.select(used, resolution)
-        overview = xr.DataArray(image.overview, {"band": used}, ("band", "y", "x"))
-        check_reflectance(overview, image.name)
+        if not isinstance(opened, ProductImage):  # a product has checked itself
+            _check_overview(image)
     tiles = TilePredictor(model, image, options.tile, options.overlap)
-    return _Plan(image, model, tiles, threshold, options.dilation_m)
+    named = _named_source(source, image)
+    return _Plan(image, model, tiles, threshold, options.dilation_m, named)
+
+
+def _named_source(source: Source, image: Image) -> str:
+    """A name of what results are made of that no other image has."""
+    if isinstance(source, Path | str):
+        return os.path.abspath(source) if is_local(source) else str(source)
+    digest = hashlib.sha256(image.overview.tobytes()).hexdigest()[:16]
+    return f"{image.name}, in memory, {digest}"
+
+
+def _check_overview(image: Image) -> None:
+    """Raise InputError if an image cannot be reflectance."""
+    overview = xr.DataArray(image.overview, {"band": list(image.bands)}, ("band", "y", "x"))
+    check_reflectance(overview, image.name, image.readings)
 
 
 def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
@@ -368,6 +438,7 @@ def _write(
 ) -> tuple[Path, Path]:
     """Write the probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
     results = results_of(plan.image.name, out)
+    check_results(results, plan.source)
     make_results_folder(out, math.prod(plan.image.shape) * RESULT_BYTES)
     # In a folder next to the results: within one file system a file is moved at once.
     with (
@@ -419,6 +490,7 @@ def _create(
     )
     file.set_band_description(1, content)
     made_by = {
+        SOURCE: plan.source,
         "model": card.name,
         "model_version": card.version,
         "threshold": plan.threshold,

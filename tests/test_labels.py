@@ -41,6 +41,7 @@ ESA = "coastal blue green red rededge071 rededge075 rededge078 nir nir08 nir09 c
         ("ukis", [0, 1, 2, 3, 4], [0, 0, 0, 0, 1]),
         ("cloudsen12", [0, 1, 2, 3], [0, 1, 1, 0]),
         ("binary", [0, 1, 255], [0, 1, 255]),
+        ("binary-255", [0, 255], [0, 1]),
         # one bit after the other, from the lowest
         ("maja-clm-muscate", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 1, 0, 0, 1]),
         ("maja-clm-native", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 0, 0, 1, 1]),

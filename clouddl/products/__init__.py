@@ -2,8 +2,8 @@
 
 A product (folder, zip or tar, as an agency delivers it) says itself how its numbers become
 reflectance, so it needs no option. The layouts were checked against public code that reads the
-real products (EOReader, SNAP, OTB, acolite, Start-MAJA), not against real products: none was at
-hand. "Unchecked" marks what even that did not settle.
+real products (EOReader, SNAP, OTB, acolite, Start-MAJA), and those of Landsat and Sentinel-2 against
+real files too (tests/test_real_products.py). "Unchecked" marks what that did not settle.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,15 @@ import xarray as xr
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
+from clouddl.files import is_local
 from clouddl.labels import dilate
+from clouddl.products.arrays import DATASETS, as_array, open_dataset
 from clouddl.products.dem import copernicus_dem
 from clouddl.products.image import AS_STORED, Grid, Image, Reading, open_array, open_file
 from clouddl.products.product import Product
 from clouddl.products.readers import find_product
-from clouddl.products.stac import is_item, read_item
-from clouddl.sensors import Sensor
+from clouddl.products.stac import is_item, limit_waiting, read_item
+from clouddl.sensors import Sensor, get_sensor
 
 Source: TypeAlias = Path | str | np.ndarray | xr.DataArray | xr.Dataset
 
@@ -68,14 +70,18 @@ class ProductImage(Image):
         return open_array(reflectance, sensor=self.sensor)
 
 
-def open_image(source: Source, sensor: Sensor | None = None, reading: Reading = AS_STORED) -> Image:
+def open_image(
+    source: Source, sensor: Sensor | str | None = None, reading: Reading = AS_STORED
+) -> Image:
     """Open an image, wherever it comes from.
 
     Args:
         source: A file that GDAL opens, a .npy, a .npz or "file.npz#member" (with `sensor`); a
             product: folder, zip, tar or file of its metadata; a STAC item: file or address; or an
-            image in memory: array (band, y, x), DataArray, scene Dataset.
-        sensor: Card of the sensor. Products and most STAC items say it themselves.
+            image in memory: array (band, y, x), DataArray, scene Dataset, or Dataset of one
+            variable a band.
+        sensor: The sensor, its name or the path of its card. Products and most STAC items say it
+            themselves.
         reading: How the numbers are read. Products say this themselves, and of a STAC item it
             stands in where the item is silent; only `resolution` is free.
 
@@ -86,14 +92,22 @@ def open_image(source: Source, sensor: Sensor | None = None, reading: Reading = 
     Raises:
         InputError: Whatever cannot be opened; the message names it and what to do.
     """
+    if isinstance(sensor, str):
+        sensor = get_sensor(sensor)
     if not isinstance(source, Path | str):
-        return open_array(source, reading, sensor)
+        return open_array(as_array(source, sensor), reading, sensor)
+    if not is_local(source):
+        limit_waiting()
     allowed = Reading(resolution=reading.resolution)
     if is_item(source):
         product = read_item(source, sensor, reading)
         allowed = replace(reading, bands=None)
     elif sensor is None:
+        if not is_local(source):
+            raise InputError(f"{source}: an image at an address says no sensor; give --sensor")
         product = find_product(source)
+    elif str(source).lower().rstrip("/").endswith(DATASETS) and is_local(source):
+        return open_array(as_array(open_dataset(source, reading), sensor), reading, sensor)
     else:
         return open_file(source, reading, sensor)
     if reading != allowed:

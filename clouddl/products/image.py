@@ -1,10 +1,11 @@
 """An image as every other module sees it: reflectance, read by windows, wherever it came from."""
 
+import math
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -17,17 +18,29 @@ import rasterio
 import rioxarray  # noqa: F401 (gives xarray its .rio)
 import xarray as xr
 from affine import Affine
+from rasterio import warp
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
-from clouddl.sensors import Sensor
+from clouddl.files import split_member
+from clouddl.sensors import Sensor, band_name, band_names
 
 METRES_PER_DEGREE = 111_320.0  # of latitude
+SAME_SPACING = 0.01  # pixels that are nearer to square than this are taken as square
+STRETCH = 0.05  # a projection that stretches more than this is measured on the ground
 OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
 STRIP = 1 << 22  # pixels of an image in memory at once
+BLOCK = 8  # pixels a side of the smallest part without data that is looked for
+FILLS = (0, -9999, -999, -10000, -32768, float(np.finfo(np.float32).min))  # usual nodata numbers
+OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
+
+# Colours of layers that say what they are; the others (grey, palette, ...) do not.
+COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
 
 Level = Literal["toa", "surface"]
 
@@ -38,16 +51,16 @@ class Reading:
 
     Attributes:
         bands: Common names of the layers in file order, None to skip one; default the sensor's.
-        scale: Factor from number to reflectance.
-        offset: Reflectance of the number 0.
+        scale: Factor from number to reflectance; default the file's own, else 1.
+        offset: Reflectance of the number 0; default the file's own, else 0.
         nodata: Number that means nodata; default the file's own.
         resolution: Metres per pixel, needed where the file has no CRS; of a product, the
             resolution to read it at.
     """
 
     bands: tuple[str | None, ...] | None = None
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: float | None = None
+    offset: float | None = None
     nodata: float | None = None
     resolution: float | None = None
 
@@ -60,11 +73,13 @@ class Reading:
         Returns:
             A new array of the same shape, or `numbers` itself where nothing is to be done.
         """
-        if numbers.dtype == np.float32 and (self.scale, self.offset, self.nodata) == (1, 0, None):
+        scale = 1.0 if self.scale is None else self.scale
+        offset = self.offset or 0.0
+        if numbers.dtype == np.float32 and (scale, offset, self.nodata) == (1, 0, None):
             return numbers
         values = numbers.astype(np.float32)  # and then in place, where NaN stays NaN
-        values *= np.float32(self.scale)
-        values += np.float32(self.offset)
+        values *= np.float32(scale)
+        values += np.float32(offset)
         if self.nodata is not None:
             values[numbers == self.nodata] = np.nan
         return values
@@ -115,6 +130,11 @@ class Image(ABC):
         """The image decimated to at most `OVERVIEW` pixels a side (band, y, x) float32."""
 
     @property
+    def readings(self) -> list[Reading]:
+        """How the numbers of every band are read, in the order of `bands`."""
+        return [self.reading] * len(self.bands)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Size (y, x) in pixels."""
         return self.grid.shape
@@ -127,6 +147,16 @@ class Image(ABC):
             message = f"its resolution is {metres}; give it in metres, above 0 (--resolution)"
             raise InputError(f"{self.name}: {message}")
         return float(metres)
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """Metres from pixel to pixel on the ground, down a column and along a row."""
+        if self.grid.crs is None:
+            return self.resolution, self.resolution
+        down, along = _ground_spacing(self.grid) or _nominal_spacing(self.grid)
+        if abs(along / down - 1) <= SAME_SPACING:
+            return self.resolution, self.resolution
+        return self.resolution, self.resolution * along / down
 
     def coarsest(self, bands: Sequence[str]) -> float | None:
         """Metres per pixel of the coarsest of some bands, None if nothing says it."""
@@ -158,14 +188,16 @@ class Image(ABC):
         values = self.read(window)
         step = self.resolution
         _, transform, crs = self.grid
-        if crs is None:
-            transform = Affine(step, 0, -step / 2, 0, step, -step / 2)
+        axes = transform
+        if crs is None or transform.b or transform.d:  # a turned grid has no x of its columns
+            axes = Affine(step, 0, -step / 2, 0, step, -step / 2)
         if window is not None:
+            axes = rasterio.windows.transform(window, axes)
             transform = rasterio.windows.transform(window, transform)
         coordinates = {
             "band": list(self.bands),
-            "y": transform.f + transform.e * (np.arange(values.shape[1]) + 0.5),
-            "x": transform.c + transform.a * (np.arange(values.shape[2]) + 0.5),
+            "y": axes.f + axes.e * (np.arange(values.shape[1]) + 0.5),
+            "x": axes.c + axes.a * (np.arange(values.shape[2]) + 0.5),
         }
         array = xr.DataArray(values, coordinates, ("band", "y", "x"), "reflectance")
         array.attrs["resolution"] = step
@@ -192,11 +224,58 @@ class Image(ABC):
         return [layers.index(band) for band in self.bands]
 
 
+class FileMask(NamedTuple):
+    """Where a file says other than by a number that pixels are nodata.
+
+    https://gdal.org/en/stable/development/rfc/rfc15_nodatabitmask.html
+
+    Attributes:
+        shared: Whether one mask, in the file or beside it (.msk), holds for all layers.
+        own: Whether layers have masks of their own.
+        alpha: Number of the layer of transparency, from 1; None if there is none.
+    """
+
+    shared: bool = False
+    own: bool = False
+    alpha: int | None = None
+
+    def invalid(
+        self,
+        file: DatasetReader,
+        layers: list[int],
+        window: Window | None,
+        shape: tuple[int, int] | None,
+    ) -> np.ndarray | None:
+        """Read where pixels are nodata; the file must be locked.
+
+        Args:
+            file: The open file.
+            layers: Numbers of layers, from 1.
+            window: Part of the file; default all of it.
+            shape: Size (y, x) to decimate to; default none.
+
+        Returns:
+            Whether each pixel is nodata (layer or 1, y, x); None where no mask says it.
+        """
+        invalid = None
+        if self.alpha is not None:
+            size = (1, *shape) if shape else None
+            invalid = file.read([self.alpha], window=window, out_shape=size) == 0
+        if self.shared or self.own:
+            masked = [1] if self.shared else layers
+            size = (len(masked), *shape) if shape else None
+            hidden = file.read_masks(masked, window=window, out_shape=size) == 0
+            invalid = hidden if invalid is None else invalid | hidden
+        return invalid
+
+
 @dataclass(frozen=True, eq=False)
 class RasterImage(Image):
     """A file that GDAL reads; it stays open, and what its cache holds is not decoded again."""
 
     file: DatasetReader
+    layers: tuple[Reading, ...]  # how the numbers of each layer are read
+    mask: FileMask
     lock: Lock = field(default_factory=Lock)  # GDAL lets one thread at a time into a file
 
     @property
@@ -204,9 +283,14 @@ class RasterImage(Image):
         """Where the file says its pixels lie."""
         return Grid(self.file.shape, self.file.transform, self.file.crs)
 
+    @property
+    def readings(self) -> list[Reading]:
+        """How the numbers of every band are read: layers of a file may differ."""
+        return [self.layers[index] for index in self._layers()]
+
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read a window; InputError if the file is truncated."""
-        return self.reading.reflectance(self._numbers(window))
+        return self._reflectance(window)
 
     @cached_property
     def overview(self) -> np.ndarray:
@@ -219,15 +303,27 @@ class RasterImage(Image):
         for top, bottom in pairwise(edges):
             first, last = top * height // rows, bottom * height // rows
             window = Window(0, first, width, last - first)
-            strips.append(self._numbers(window, (len(self.bands), bottom - top, columns)))
-        return self.reading.reflectance(np.concatenate(strips, axis=1))
+            strips.append(self._reflectance(window, (bottom - top, columns)))
+        return np.concatenate(strips, axis=1)
 
-    def _numbers(
-        self, window: Window | None, shape: tuple[int, int, int] | None = None
+    def _reflectance(
+        self, window: Window | None, shape: tuple[int, int] | None = None
     ) -> np.ndarray:
+        """Read a window, decimated to a shape, invalid pixels as NaN."""
         layers = [index + 1 for index in self._layers()]
+        size = (len(layers), *shape) if shape else None
         with self.lock, _readable(self.name):
-            return self.file.read(layers, window=window, out_shape=shape)
+            numbers = self.file.read(layers, window=window, out_shape=size)
+            invalid = self.mask.invalid(self.file, layers, window, shape)
+        readings = self.readings
+        if len(set(readings)) == 1:
+            values = readings[0].reflectance(numbers)
+        else:
+            pairs = zip(readings, numbers, strict=True)
+            values = np.stack([reading.reflectance(layer) for reading, layer in pairs])
+        if invalid is not None:
+            values[np.broadcast_to(invalid, values.shape)] = np.nan
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,22 +375,32 @@ def open_file(
             a resolution that contradicts the file.
     """
     name = str(path)
-    layers = reading.bands
-    if layers is None:
-        layers = tuple(band.common for band in sensor.bands) if sensor else ()
-    reading = replace(reading, bands=layers)
-    if name.partition("#")[0].endswith((".npy", ".npz")):
+    card = tuple(band.common for band in sensor.bands) if sensor else ()
+    layers: tuple[str | None, ...] = card
+    if reading.bands is not None:
+        layers = band_names(reading.bands, sensor)
+    if split_member(name)[0].endswith((".npy", ".npz")):
         with _readable(name):
             numbers = _load_array(name, len(layers))
+        reading = replace(reading, bands=layers)
         bands = _check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
         return ArrayImage(name, sensor, "toa", bands, reading, numbers, Grid(numbers.shape[1:]))
     with _readable(name):
         file = open_raster(name)
+    described = _described_layers(file, sensor)
+    if reading.bands is None:
+        layers = _layers_in_order(name, described, card)
+    alpha = _alpha(file, layers)
+    if alpha and len(layers) == file.count - 1:
+        layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
     bands = _check_layers(name, layers, file.dtypes, sensor)
-    if reading.nodata is None:
-        reading = replace(reading, nodata=file.nodata)
+    _warn_of_other_order(name, layers, described)
+    reading = replace(reading, bands=layers)
+    readings = _layer_readings(file, reading)
+    for band, layer in zip(layers, readings, strict=True):
+        _check_offset(name, band, layer)
     reading = replace(reading, resolution=_pixel_size(file, reading.resolution))
-    return RasterImage(name, sensor, "toa", bands, reading, file)
+    return RasterImage(name, sensor, "toa", bands, reading, file, readings, _file_mask(file, alpha))
 
 
 def open_array(
@@ -324,8 +430,13 @@ def open_array(
     layers = reading.bands
     if layers is None and "band" in array.coords:
         layers = tuple(array.band.values.tolist())
+    if layers is not None:
+        layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):
         raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
+    reading = _array_reading(array, reading)
+    for band in layers:
+        _check_offset(name, band, reading)
     resolution = reading.resolution
     if resolution is None:
         resolution = array.attrs.get("resolution")
@@ -362,28 +473,121 @@ def read_image(
     return open_file(path, replace(reading, bands=tuple(bands))).array(window)
 
 
-def check_reflectance(array: xr.DataArray, name: str) -> None:
+def check_reflectance(
+    array: xr.DataArray, name: str, readings: Sequence[Reading] = (), product: bool = False
+) -> None:
     """Check that an array can be reflectance; thermal bands are skipped.
+
+    Warns of what may be right: blocks of an undeclared nodata number, an offset that seems
+    forgotten, and reflectance above 2, which a low sun explains.
 
     Args:
         array: Reflectance (band, y, x), nodata NaN.
         name: What the message calls it.
+        readings: How the numbers of every band were read; by default they were reflectance.
+        product: Whether its metadata say how, so that no option of the user's does.
 
     Raises:
-        InputError: Every pixel is nodata, or the values look like digital numbers.
+        InputError: Every pixel is nodata or the same, or the values cannot be reflectance.
     """
     reflective = [not str(band).startswith("lwir") for band in array.band.values]
     values = array.values[reflective]
     if values.shape[-1] * values.shape[-2] > 1 << 20:
         values = values[:, ::4, ::4]
-    values = values[np.isfinite(values)]
-    if not values.size:
-        raise InputError(f"{name}: every pixel is nodata; check the file and --nodata")
-    high = float(np.percentile(values, 99))
-    if high > 2:
+    stated = [reading for reading, used in zip(readings, reflective, strict=False) if used]
+    finite = np.isfinite(values)
+    if not finite.any():
+        mend = "download it again" if product else "check the file and --nodata"
+        raise InputError(f"{name}: every pixel is nodata; {mend}")
+    fill = _fill(values, stated or [AS_STORED] * len(values))
+    if fill is not None:
+        number, filled = fill
+        mend = "predict its bands with --sensor and" if product else "say"
+        warnings.warn(
+            f"{name}: {number:g} fills {filled.mean():.0%} of the pixels, in all bands, and is "
+            f"not declared as nodata; if it means nodata, {mend} --nodata {number:g}",
+            stacklevel=3,
+        )
+        finite &= ~filled
+    _check_level(values[finite], name, stated, product)
+    _check_variety(values, name)
+
+
+def _check_variety(values: np.ndarray, name: str) -> None:
+    """Raise InputError if every band (band, y, x) holds one value only."""
+    if values[0].size < BLOCK**2:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a band may be nodata throughout
+        varies = np.nanmax(values, (1, 2)) > np.nanmin(values, (1, 2))
+    if not varies.any():
+        first = values[np.isfinite(values)][0]
         raise InputError(
-            f"{name}: looks like digital numbers (99th percentile {high:.4g}); give --scale/"
-            "--offset (Sentinel-2 L1C: --scale 0.0001, offset -0.1 from baseline 04.00)"
+            f"{name}: every pixel has the same value (reflectance {first:.4g}), so it shows "
+            "nothing; check the file and --nodata"
+        )
+
+
+def _fill(values: np.ndarray, readings: Sequence[Reading]) -> tuple[float, np.ndarray] | None:
+    """An undeclared nodata number that fills a block of pixels in all bands, and where (y, x)."""
+    height, width = values.shape[1:]
+    rows, columns = height // BLOCK * BLOCK, width // BLOCK * BLOCK
+    for number in FILLS:
+        stored = np.array([number], np.float32)
+        filled = np.ones(values.shape[1:], bool)
+        for band, reading in zip(values, readings, strict=True):
+            filled &= np.isclose(band, reading.reflectance(stored), rtol=1e-6, atol=1e-6)
+            if not filled.any():
+                break
+        blocks = filled[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+        if blocks.all((1, 3)).any():
+            return number, filled
+    return None
+
+
+def _check_level(values: np.ndarray, name: str, readings: Sequence[Reading], product: bool) -> None:
+    """Raise InputError if valid values (any,) cannot be reflectance; warn if they hardly can."""
+    if not values.size:
+        return
+    low, middle, high = np.percentile(values, [1, 50, 99])
+    if high > 4 or middle > 1:
+        factor = 10 ** max(1, round(math.log10(high / 0.5)))
+        cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
+    elif high < 0.02:
+        cause = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
+    elif low < -0.05:
+        cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
+    else:
+        _warn_of_level(values, name, readings, high)
+        return
+    if product:
+        raise InputError(
+            f"{name}: wrong scale: by the metadata its values {cause}. Take the "
+            "product as delivered, or give its bands with --sensor, --scale and --offset"
+        )
+    what = "looks like digital numbers" if high > 2 else "wrong scale"
+    raise InputError(
+        f"{name}: {what}: its values {cause}; give --scale/--offset "
+        "(Sentinel-2 L1C: --scale 0.0001, offset -0.1 from baseline 04.00)"
+    )
+
+
+def _warn_of_level(values: np.ndarray, name: str, readings: Sequence[Reading], high: float) -> None:
+    """Warn of values (any,) that can be right, but are so seldom."""
+    if high > 2:
+        warnings.warn(
+            f"{name}: reflectance goes up to {high:.3g}; a low sun may explain it, else check "
+            "the scale",
+            stacklevel=4,
+        )
+    least = values.min()
+    forgotten = bool(readings) and not any(reading.offset for reading in readings)
+    if forgotten and OFFSET <= least < 2 * OFFSET:
+        warnings.warn(
+            f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): an "
+            "offset seems to be forgotten; Sentinel-2 from baseline 04.00 (January 2022) needs "
+            f"--offset -{OFFSET}",
+            stacklevel=4,
         )
 
 
@@ -428,6 +632,15 @@ def _readable(name: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        path = Path(name.partition("#")[0])
+        if ":" not in name[2:] and not name.startswith("/vsi"):  # else GDAL's, not a path
+            if not path.exists():
+                raise InputError(f"{name}: does not exist; check the path") from error
+            if path.is_dir():
+                raise InputError(
+                    f"{name}: is a folder, not an image; give a file of it, or a product without "
+                    "--sensor"
+                ) from error
         raise InputError(
             f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
         ) from error
@@ -456,9 +669,149 @@ def _check_layers(
     return bands
 
 
+def _alpha(file: DatasetReader, layers: Sequence[str | None]) -> int | None:
+    """Number of the layer of transparency; a layer that is named as a band is none."""
+    if ColorInterp.alpha not in file.colorinterp:
+        return None
+    tagged = file.colorinterp.index(ColorInterp.alpha) + 1
+    if len(layers) != file.count or layers[tagged - 1] is None:
+        return tagged
+    # GDAL tags the first layer that is no colour, which of five bands and alpha is the second.
+    if layers[-1] is None and _is_alpha(file, file.count):
+        return file.count
+    return None
+
+
+def _is_alpha(file: DatasetReader, layer: int) -> bool:
+    """Whether a layer holds nothing but 0 and one other number."""
+    height, width = (min(side, OVERVIEW) for side in file.shape)
+    with _readable(file.name):
+        return len(np.unique(file.read(layer, out_shape=(height, width)))) <= 2
+
+
+def _file_mask(file: DatasetReader, alpha: int | None) -> FileMask:
+    """Which masks a file has; those of a nodata number are not needed."""
+    flags = [set(flag) for flag in file.mask_flag_enums]
+    shared = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
+    return FileMask(shared, any(not flag for flag in flags), alpha)
+
+
+def _layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]:
+    """How each layer of a file is read: as `reading` says, else as the file's tags do."""
+    readings = []
+    for scale, offset, nodata in zip(file.scales, file.offsets, file.nodatavals, strict=True):
+        layer = Reading(
+            scale=scale if reading.scale is None else reading.scale,
+            offset=offset if reading.offset is None else reading.offset,
+            nodata=_stated(nodata if reading.nodata is None else reading.nodata),
+        )
+        readings.append(layer)
+    _check_tags(file, reading.bands or (), readings)
+    return tuple(readings)
+
+
+def _check_tags(
+    file: DatasetReader, bands: Sequence[str | None], readings: Sequence[Reading]
+) -> None:
+    """Warn if layers are read by another scale or offset than the tags of their file say."""
+    tags = zip(file.scales, file.offsets, strict=True)
+    for band, tag, reading in zip(bands, tags, readings, strict=True):
+        used = np.array([reading.scale, reading.offset], float)
+        if band is None or tag == (1, 0) or np.allclose(tag, used, rtol=1e-4, atol=1e-9):
+            continue
+        warnings.warn(
+            f"{file.name}: its own tags say scale {tag[0]:g} and offset {tag[1]:g}, but scale "
+            f"{used[0]:g} and offset {used[1]:g} are given and used; leave them out to use the "
+            "tags",
+            stacklevel=4,
+        )
+        return
+
+
+def _stated(nodata: float | None) -> float | None:
+    """A nodata number; None for NaN, which is nodata anyway."""
+    return None if nodata is None or math.isnan(nodata) else nodata
+
+
+def _array_reading(array: xr.DataArray, reading: Reading) -> Reading:
+    """How an array is read: as `reading` says, else as its attributes do (CF conventions)."""
+    nodata, scale, offset = reading.nodata, reading.scale, reading.offset
+    if nodata is None:
+        nodata = array.rio.nodata
+    nodata = _stated(nodata)
+    if scale is None:
+        scale = array.attrs.get("scale_factor")
+    if offset is None:
+        offset = array.attrs.get("add_offset")
+    return replace(reading, nodata=nodata, scale=scale, offset=offset)
+
+
+def _check_offset(name: str, band: str | None, reading: Reading) -> None:
+    """Raise InputError if the offset of a band is no reflectance."""
+    if band is None or band.startswith("lwir"):
+        return
+    offset = reading.offset or 0.0
+    if abs(offset) <= 1:
+        return
+    scale = reading.scale or 1.0
+    raise InputError(
+        f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and reflectance = "
+        f"number * scale + offset; say --offset {offset * scale:g} (offset * scale)"
+    )
+
+
+class _Described(NamedTuple):
+    """What a file says of one of its layers."""
+
+    text: str  # its description, or the colour it is shown in
+    band: str | None  # the common name this means, None if it is not clear
+
+
+def _described_layers(file: DatasetReader, sensor: Sensor | None) -> list[_Described]:
+    """What a file says of its layers, by their descriptions, else by their colours."""
+    layers = []
+    for text, colour, dtype in zip(file.descriptions, file.colorinterp, file.dtypes, strict=True):
+        # GDAL itself calls any three layers of bytes red, green, blue.
+        if not text and colour.name in COLOURS and (dtype != "uint8" or colour.name == "alpha"):
+            text = colour.name
+        layers.append(_Described(text or "", band_name(text, sensor) if text else None))
+    return layers
+
+
+def _layers_in_order(
+    name: str, described: Sequence[_Described], card: Sequence[str]
+) -> tuple[str | None, ...]:
+    """The bands in the order the file says, else in that of the sensor's card."""
+    named = {layer.band for layer in described if layer.band}
+    unnamed = [layer for layer in described if not layer.text]
+    if not named:
+        return tuple(card)
+    missing = [band for band in card if band not in named]
+    if len(unnamed) > 1 or (unnamed and len(missing) != 1):
+        places = ", ".join(layer.text or "no name" for layer in described)
+        raise InputError(
+            f"{name}: only some of its layers are named ({places}); name all of them by --bands"
+        )
+    return tuple(layer.band if layer.text else missing[0] for layer in described)
+
+
+def _warn_of_other_order(
+    name: str, layers: Sequence[str | None], described: Sequence[_Described]
+) -> None:
+    """Warn where the bands that are given are not those the file names."""
+    pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
+    wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
+    if wrong:
+        message = (
+            f"{name}: --bands contradicts what the file says of its layers: {', '.join(wrong)}; "
+            "--bands is used: leave it out if the file is right"
+        )
+        warnings.warn(message, stacklevel=3)
+
+
 def _load_array(path: str, count: int) -> np.ndarray:
     """An array of a .npy file or of a member of a .npz, as (band, y, x)."""
-    name, _, member = path.partition("#")
+    name, member = split_member(path)
     array = np.load(name, allow_pickle=False)  # a pickle could run code
     if isinstance(array, np.lib.npyio.NpzFile):
         if member and member not in array.files:
@@ -486,15 +839,95 @@ def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
 
 
 def _pixel_size(file: DatasetReader, given: float | None) -> float | None:
-    """Metres per pixel: the file's own where its CRS says, else as given."""
+    """Metres per pixel down a column: the file's own where its CRS says, else as given."""
     if file.crs is None:
         return given
-    step = abs(file.transform.e)
-    if file.crs.is_geographic:  # a step in degrees is not square in metres: latitude is taken
-        return given or step * METRES_PER_DEGREE
-    metres = step * file.crs.linear_units_factor[1]
-    if given and abs(metres - given) > 0.01 * given:
+    grid = Grid(file.shape, file.transform, file.crs)
+    _check_place(file.name, grid, file.crs)
+    ground = _ground_spacing(grid)
+    metres, _ = ground or _nominal_spacing(grid)
+    if file.crs.is_geographic:
+        return given or metres
+    tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
+    if given and abs(metres - given) > tolerance * given:
         raise InputError(
-            f"{file.name}: its pixels are {metres:g} m, not {given:g} m; correct the resolution"
+            f"{file.name}: its pixels are {metres:.6g} m, not {given:g} m; correct the resolution"
         )
     return metres
+
+
+def _check_place(name: str, grid: Grid, crs: CRS) -> None:
+    """InputError if a transform cannot be one of its CRS."""
+    (height, width), transform, _ = grid
+    if transform == Affine.identity():
+        raise InputError(
+            f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "
+            "not known; write one (gdal_edit.py -a_ullr), or remove the CRS and give --resolution"
+        )
+    if transform.determinant == 0:
+        raise InputError(f"{name}: its transform {tuple(transform)[:6]} gives pixels of no size")
+    ends = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
+    in_degrees = all(abs(x) <= 400 and abs(y) <= 91 for x, y in ends)
+    where = f"({transform.c:g}, {transform.f:g})"
+    if crs.is_geographic and not in_degrees:
+        raise InputError(
+            f"{name}: its CRS {_crs_name(crs)} is in degrees, but its transform, from {where}, is "
+            "not; correct the CRS (gdal_edit.py -a_srs)"
+        )
+    step = np.hypot(transform.b, transform.e)
+    if crs.is_projected and in_degrees and step < 0.05:
+        raise InputError(
+            f"{name}: its CRS {_crs_name(crs)} is in metres, but its transform, from {where} with "
+            f"pixels of {step:.3g}, is in degrees; correct the CRS (gdal_edit.py -a_srs EPSG:4326)"
+        )
+
+
+def _crs_name(crs: CRS) -> str:
+    return crs.to_string()[:40]
+
+
+def _centre(grid: Grid) -> tuple[float, float]:
+    """The middle of an image, in its CRS."""
+    height, width = grid.shape
+    x, y = grid.transform * (width / 2, height / 2)
+    return x, y
+
+
+def _nominal_spacing(grid: Grid) -> tuple[float, float]:
+    """Units of the CRS, in metres if it has such, down a column and along a row."""
+    transform = grid.transform
+    unit = 1.0
+    if grid.crs and not grid.crs.is_geographic:
+        with suppress(CRSError):  # a local CRS may not say its unit
+            unit = grid.crs.linear_units_factor[1]
+    down = float(np.hypot(transform.b, transform.e))
+    return down * unit, float(np.hypot(transform.a, transform.d)) * unit
+
+
+def _ground_spacing(grid: Grid) -> tuple[float, float] | None:
+    """Metres on the ground down a column and along a row, at the middle of the image.
+
+    None where the CRS is metric and true to within `STRETCH`, as UTM is, or is not of the Earth.
+    Web Mercator is stretched by 1 / cos(latitude): twice at 60 degrees.
+    """
+    assert grid.crs
+    transform = grid.transform
+    x, y = _centre(grid)
+    steps = np.array([[transform.b, transform.e], [transform.a, transform.d]])
+    if not grid.crs.is_geographic:
+        xs, ys = [x, *(x + steps[:, 0])], [y, *(y + steps[:, 1])]
+        try:
+            xs, ys = warp.transform(grid.crs, CRS.from_epsg(4326), xs, ys)
+        except (RasterioError, CPLE_BaseError):
+            return None
+        y = ys[0]
+        steps = np.transpose([np.subtract(xs[1:], xs[0]), np.subtract(ys[1:], y)])
+        steps[:, 0] = (steps[:, 0] + 180) % 360 - 180  # across the 180th meridian
+    steps *= METRES_PER_DEGREE
+    steps[:, 0] *= np.cos(np.radians(y))
+    down, along = np.hypot(*steps.T).tolist()
+    if not 0 < down * along < np.inf:
+        return None
+    nominal = _nominal_spacing(grid)
+    stretches = abs(down / nominal[0] - 1), abs(along / nominal[1] - 1)
+    return (down, along) if max(stretches) > STRETCH else None

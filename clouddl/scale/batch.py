@@ -26,11 +26,12 @@ from rasterio.errors import RasterioError
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
-from clouddl.files import write_whole
+from clouddl.files import is_local, split_member, write_whole
 from clouddl.model import load_model, shipped_models
 from clouddl.predict import (
     DEFAULT,
     Options,
+    check_results,
     join_parts,
     make_results_folder,
     part_count,
@@ -39,9 +40,9 @@ from clouddl.predict import (
     results_of,
 )
 from clouddl.products.image import AS_STORED, Reading
-from clouddl.products.stac import date_of, is_address, is_item, write_item
+from clouddl.products.stac import date_of, is_item, write_item
 from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
-from clouddl.sensors import get_sensor, sensors
+from clouddl.sensors import Sensor, get_sensor, is_sensor_name, sensors
 
 LOCK, REPORT = ".clouddl.lock", "report.csv"
 WORK = ".clouddl-"  # how the names of temporary folders in the folder of results begin
@@ -86,7 +87,7 @@ class _Job(BaseModel):
 
 def predict_batch(
     scenes: Sequence[Path | str],
-    sensor: str | None,
+    sensor: Sensor | str | None,
     out: Path | str,
     *,
     model: str | None = None,
@@ -118,12 +119,20 @@ def predict_batch(
             input, another run writes to the folder; or the disk is full or the cluster lost: then
             the same call continues.
     """
+    if isinstance(scenes, Path | str):
+        scenes = [scenes]
     names = [str(scene) for scene in scenes]
+    sensor = _sensor_name(sensor)
+    if model is not None and not isinstance(model, str | Path):
+        raise InputError(
+            f"model: {type(model).__name__} cannot be sent to other processes; save it "
+            "(save_model) and give the path of its card"
+        )
     settings = _settings(sensor, model, reading, options)
     _check_names(names, out)
     jobs = []
     for name in names:
-        path = name if is_address(name) else os.path.abspath(name)
+        path = os.path.abspath(name) if is_local(name) else name
         job = _Job(
             scene=name,
             path=path,
@@ -149,6 +158,17 @@ def predict_batch(
     return list(outcomes.values())
 
 
+def _sensor_name(sensor: Sensor | str | None) -> str | None:
+    """A name of the sensor that any process can look up; InputError if it has none."""
+    if not isinstance(sensor, Sensor):
+        return sensor if sensor is None else str(sensor)
+    if sensors().get(sensor.id) != sensor:
+        raise InputError(
+            f"sensor {sensor.id}: its card is not one of the package's; give the path of the card"
+        )
+    return sensor.id
+
+
 def _settings(sensor: str | None, model: str | None, reading: Reading, options: Options) -> str:
     """Everything but the image that results depend on, as text."""
     card = get_sensor(sensor) if sensor else None
@@ -158,7 +178,7 @@ def _settings(sensor: str | None, model: str | None, reading: Reading, options: 
 
 def _check_names(scenes: Sequence[str], out: Path | str) -> None:
     """Raise InputError if a result would overwrite another one or an input."""
-    taken = {os.path.abspath(scene.partition("#")[0]) for scene in scenes}
+    taken = {os.path.abspath(split_member(scene)[0]) for scene in scenes}
     for scene in scenes:
         mask, probability = results_of(scene, out)
         for path in map(os.path.abspath, (mask, probability, mask.with_suffix(".json"))):
@@ -173,7 +193,9 @@ def _check_names(scenes: Sequence[str], out: Path | str) -> None:
 def _absolute(card: str | None) -> str | None:
     """The path of a card in a form that is valid in any process; what ships goes by its name."""
     shipped = {*sensors(), *(model.name for model in shipped_models())}
-    return card if card is None or card in shipped else os.path.abspath(card)
+    if card is None or card in shipped or is_sensor_name(card):
+        return card
+    return os.path.abspath(card)
 
 
 def _made_from(path: str, settings: str) -> str:
@@ -181,9 +203,9 @@ def _made_from(path: str, settings: str) -> str:
 
     Empty if a file is missing: then there are no results to be left as they are.
     """
-    file = Path(path.partition("#")[0])
+    file = Path(split_member(path)[0])
     files = [file]
-    if is_address(path):
+    if not is_local(path):
         files = []
     elif file.is_dir():
         files = sorted(file.rglob("*"))
@@ -226,7 +248,7 @@ def _predict_all(jobs: Sequence[_Job], outcomes: dict[str, Outcome], processes: 
             )
         outcomes[outcome.scene] = outcome
         for message in outcome.messages:
-            warnings.warn(message, stacklevel=4)
+            warnings.warn(message, stacklevel=3)
 
 
 def _predict(job: _Job) -> Outcome:
@@ -251,6 +273,7 @@ def _predict(job: _Job) -> Outcome:
 
 def _write_results(job: _Job) -> None:
     """Do the work of a job."""
+    check_results(results_of(job.path, job.out), job.path)  # before hours of work
     if job.stac and not is_item(job.path):
         date_of(job.path)  # an item needs a date: fail before hours of work
     sensor = get_sensor(job.sensor) if job.sensor else None

@@ -1,0 +1,140 @@
+"""Arrays and Datasets as odc-stac, stackstac, rioxarray, netCDF and Zarr hold images."""
+
+from pathlib import Path
+
+import numpy as np
+import rioxarray
+import xarray as xr
+
+from clouddl.errors import InputError, readable
+from clouddl.products.image import Reading
+from clouddl.sensors import Sensor, band_name, band_names
+
+DATASETS = (".nc", ".nc4", ".zarr")  # how the names of files of several arrays end
+AXES = {"latitude": "y", "lat": "y", "longitude": "x", "lon": "x"}
+LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
+NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers
+
+
+def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArray:
+    """Open a netCDF file or a Zarr store.
+
+    Args:
+        path: The file or folder.
+        reading: Numbers are left as stored if it says how they are read.
+
+    Returns:
+        Its arrays.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    decode = (reading.scale, reading.offset, reading.nodata) == (None, None, None)
+    opened: xr.Dataset | xr.DataArray | list[xr.Dataset]
+    with readable(path, "image", "give a GeoTIFF, or one array of it as NETCDF:FILE:ARRAY"):
+        if str(path).rstrip("/").lower().endswith(".zarr"):
+            opened = xr.open_dataset(
+                path,
+                engine="zarr",
+                mask_and_scale=decode,
+                decode_coords="all",  # where the CRS is
+                consolidated=False,
+            )
+        else:
+            opened = rioxarray.open_rasterio(path, mask_and_scale=decode)
+    if isinstance(opened, list):
+        raise InputError(f"{path}: holds arrays of several grids; name one: NETCDF:{path}:ARRAY")
+    return opened.assign_attrs(scene=str(path))
+
+
+def as_array(
+    source: np.ndarray | xr.DataArray | xr.Dataset, sensor: Sensor | None = None
+) -> np.ndarray | xr.DataArray | xr.Dataset:
+    """Bring an image in memory to the dimensions (band, y, x) and to common names of bands.
+
+    Args:
+        source: An array; a Dataset of one variable a band, or with `reflectance`.
+        sensor: Its card, for the names of its bands.
+
+    Returns:
+        The DataArray; what has no names of dimensions or is a scene already, as it is.
+
+    Raises:
+        InputError: Several dates, no variable that is a band, or bands that are read differently.
+    """
+    if isinstance(source, np.ndarray):
+        _check_size(source.shape, "image")
+        return source
+    name = str(source.attrs.get("scene", "image"))
+    _check_size(tuple(source.sizes.values()), name)
+    if isinstance(source, xr.Dataset):
+        if "reflectance" in source:
+            return source
+        source = _stack(source, sensor, name)
+    array = source.rename({old: new for old, new in AXES.items() if old in source.dims})
+    others = [layer for layer in LAYERS if layer in array.dims]
+    if "band" not in array.dims and len(others) == 1:
+        array = array.rename({others[0]: "band"})
+    array = _one_date(array, name)
+    if set(array.dims) == {"band", "y", "x"}:
+        array = array.transpose("band", "y", "x")
+    if "band" not in array.coords or "band" not in array.dims:
+        return array
+    labels = array.band.values.tolist()
+    if all(isinstance(label, str) for label in labels):
+        return array.assign_coords(band=list(band_names(tuple(labels), sensor)))
+    array = array.drop_vars("band")  # numbers of layers say nothing
+    if sensor and len(labels) == len(sensor.bands):
+        array = array.assign_coords(band=[band.common for band in sensor.bands])
+    return array
+
+
+def _check_size(shape: tuple[int, ...], name: str) -> None:
+    if 0 in shape:
+        raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
+
+
+def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArray:
+    """The variables of a Dataset that are bands, as one array."""
+    variables = {str(key): band_name(str(key), sensor) for key in dataset.data_vars}
+    bands = {key: band for key, band in variables.items() if band}
+    if sensor:
+        known = {band.common for band in sensor.bands}
+        bands = {key: band for key, band in bands.items() if band in known}
+    if not bands:
+        images = [key for key in variables if dataset[key].ndim >= 3]
+        if len(images) == 1:
+            return dataset[images[0]].assign_attrs(dataset.attrs)
+        listed = ", ".join(variables) or "none"
+        raise InputError(f"{name}: none of its variables ({listed}) is a band; rename them")
+    if len(set(bands.values())) < len(bands):
+        raise InputError(f"{name}: two of the variables {', '.join(bands)} are one band; drop one")
+    layers = [_one_date(dataset[key], name) for key in bands]
+    first = layers[0]
+    for layer in layers:
+        same = [str(layer.attrs.get(key)) == str(first.attrs.get(key)) for key in NUMBERS]
+        if not all(same) or layer.sizes != first.sizes:
+            raise InputError(
+                f"{name}: {layer.name} and {first.name} differ in size, scale, offset or nodata; "
+                "bring the bands to one grid and to reflectance first"
+            )
+    coordinate = xr.Variable("band", list(bands.values()))
+    layers = [layer.drop_vars("band", errors="ignore") for layer in layers]
+    stacked = xr.concat(layers, coordinate.to_index_variable(), coords="minimal", compat="override")
+    stacked = stacked.assign_coords(band=list(bands.values()))
+    return stacked.assign_attrs(first.attrs | dataset.attrs)
+
+
+def _one_date(array: xr.DataArray, name: str) -> xr.DataArray:
+    """The array without dimensions of length 1; InputError for several dates."""
+    layers = ("band", "y", "x", "latitude", "longitude", "lat", "lon", *LAYERS)
+    for dimension in [dimension for dimension in array.dims if dimension not in layers]:
+        if array.sizes[dimension] == 1:
+            array = array.squeeze(dimension, drop=True)
+        elif array.ndim > 3 or dimension in ("time", "date"):
+            count = array.sizes[dimension]
+            raise InputError(
+                f"{name}: its dimension {dimension} has {count} entries; choose one "
+                f"(.isel({dimension}=0))"
+            )
+    return array

@@ -1,0 +1,223 @@
+"""Results, paths and scores: what gave a wrong number, or another image's mask, in silence."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import xarray as xr
+from affine import Affine
+
+from clouddl.errors import InputError
+from clouddl.files import is_local, split_member
+from clouddl.labels import read_mask
+from clouddl.model import CloudModel
+from clouddl.network import ModelCard, build
+from clouddl.predict import predict_file, results_of
+from clouddl.products import open_image
+from clouddl.products.stac import is_item
+from clouddl.scale.batch import predict_batch
+from clouddl.sensors import get_sensor
+
+NORTH_UP = Affine(30, 0, 500_000, 0, -30, 4_800_000)
+MASK = np.random.default_rng(0).integers(0, 2, (12, 9)).astype(np.uint8)
+
+
+def write_mask(path: Path, values: np.ndarray, transform: Affine = NORTH_UP, **tags: Any) -> Path:
+    options = {"crs": "EPSG:32631", "transform": transform} | tags
+    height, width = values.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=1, dtype="uint8", **options
+    ) as file:
+        file.write(values, 1)
+    return path
+
+
+def test_a_mask_of_0_and_255_is_not_taken_for_nodata(tmp_path: Path) -> None:
+    path = write_mask(tmp_path / "m.tif", MASK * 255)
+    with pytest.raises(InputError, match=r"m\.tif: .*0 and 255.*--codes binary-255"):
+        read_mask(path, "binary")
+    assert np.array_equal(read_mask(path, "binary-255"), MASK)
+    clear = write_mask(tmp_path / "clear.tif", MASK * 255, nodata=255)
+    assert np.array_equal(read_mask(clear, "binary"), MASK * 255)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32631", None])
+def test_a_mask_with_the_south_up_is_turned(tmp_path: Path, crs: str | None) -> None:
+    like = read_mask(write_mask(tmp_path / "m.tif", MASK, crs=crs), "binary")
+    south_up = Affine(30, 0, 500_000, 0, 30, 4_800_000 - 12 * 30)
+    path = write_mask(tmp_path / "s.tif", MASK[::-1], south_up, crs=crs)
+    assert np.array_equal(read_mask(path, "binary", like=like), MASK)
+    west = Affine(-30, 0, 500_000 + 9 * 30, 0, 30, 4_800_000 - 12 * 30)
+    path = write_mask(tmp_path / "w.tif", MASK[::-1, ::-1], west, crs=crs)
+    assert np.array_equal(read_mask(path, "binary", like=like), MASK)
+    image = read_mask(tmp_path / "s.tif", "binary")
+    assert np.array_equal(read_mask(tmp_path / "m.tif", "binary", like=image), MASK[::-1])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32631", None])
+def test_a_mask_shifted_by_a_pixel_or_turned_is_refused(tmp_path: Path, crs: str | None) -> None:
+    like = read_mask(write_mask(tmp_path / "m.tif", MASK, crs=crs), "binary")
+    shifted = write_mask(tmp_path / "s.tif", MASK, NORTH_UP * Affine.translation(1, 0), crs=crs)
+    with pytest.raises(InputError, match=r"s\.tif: its grid .* is not the image's"):
+        read_mask(shifted, "binary", like=like)
+    turned = write_mask(tmp_path / "t.tif", MASK, NORTH_UP * Affine.rotation(30), crs=crs)
+    with pytest.raises(InputError, match=r"t\.tif.*turned"):
+        read_mask(turned, "binary", like=like)
+
+
+def test_a_number_sign_may_be_part_of_a_name(tmp_path: Path) -> None:
+    assert split_member("a.npz#b") == ("a.npz", "b")
+    assert split_member("a#1/b.tif") == ("a#1/b.tif", "")
+    assert split_member("a#1/b.npz#c") == ("a#1/b.npz", "c")
+    path = write_mask(tmp_path / "m#2.tif", MASK)
+    assert np.array_equal(read_mask(path, "binary"), MASK)
+    np.save(tmp_path / "m.npz#1.npy", MASK)
+    assert np.array_equal(read_mask(tmp_path / "m.npz#1.npy", "binary"), MASK)
+
+
+def test_names_of_gdal_are_no_paths(tmp_path: Path) -> None:
+    for name in ("https://h/a.tif", "s3://b/a.tif", "zip://a.zip!b.tif", "/vsizip/a.zip/b.tif"):
+        assert not is_local(name)
+    assert not is_local('NETCDF:"a.nc":b') and not is_local("NETCDF:a.nc:b")
+    assert is_local("a.tif") and is_local("/a/b:c.tif") and is_local(os.curdir)
+    (tmp_path / "NETCDF:x").touch()
+    assert is_local(tmp_path / "NETCDF:x")
+
+
+SENSOR = get_sensor("spot-5")
+COMMON = [band.common for band in SENSOR.bands]
+VALUES = np.random.default_rng(1).uniform(0.02, 0.6, (4, 20, 24)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> CloudModel:
+    card = ModelCard(
+        name="tiny",
+        resolution=30.0,
+        base_filters=4,
+        depth=2,
+        bands=COMMON,
+        mean=[0.2] * 4,
+        std=[0.1] * 4,
+    )
+    torch.manual_seed(0)
+    return CloudModel(card, build(card))
+
+
+def write_image(path: Path, values: np.ndarray = VALUES) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = values.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=height,
+        width=width,
+        count=count,
+        dtype="float32",
+        crs="EPSG:32631",
+        transform=NORTH_UP,
+    ) as file:
+        file.write(values)
+    return path
+
+
+def cube(values: np.ndarray = VALUES, names: list[str] = COMMON) -> xr.DataArray:
+    y = 4_800_000 - 30 * (np.arange(values.shape[1]) + 0.5)
+    x = 500_000 + 30 * (np.arange(values.shape[2]) + 0.5)
+    array = xr.DataArray(values, {"band": names, "y": y, "x": x}, ("band", "y", "x"))
+    return array.rio.write_crs("EPSG:32631")
+
+
+@pytest.mark.parametrize(
+    ("source", "stem"),
+    [
+        ("a/b.c.tif", "b.c"),
+        ("file.npz#member", "file"),
+        ("X.SAFE/MTD_MSIL1C.xml", "X"),
+        ("L2A.v1.2/metadata.json", "L2A.v1.2"),
+        ("2022.03.01", "2022.03.01"),
+        ('NETCDF:"a.nc":b', "a_b"),
+        ("zip://a.zip!b.tif", "b"),
+        ("s3://bucket/b.tif", "b"),
+        ("/vsizip/a.zip/b.tif", "b"),
+        ("https://host/items/ID/?x=1", "ID"),
+    ],
+)
+def test_results_are_named_after_their_image(
+    source: str, stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("X.SAFE", "L2A.v1.2", "2022.03.01"):
+        Path(folder).mkdir()
+    assert results_of(source, "out")[0] == Path("out", f"{stem}_cloud.tif")
+    assert results_of(".", "out")[0] == Path("out", f"{tmp_path.name}_cloud.tif")
+
+
+def test_results_of_another_image_are_not_replaced(tmp_path: Path, model: CloudModel) -> None:
+    one, other = write_image(tmp_path / "1/a.tif"), write_image(tmp_path / "2/a.tif", VALUES / 2)
+    out = tmp_path / "out"
+    mask, _ = predict_file(one, "spot-5", out, model=model, progress=False)
+    before = mask.read_bytes()
+    with pytest.raises(InputError, match=r"2/a\.tif: .*made of another input .*1/a\.tif"):
+        predict_file(other, "spot-5", out, model=model, progress=False)
+    assert mask.read_bytes() == before
+    predict_file(one, SENSOR, out, model=model, progress=False)
+    outcomes = predict_batch([other], SENSOR, out)
+    assert outcomes[0].status == "failed" and "another input" in outcomes[0].error
+    predict_file(cube(), SENSOR, out, model=model, progress=False)
+    predict_file(cube(), SENSOR, out, model=model, progress=False)
+    with pytest.raises(InputError, match="another input"):
+        predict_file(cube(VALUES[:, ::-1]), SENSOR, out, model=model, progress=False)
+
+
+def test_any_way_to_hold_an_image(tmp_path: Path, model: CloudModel) -> None:
+    array = cube()
+    dataset = array.to_dataset("band")
+    named = dataset.rename(dict(zip(COMMON, ["XS1", "XS2", "XS3", "SWIR"], strict=True)))
+    dataset.to_zarr(tmp_path / "a.zarr", consolidated=False)
+    path = write_image(tmp_path / "a#1.tif")
+    ways = {
+        "reflectance": array.to_dataset(name="reflectance").assign_attrs(resolution=30.0),
+        "time": array.expand_dims(time=[0]),
+        "odc-stac": dataset.expand_dims(time=[0]),
+        "stackstac": array.expand_dims(time=[0]).transpose("time", "y", "x", "band"),
+        "native": named,
+        "zarr": tmp_path / "a.zarr",
+        "number sign": path,
+        "gdal": f"/vsisubfile/0_{path.stat().st_size},{path}",
+    }
+    right = None
+    for name, source in ways.items():
+        out = tmp_path / name
+        _, probability = predict_file(source, "spot-5", out, model=model, progress=False)
+        with rasterio.open(probability) as file:
+            values = file.read(1)
+            assert file.crs and file.transform == NORTH_UP, name
+        right = values if right is None else right
+        assert np.array_equal(values, right), name
+
+
+def test_what_cannot_be_an_image_is_refused() -> None:
+    with pytest.raises(InputError, match=r"time has 2 entries.*isel\(time=0\)"):
+        open_image(xr.concat([cube(), cube()], "time"), "spot-5")
+    with pytest.raises(InputError, match="none of its variables"):
+        open_image(xr.Dataset({"rain": ("y", np.zeros(3))}), "spot-5")
+    with pytest.raises(InputError, match="differ in size, scale"):
+        dataset = cube().to_dataset("band")
+        dataset["red"].attrs["scale_factor"] = 2.0
+        open_image(dataset, "spot-5")
+    with pytest.raises(InputError):
+        open_image(cube(VALUES[:, :0]), "spot-5")
+    with pytest.raises(InputError, match="give --sensor"):
+        open_image("s3://bucket/a.tif")
+    assert not is_item("https://host/a.tif?sig=1") and is_item("https://host/items/a")
+
+
+def test_a_model_in_memory_cannot_go_to_other_processes(tmp_path: Path, model: CloudModel) -> None:
+    with pytest.raises(InputError, match="path of its card"):
+        predict_batch(["a.tif"], "spot-5", tmp_path, model=model)  # type: ignore[arg-type]
