@@ -67,11 +67,17 @@ Bands = Annotated[
 
 
 Scale = Annotated[
-    float, typer.Option(help="reflectance = number * SCALE + OFFSET. Sentinel-2 L1C: 0.0001")
+    float | None,
+    typer.Option(
+        help="reflectance = number * SCALE + OFFSET; default: the file's own, else 1 and 0. "
+        "Sentinel-2 L1C: 0.0001"
+    ),
 ]
 
 
-Offset = Annotated[float, typer.Option(help="Sentinel-2 from processing baseline 04.00: -0.1")]
+Offset = Annotated[
+    float | None, typer.Option(help="In reflectance. Sentinel-2 from baseline 04.00: -0.1")
+]
 
 
 Nodata = Annotated[
@@ -94,8 +100,8 @@ def reads_images(command: Callable[..., None]) -> Callable[..., None]:
 
     def with_options(
         bands: Bands = None,
-        scale: Scale = 1.0,
-        offset: Offset = 0.0,
+        scale: Scale = None,
+        offset: Offset = None,
         nodata: Nodata = None,
         **others: Any,
     ) -> None:

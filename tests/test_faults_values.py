@@ -1,0 +1,228 @@
+"""Nodata told in any way, and numbers of a wrong scale: never a wrong mask in silence."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window
+from test_predict import BANDS, SPOT, make_model, scene, write
+
+from clouddl.errors import InputError
+from clouddl.predict import predict_array, predict_file
+from clouddl.products import open_image
+from clouddl.products.image import Reading, check_reflectance
+
+SCALED = Reading(scale=1e-4)
+GAP = np.s_[:, :20, :30]
+
+
+@pytest.fixture
+def values() -> np.ndarray:
+    return np.round(scene(60, 80), 4)
+
+
+def filled(folder: Path, values: np.ndarray, number: float = 0) -> Path:
+    """A file whose gap holds a number that is not declared."""
+    path = write(folder / "gap.tif", values)
+    with rasterio.open(path, "r+") as file:
+        numbers = file.read()
+        numbers[GAP] = number
+        file.write(numbers)
+        file.nodata = None
+    return path
+
+
+def predict(path: Path, reading: Reading = SCALED) -> np.ndarray:
+    results = predict_file(
+        path, SPOT, path.parent / "out", model=make_model(), reading=reading, progress=False
+    )
+    with rasterio.open(results[0]) as file:
+        return file.read(1)
+
+
+def has_gap(values: np.ndarray) -> bool:
+    """Whether the gap is nodata in all bands, and nothing else is."""
+    gap = np.zeros(values.shape, bool)
+    gap[GAP] = True
+    return bool((np.isnan(values) == gap).all())
+
+
+@pytest.mark.parametrize("internal", [True, False])
+def test_a_mask_in_the_file_or_beside_it(
+    internal: bool, values: np.ndarray, tmp_path: Path
+) -> None:
+    path = filled(tmp_path, values, 900)
+    seen = np.full(values.shape[1:], 255, np.uint8)
+    seen[GAP[1:]] = 0
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal),
+        rasterio.open(path, "r+") as file,
+    ):
+        file.write_mask(seen)
+    assert path.with_suffix(".tif.msk").exists() is not internal
+    image = open_image(path, SPOT, SCALED)
+    assert has_gap(image.read()) and has_gap(image.overview)
+    assert np.isnan(image.read(Window(25, 15, 10, 10))[:, :5, :5]).all()
+    assert (predict(path)[GAP[1:]] == 255).all()
+
+
+@pytest.mark.parametrize("tagged", [5, 3])
+def test_alpha(tagged: int, values: np.ndarray, tmp_path: Path) -> None:
+    alpha = np.ones((1, *values.shape[1:]), np.float32)
+    path = write(tmp_path / "a.tif", np.concatenate([values, alpha]))
+    with rasterio.open(path, "r+") as file:
+        numbers = file.read()
+        numbers[4] = 65535 if numbers.dtype == np.uint16 else 32767
+        numbers[GAP] = 0
+        file.write(numbers)
+        file.nodata = None
+        meanings = [ColorInterp.undefined] * 5
+        meanings[tagged - 1] = ColorInterp.alpha
+        file.colorinterp = meanings
+    reading = Reading((*BANDS, None), 1e-4)
+    assert has_gap(open_image(path, SPOT, reading).read())
+    if tagged == 5:  # what the file says need not be said again
+        assert has_gap(open_image(path, SPOT, Reading(tuple(BANDS), 1e-4)).read())
+
+
+def test_a_band_that_is_tagged_alpha_is_a_band(values: np.ndarray, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", values)
+    expected = open_image(path, SPOT, SCALED).read()
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [*[ColorInterp.undefined] * 3, ColorInterp.alpha]
+    np.testing.assert_array_equal(open_image(path, SPOT, SCALED).read(), expected)
+
+
+def test_nodata_of_each_band(values: np.ndarray, tmp_path: Path) -> None:
+    path = filled(tmp_path, values)
+    vrt = tmp_path / "a.vrt"
+    with rasterio.open(path) as file:
+        numbers, dtype = file.read(), file.dtypes[0]
+    for layer, number in enumerate((1, 2, 3, 4)):
+        numbers[layer][GAP[1:]] = number
+    with rasterio.open(path, "r+") as file:
+        file.write(numbers)
+    name = {"uint16": "UInt16", "int16": "Int16"}[dtype]
+    layers = "".join(
+        f'<VRTRasterBand dataType="{name}" band="{n}"><NoDataValue>{n}</NoDataValue><SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">{path.name}</SourceFilename><SourceBand>{n}'
+        "</SourceBand></SimpleSource></VRTRasterBand>"
+        for n in (1, 2, 3, 4)
+    )
+    vrt.write_text(
+        '<VRTDataset rasterXSize="80" rasterYSize="60"><SRS>EPSG:32631</SRS>'
+        f"<GeoTransform>500000,10,0,4800000,0,-10</GeoTransform>{layers}</VRTDataset>"
+    )
+    image = open_image(vrt, SPOT, SCALED)
+    assert has_gap(image.read())
+    assert has_gap(image.select(BANDS[::-1]).read())
+
+
+def test_nodata_of_arrays(values: np.ndarray) -> None:
+    model = make_model()
+    gap = np.zeros(values.shape, bool)
+    gap[GAP] = True
+    masked = np.ma.masked_array(values, gap)
+    probability = predict_array(model, masked, BANDS, 10)
+    assert np.isnan(probability[GAP[1:]]).all() and np.isfinite(probability[20:]).all()
+    numbers = np.where(gap, 7, np.round(values * 1e4)).astype(np.int16)
+    attributes = {"_FillValue": 7, "scale_factor": 1e-4, "resolution": 10}
+    array = xr.DataArray(numbers, {"band": BANDS}, ("band", "y", "x"), attrs=attributes)
+    np.testing.assert_allclose(predict_array(model, array), probability, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("number", [0, -9999])
+def test_an_undeclared_number_over_a_block_warns(
+    number: int, values: np.ndarray, tmp_path: Path
+) -> None:
+    path = filled(tmp_path, values)
+    with rasterio.open(path) as file:
+        profile = file.profile | {"dtype": "int16", "nodata": None}
+        numbers = file.read().astype(np.int16)
+    numbers[GAP] = number
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(numbers)
+    with pytest.warns(UserWarning, match=f"gap.tif: {number} fills 12%.*--nodata {number}"):
+        predict(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        mask = predict(path, Reading(scale=1e-4, offset=-0.05, nodata=number))
+    assert (mask[GAP[1:]] == 255).all()
+
+
+@pytest.mark.parametrize("number", [0, 800])
+def test_an_image_of_one_value_is_refused(number: int, values: np.ndarray, tmp_path: Path) -> None:
+    path = filled(tmp_path, values)
+    with rasterio.open(path, "r+") as file:
+        file.write(np.full_like(file.read(), number))
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(InputError, match=r"gap.tif: every pixel has the same value.*--nodata"),
+    ):
+        warnings.simplefilter("ignore")
+        predict(path)
+
+
+def test_tags_of_scale_and_offset(values: np.ndarray, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", values)
+    expected = open_image(path, SPOT, Reading(scale=1e-4, offset=-0.05)).read()
+    with rasterio.open(path, "r+") as file:
+        file.scales = [1e-4] * 4
+        file.offsets = [-0.05] * 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        np.testing.assert_array_equal(open_image(path, SPOT).read(), expected)
+        open_image(path, SPOT, Reading(scale=1e-4, offset=-0.05))
+    with pytest.warns(UserWarning, match=r"a.tif: its own tags say scale 0.0001 and offset -0.05"):
+        image = open_image(path, SPOT, Reading(scale=1e-4, offset=0.0))
+    np.testing.assert_allclose(image.read(), expected + 0.05, atol=1e-6)
+    with rasterio.open(path, "r+") as file:
+        file.scales = [1e-4, 1e-4, 1e-4, 2e-4]
+    image = open_image(path, SPOT)
+    np.testing.assert_allclose(image.read()[3], 2 * expected[3] + 0.05, atol=1e-6)
+
+
+def test_an_offset_in_digital_numbers_is_refused(values: np.ndarray, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", values)
+    with pytest.raises(InputError, match=r"a.tif: offset -1000 is no reflectance.*--offset -0\.1 "):
+        open_image(path, SPOT, Reading(scale=1e-4, offset=-1000))
+    with pytest.raises(InputError, match=r"--offset -0\.1 "):
+        open_image(values, None, Reading(tuple(BANDS), 1e-4, -1000, resolution=10))
+
+
+def level(values: np.ndarray, offset: float = 0.0) -> None:
+    array = xr.DataArray(values, {"band": BANDS}, ("band", "y", "x"))
+    check_reflectance(array, "a.tif", [Reading(scale=1e-4, offset=offset)] * 4)
+
+
+def test_the_level_of_values() -> None:
+    rng = np.random.default_rng(0)
+    good = rng.uniform(0.02, 0.6, (4, 40, 40)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        level(good)
+        level(good + 0.1, offset=-0.1)
+        level(good + 0.3)  # cloud or snow throughout
+    with pytest.raises(InputError, match=r"only go up to 5.9e-05: divided by too much"):
+        level(good * 1e-4)
+    with pytest.raises(InputError, match=r"go down to -0.07.*an offset .* taken off twice"):
+        level(good - 0.1)
+    with pytest.raises(InputError, match=r"looks like digital numbers.*reflectance × 10000"):
+        level(good * 1e4)
+    with pytest.warns(UserWarning, match=r"a.tif: no pixel is below 0\.1 .*--offset -0\.1"):
+        level(good + 0.1)
+    good[:, :4] = 2.1
+    with pytest.warns(UserWarning, match="goes up to 2.1; a low sun may explain it"):
+        level(good)
+
+
+def test_arrays_are_checked_as_files_are(values: np.ndarray) -> None:
+    model = make_model()
+    with pytest.raises(InputError, match="looks like digital numbers"):
+        predict_array(model, values * 1e4, BANDS, 10)
+    with pytest.raises(InputError, match="every pixel is nodata"):
+        predict_array(model, values * np.nan, BANDS, 10)
