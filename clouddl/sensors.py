@@ -6,17 +6,21 @@ code: its card is a path ending in .yaml. Where a specification is still open, t
 figure as a range, [low, high]; `Sensor.sample` and `Sensor.middle` choose a number from it.
 """
 
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from clouddl.errors import InputError, read_yaml, validated
+from clouddl.errors import InputError, did_you_mean, read_yaml, validated
 
 CARDS = Path(__file__).parent / "cards"
+SPELLINGS = Path(__file__).parent / "spellings.yaml"
+Name = TypeVar("Name", str, str | None)
 
 # The bands of the study of 2020: a card lists which of them its sensor lacks.
 STUDY_BANDS = ("blue", "green", "red", "nir", "swir16")
@@ -108,6 +112,7 @@ class Sensor(BaseModel):
     Attributes:
         local_time: Mean local solar time of the node passed in daylight ("10:30").
         products: Names of the products its images are delivered as.
+        aliases: Other names that people give it; see `get_sensor`.
         bands: Its bands by wavelength; a file may have them in another order.
         missing: The bands of `STUDY_BANDS` that it lacks.
         sources: Where the figures are published.
@@ -121,6 +126,7 @@ class Sensor(BaseModel):
     launched: str
     local_time: str = ""
     products: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     bands: tuple[Band, ...] = Field(min_length=1)
     missing: tuple[str, ...] = ()
     note: str = ""
@@ -185,7 +191,8 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     """Find a sensor.
 
     Args:
-        id_or_path: Its id, or the path of a card, ending in .yaml.
+        id_or_path: Its id or another name of it, in any case and with or without hyphens
+            ("sentinel-2", "Sentinel2", "S2A"), or the path of a card, ending in .yaml.
 
     Returns:
         Its card.
@@ -197,12 +204,96 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     if name.endswith((".yaml", ".yml")):
         return _read(Path(name))
     cards = sensors()
-    if name not in cards:
+    names = _sensor_names()
+    spelling = _letters(name)
+    if spelling not in names:
         choice = ", ".join(cards)
+        hint = did_you_mean(name.lower(), cards)
         raise InputError(
-            f"sensor {name!r} is unknown; choose {choice}, or give a card as a .yaml file"
+            f"sensor {name!r} is unknown; choose {choice}, or give a card as a .yaml file{hint}"
         )
-    return cards[name]
+    return cards[names[spelling]]
+
+
+def is_sensor_name(name: str) -> bool:
+    """Whether `get_sensor` knows this name, of a card that comes with CloudDL."""
+    return not name.endswith((".yaml", ".yml")) and _letters(name) in _sensor_names()
+
+
+@cache
+def _sensor_names() -> dict[str, str]:
+    """Every name of a sensor, as `_letters` spells it, to its id."""
+    names = {}
+    for card in sensors().values():
+        for name in (card.id, card.title, *card.aliases, *card.products):
+            names[_letters(name)] = card.id
+    return names
+
+
+def band_name(spelling: str, sensor: Sensor | None = None) -> str | None:
+    """Find the band that a name means, in any usual spelling.
+
+    Args:
+        spelling: "B02", "B2", "Blue", "nir08", "XS3", "SWIR", "B4, central wavelength 665 nm".
+        sensor: Its card, which knows its operator's names.
+
+    Returns:
+        The STAC common name; None where it is not clear, or the sensor lacks the band.
+    """
+    spellings = _band_spellings()
+    if sensor:
+        commons = [band.common for band in sensor.bands]
+        same = {name: name for name in commons}
+        for wanted, instead in _spelling_file()["same"].items():
+            if wanted not in commons and instead in commons:
+                same[wanted] = instead
+        spellings = {key: same[name] for key, name in spellings.items() if name in same}
+        spellings |= {_letters(band.native): band.common for band in sensor.bands}
+        spellings |= {_letters(common): common for common in commons}
+    whole = _letters(spelling)
+    if whole in spellings:
+        return spellings[whole]
+    filler = _spelling_file()["filler"]
+    words = re.findall(r"\w+", spelling.replace("_", " ").lower())
+    words = [word for word in words if word not in filler and not word.isdigit()]
+    joined = _letters("".join(words))
+    return spellings.get(joined)
+
+
+def band_names(spellings: Sequence[Name], sensor: Sensor | None = None) -> tuple[Name, ...]:
+    """Bring names of bands to their common names; what is not known stays as it is.
+
+    Args:
+        spellings: Names in any usual spelling; None stays None.
+        sensor: As for `band_name`.
+
+    Returns:
+        As many names.
+    """
+    return tuple(
+        (band_name(name, sensor) or name) if isinstance(name, str) else name for name in spellings
+    )
+
+
+@cache
+def _spelling_file() -> dict[str, Any]:
+    return read_yaml(SPELLINGS, "list of names of bands")
+
+
+@cache
+def _band_spellings() -> dict[str, str]:
+    """Common names and their usual spellings, as `_letters` gives them, to common names."""
+    names: dict[str, str] = {}
+    for common, others in _spelling_file()["bands"].items():
+        names |= dict.fromkeys(map(_letters, (common, *others)), common)
+    return names
+
+
+def _letters(name: str) -> str:
+    """A name in lower case without accents, signs and leading zeros: "B02" and "b2" are one."""
+    plain = unicodedata.normalize("NFKD", name.lower().replace("+", "plus"))
+    plain = re.sub(r"[^a-z0-9\u03bc]", "", plain)
+    return re.sub(r"(?<=[a-z])0+(?=\d)", "", plain)
 
 
 def shared_bands(*cards: Sensor) -> list[str]:

@@ -265,8 +265,8 @@ def test_files_that_cannot_be_used(tmp_path, model):
     for path, message in {
         empty: "every pixel is nodata",
         tmp_path / "text.tif": "cannot be read as an image",
-        tmp_path / "gone.tif": "cannot be read as an image",
-        tmp_path / "gone.npz": "gone.npz: cannot be read",
+        tmp_path / "gone.tif": "does not exist",
+        tmp_path / "gone.npz": "gone.npz: does not exist",
         tmp_path / "two.npz": "which array is the image of 4 bands.*two.npz#a",
     }.items():
         with pytest.raises(InputError, match=message) as caught:
