@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_products import SIZE, edit, landsat, muscate, numbers, planet, sentinel2, spot, write
+from test_products import (
+    SIZE,
+    edit,
+    landsat,
+    muscate,
+    numbers,
+    planet,
+    pleiades,
+    sentinel2,
+    spot,
+    write,
+)
 
 from clouddl.errors import InputError
 from clouddl.products import open_product
@@ -123,6 +134,16 @@ def test_a_panchromatic_spot(tmp_path: Path) -> None:
         edit(path / "METADATA.DIM", f"DESCRIPTION>{name}", "DESCRIPTION>PAN")
     with pytest.raises(InputError, match=r"has the bands PAN, .* is panchromatic"):
         find_product(path)
+
+
+def test_reflectance_of_pleiades_has_a_gain_per_band(tmp_path: Path) -> None:
+    path, written = pleiades(tmp_path, radiometry="REFLECTANCE")
+    gain = "<Band_Reflectance><BAND_ID>B3</BAND_ID><GAIN>8000</GAIN><BIAS>0.01</BIAS>"
+    edit(next(path.glob("DIM_*.XML")), "</Data_Files>", f"</Data_Files>{gain}</Band_Reflectance>")
+    scene = open_product(path, bands=["nir", "red"])
+    at = np.s_[5, 5]
+    assert scene.reflectance[0].values[at] == pytest.approx(written["B3"][at] / 8000 + 0.01)
+    assert scene.reflectance[1].values[at] == pytest.approx(written["B2"][at] / 10000)
 
 
 def landsat_item(

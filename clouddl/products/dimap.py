@@ -60,7 +60,9 @@ def pleiades(files: Files, member: str) -> Product:
 
     L = DN / GAIN + BIAS (Band_Radiance), E0 is Band_Solar_Irradiance, the sun that of the centre.
     Raster_Index orders the layers, by default B2, B1, B0, B3. DN 0 is nodata. Without a CRS (SENSOR
-    level) the pixel is the card's. Unchecked: that radiometry REFLECTANCE is surface × 10000.
+    level) the pixel is the card's. Of radiometry REFLECTANCE it is DN / GAIN + BIAS of
+    Band_Reflectance, by default DN / 10000. Unchecked: that this is always surface reflectance; of
+    the one real file at hand (Pléiades Neo) the gain is 10000.
     """
     fields = files.xml(member)
     radiometry = _check_radiometry(fields, "BASIC", "SYSTEM", "REFLECTANCE")
@@ -77,9 +79,12 @@ def pleiades(files: Files, member: str) -> Product:
     layers = [PLEIADES_BANDS.get(name, name) for name in order]
     product = Product(files, get_sensor("pleiades"), level, nodata=0)
     for name, band in PLEIADES_BANDS.items():
-        scale, offset = 1e-4, 0.0
         if level == "toa":
             scale, offset = _pleiades_radiance(fields, name)
+        else:
+            gained = f"Band_Reflectance[BAND_ID='{name}']"
+            scale = 1 / fields.number(f"{gained}/GAIN", 10000)
+            offset = fields.number(f"{gained}/BIAS", 0)
         product.add(band, file, scale, offset, layers)
     return product
 
