@@ -7,6 +7,7 @@ normalisation, resolution, threshold, training scenes, scores, SHA-256 of the we
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,10 @@ class CloudModel:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = net.to(self.device).eval()
         self.backend = Backend(self.net, card, self.device, backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the network and its card: how it runs is settled anew where it arrives."""
+        return CloudModel, (self.card, self.net)
 
     @torch.inference_mode()
     def probability(

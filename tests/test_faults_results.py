@@ -1,6 +1,7 @@
 """Results, paths and scores: what gave a wrong number, or another image's mask, in silence."""
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from clouddl.labels import read_mask
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build
 from clouddl.predict import predict_file, results_of
-from clouddl.products import open_image
+from clouddl.products import ProductImage, open_image
+from clouddl.products.image import Reading
 from clouddl.products.stac import is_item
 from clouddl.scale.batch import predict_batch
 from clouddl.sensors import get_sensor
@@ -221,3 +223,21 @@ def test_what_cannot_be_an_image_is_refused() -> None:
 def test_a_model_in_memory_cannot_go_to_other_processes(tmp_path: Path, model: CloudModel) -> None:
     with pytest.raises(InputError, match="path of its card"):
         predict_batch(["a.tif"], "spot-5", tmp_path, model=model)  # type: ignore[arg-type]
+
+
+def test_a_model_can_be_pickled(model: CloudModel) -> None:
+    copy = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(copy.probability(VALUES), model.probability(VALUES))
+
+
+def test_a_product_is_not_read_far_finer_than_it_is() -> None:
+    class Coarse:
+        def pick(self, bands: list[str]) -> list[str]:
+            return bands
+
+        def coarsest(self, bands: list[str]) -> float:
+            return 10.0
+
+    image = ProductImage("p", SENSOR, "toa", tuple(COMMON), Reading(), Coarse())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"p: a resolution of 0\.5 m is far finer .* 10 m"):
+        image.select(COMMON, 0.5)

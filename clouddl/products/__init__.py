@@ -2,8 +2,8 @@
 
 A product (folder, zip or tar, as an agency delivers it) says itself how its numbers become
 reflectance, so it needs no option. The layouts were checked against public code that reads the
-real products (EOReader, SNAP, OTB, acolite, Start-MAJA), and those of Landsat and Sentinel-2 against
-real files too (tests/test_real_products.py). "Unchecked" marks what that did not settle.
+real products (EOReader, SNAP, OTB, acolite, Start-MAJA), and those of Landsat and Sentinel-2
+against real files too (tests/test_real_products.py). "Unchecked" marks what that did not settle.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from clouddl.products.readers import find_product
 from clouddl.products.stac import is_item, limit_waiting, read_item
 from clouddl.sensors import Sensor, get_sensor
 
+FINEST = 8  # times finer than its coarsest band a product is read; more shows nothing new
 Source: TypeAlias = Path | str | np.ndarray | xr.DataArray | xr.Dataset
 
 
@@ -65,7 +66,13 @@ class ProductImage(Image):
 
     def select(self, bands: Sequence[str], resolution: float | None = None) -> Image:
         """Read some bands on one grid; see `Image.select`."""
-        scene = self.product.open(bands, resolution or self.reading.resolution)
+        resolution = resolution or self.reading.resolution
+        if resolution and resolution * FINEST < self.coarsest(bands):
+            raise InputError(
+                f"{self.name}: a resolution of {resolution:g} m is far finer than its bands of "
+                f"{self.coarsest(bands):g} m, and would only fill the memory; give a coarser one"
+            )
+        scene = self.product.open(bands, resolution)
         reflectance = scene.reflectance.assign_attrs(scene.attrs, scene=self.name)
         return open_array(reflectance, sensor=self.sensor)
 
