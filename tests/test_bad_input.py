@@ -136,7 +136,7 @@ BAD: list[tuple[str, str, int]] = [
     (f"{PREDICT} numbers.tif", "numbers.tif: looks like digital numbers", 2),
     (f"{PREDICT} empty.tif", "empty.tif: every pixel is nodata; check the file and --nodata", 2),
     (f"{PREDICT} cut.tif", "cut.tif", 2),
-    (f"{PREDICT} gone.tif", "gone.tif: cannot be read as an image", 2),
+    (f"{PREDICT} gone.tif", "gone.tif: does not exist", 2),
     (f"{PREDICT} gone.npz", "gone.npz: cannot be read", 2),
     (f"{PREDICT} good.tif good.tif", "is an input, or the result of another input", 2),
     (f"{PREDICT} good.tif --resolution 10", "good.tif: its pixels are 30 m, not 10 m", 2),
