@@ -49,8 +49,8 @@ RESULT_BYTES = 10  # per pixel, on disk while results are made: as computed, and
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
 SOURCE = "source"  # tag of a result: what it was made of
 FOLDER_SUFFIXES = (".safe", ".zarr")
-# Metadata, and items, that are called the same in every product; its folder tells them apart.
-SAME_IN_EVERY_PRODUCT = r"MTD(_\w+)?|manifest|metadata|item|product|INSPIRE|index"
+# Metadata that are called the same in every product; its folder tells them apart.
+SAME_IN_EVERY_PRODUCT = r"MTD(_\w+)?|manifest|metadata|INSPIRE"
 COLOURS = {CLEAR: (46, 92, 60), CLOUD: (255, 255, 255), NODATA: (0, 0, 0)}
 
 
