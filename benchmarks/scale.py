@@ -49,8 +49,8 @@ def scene(path: Path, size: int) -> Path:
     rng = np.random.default_rng(size)
     block = rng.integers(200, 6000, (len(BANDS), BLOCK, BLOCK)).astype(np.uint16)
     with rasterio.open(
-        path, "w", driver="GTiff", count=len(BANDS), height=size, width=size, dtype="uint16", nodata=0,
-        crs="EPSG:32631", transform=from_origin(600_000, 4_900_000, 10, 10), tiled=True,
+        path, "w", driver="GTiff", count=len(BANDS), height=size, width=size, dtype="uint16",
+        nodata=0, crs="EPSG:32631", transform=from_origin(600_000, 4_900_000, 10, 10), tiled=True,
     ) as file:  # fmt: skip
         for y in range(0, size, BLOCK):
             for x in range(0, size, BLOCK):
