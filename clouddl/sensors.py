@@ -216,7 +216,14 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
 
 
 def is_sensor_name(name: str) -> bool:
-    """Whether `get_sensor` knows this name, of a card that comes with CloudDL."""
+    """Say whether `get_sensor` knows a name of a card that comes with CloudDL.
+
+    Args:
+        name: As people write it.
+
+    Returns:
+        False for a path of a card.
+    """
     return not name.endswith((".yaml", ".yml")) and _letters(name) in _sensor_names()
 
 

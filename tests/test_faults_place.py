@@ -169,9 +169,7 @@ def test_layers_are_known_by_their_colours(tmp_path: Path) -> None:
 def test_bands_that_contradict_the_file_are_warned_of(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", descriptions=("red", "green", "blue"))
     sensor = get_sensor("sentinel-2")
-    with pytest.warns(
-        UserWarning, match=r"a\.tif: --bands contradicts.*blue \(red\)"
-    ):
+    with pytest.warns(UserWarning, match=r"a\.tif: --bands contradicts.*blue \(red\)"):
         image = open_file(path, Reading(bands=("blue", "green", "red")), sensor)
     assert image.bands == ("blue", "green", "red")
     with warnings.catch_warnings():

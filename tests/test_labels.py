@@ -48,12 +48,13 @@ ESA = "coastal blue green red rededge071 rededge075 rededge078 nir nir08 nir09 c
         ("maja-mg2", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 0, 0, 0, 0]),
         ("maja-nua", [0, 1, 2, 4, 8, 16, 32, 64, 128], [0, 0, 1, 0, 0, 1, 1, 0, 0]),
         # fill, dilated, cirrus, cloud, shadow; clear land, a cloud and a fill as USGS prints them
+        ("bqa", [1, 2720, 2800, 6896, 16, 1 << 12], [255, 0, 1, 1, 1, 1]),
         ("qa-pixel", [1, 2, 4, 8, 16, 21824, 22280, 9], [255, 0, 1, 1, 0, 0, 1, 255]),
     ],
 )
 def test_every_code(codes: str, raw: list[int], expected: list[int]) -> None:
     table = CODES[codes]
-    if not codes.startswith(("maja", "qa")):
+    if not codes.startswith(("maja", "qa", "bqa")):
         assert sorted([*table.clear, *table.cloud, *table.nodata]) == raw
     decoded = decode(np.array(raw), codes)
     assert decoded.dtype == np.uint8

@@ -536,7 +536,9 @@ def _fill(values: np.ndarray, readings: Sequence[Reading]) -> tuple[float, np.nd
         stored = np.array([number], np.float32)
         filled = np.ones(values.shape[1:], bool)
         for band, reading in zip(values, readings, strict=True):
-            filled &= np.isclose(band, reading.reflectance(stored), rtol=1e-6, atol=1e-6)
+            with np.errstate(over="ignore"):  # a number that float32 cannot scale fills nothing
+                level = reading.reflectance(stored)
+            filled &= np.isclose(band, level, rtol=1e-6, atol=1e-6)
             if not filled.any():
                 break
         blocks = filled[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
@@ -558,7 +560,7 @@ def _check_level(values: np.ndarray, name: str, readings: Sequence[Reading], pro
     elif low < -0.05:
         cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
     else:
-        _warn_of_level(values, name, readings, high)
+        _warn_of_level(values, name, () if product else readings, high)  # metadata say the offset
         return
     if product:
         raise InputError(
