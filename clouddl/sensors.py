@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
@@ -20,7 +20,6 @@ from clouddl.errors import InputError, did_you_mean, read_yaml, validated
 
 CARDS = Path(__file__).parent / "cards"
 SPELLINGS = Path(__file__).parent / "spellings.yaml"
-Name = TypeVar("Name", str, str | None)
 
 # The bands of the study of 2020: a card lists which of them its sensor lacks.
 STUDY_BANDS = ("blue", "green", "red", "nir", "swir16")
@@ -267,7 +266,7 @@ def band_name(spelling: str, sensor: Sensor | None = None) -> str | None:
     return spellings.get(joined)
 
 
-def band_names(spellings: Sequence[Name], sensor: Sensor | None = None) -> tuple[Name, ...]:
+def band_names(spellings: Sequence[Any], sensor: Sensor | None = None) -> tuple[Any, ...]:
     """Bring names of bands to their common names; what is not known stays as it is.
 
     Args:

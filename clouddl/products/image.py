@@ -224,7 +224,8 @@ class Image(ABC):
         return [layers.index(band) for band in self.bands]
 
 
-class FileMask(NamedTuple):
+@dataclass(frozen=True)
+class FileMask:
     """Where a file says other than by a number that pixels are nodata.
 
     https://gdal.org/en/stable/development/rfc/rfc15_nodatabitmask.html
