@@ -5,7 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from clouddl_study.run import ROOT, Manifest, build_book, run_study
+from clouddl_study.book import build_book
+from clouddl_study.manifest import Manifest
+from clouddl_study.run import run_study
+from clouddl_study.workspace import ROOT
 
 
 def rows() -> list[dict[str, Any]]:

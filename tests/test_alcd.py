@@ -30,7 +30,7 @@ from clouddl.scenes import DATA, Scene, load_catalogue, open_scene
 from clouddl.sensors import STUDY_BANDS
 from clouddl_study import alcd, corpora
 from clouddl_study.corpora import open_corpus
-from clouddl_study.run import check_parameters
+from clouddl_study.notebooks import check_parameters
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAME = "S2A_MSIL1C_20220301T105021_N0500_R051_T31TCJ_20220301T112233"

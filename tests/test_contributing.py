@@ -17,7 +17,7 @@ from clouddl.mission.degrade import DEGRADATIONS, degrade
 from clouddl.products import open_product, readers
 from clouddl.sensors import get_sensor
 from clouddl.simulate import LANDSCAPES, simulate_scene
-from clouddl_study.run import check_parameters
+from clouddl_study.notebooks import check_parameters
 
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")

@@ -10,7 +10,10 @@ import nbformat
 import pytest
 
 from clouddl.errors import InputError
+from clouddl_study import manifest, workspace
 from clouddl_study import run as study
+from clouddl_study.book import PUBLISHED
+from clouddl_study.notebooks import check_parameters, run_notebook
 
 PAGE = """# %% [markdown]
 # # A page
@@ -52,9 +55,9 @@ sys.prefix, sys.executable
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of two tiny notebooks, with profiles `tiny` and `wrong`."""
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(workspace, "ROOT", tmp_path)
     monkeypatch.delenv("CLOUDDL_MIRROR", raising=False)
-    monkeypatch.setattr(study, "_hardware", lambda: {"cpu": "abacus"})  # torch takes seconds
+    monkeypatch.setattr(manifest, "hardware", lambda: {"cpu": "abacus"})  # torch takes seconds
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     for name in ("01_first", "02_second"):
         (tmp_path / "notebooks" / f"{name}.py").write_text(PAGE)
@@ -62,7 +65,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (profiles / "tiny.yaml").write_text("notebooks:\n  02_second: {epochs: 2}\n")
     (profiles / "wrong.yaml").write_text("notebooks:\n  02_secnd: {epochs: 2}\n")
     (tmp_path / "book" / "results").mkdir(parents=True)
-    (tmp_path / "book" / "results" / study.PUBLISHED).write_text("a,b\n")
+    (tmp_path / "book" / "results" / PUBLISHED).write_text("a,b\n")
     (tmp_path / "README.md").write_text("# T\n<!-- scores -->\nold\n<!-- /scores -->\nend\n")
     return tmp_path
 
@@ -86,25 +89,25 @@ def first(root: Path) -> Path:
 )
 def test_wrong_parameter_is_named(root: Path, given: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        study.check_parameters(first(root), given)
+        check_parameters(first(root), given)
 
 
 def test_int_is_taken_for_a_float(root: Path) -> None:
-    checked = study.check_parameters(first(root), {"rate": 1, "sizes": [1, 2.5], "quick": True})
+    checked = check_parameters(first(root), {"rate": 1, "sizes": [1, 2.5], "quick": True})
     assert repr(checked) == "{'rate': 1.0, 'sizes': [1.0, 2.5], 'quick': True}"
 
 
 def test_notebook_wants_one_cell_of_parameters(root: Path) -> None:
     first(root).write_text("# %%\nx = 1\n")
     with pytest.raises(InputError, match="tag one cell"):
-        study.check_parameters(first(root), {})
+        check_parameters(first(root), {})
 
 
 def test_page_and_manifest_tell_of_no_single_run(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = root / "pages" / "01_first.ipynb"
-    made = study.run_notebook(first(root), page, {"epochs": 3})
+    made = run_notebook(first(root), page, {"epochs": 3})
     notebook = nbformat.read(page, as_version=4)
     nbformat.validate(notebook)
     assert "papermill" not in page.read_text()
@@ -123,7 +126,7 @@ def test_page_and_manifest_tell_of_no_single_run(
     (other / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(root / "jupyter"))
     before = page.read_bytes()
-    study.run_notebook(first(root), page, {"epochs": 3})
+    run_notebook(first(root), page, {"epochs": 3})
     assert page.read_bytes() == before
 
 
@@ -140,7 +143,7 @@ def test_failure_keeps_the_old_page(root: Path, epochs: int, said: str) -> None:
     page.parent.mkdir()
     page.write_text("old")
     with pytest.raises(InputError, match=said):
-        study.run_notebook(first(root), page, {"epochs": epochs})
+        run_notebook(first(root), page, {"epochs": epochs})
     assert page.read_text() == "old"
     assert [p.name for p in page.parent.iterdir()] == [page.name]
     assert (root / "build" / "work" / "01_first.failed.ipynb").exists() == (epochs != 15)
@@ -165,7 +168,7 @@ def test_study_resumes_and_reruns_what_follows(
     assert said(publish=True) == [kept, "02_second: up to date"]
 
     results = root / "book" / "results"
-    made = {"headline.csv", "run_card.md", "shown", study.PUBLISHED}
+    made = {"headline.csv", "run_card.md", "shown", PUBLISHED}
     assert {p.name for p in results.iterdir()} == made
     assert (results / "headline.csv").read_text() == "sensor,f2\nlandsat-8,0.9\n"
     assert (results / "shown" / "headline.csv").read_text() == "Sensor,F2 %\nLandsat 8,90.0\n"
