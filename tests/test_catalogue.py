@@ -24,11 +24,23 @@ def test_the_real_catalogue_keeps_its_promises():
         assert scene.licence and scene.note
         assert scene.simulated is None or scene.role in ("train", "validation")  # never scored on
     count = Counter(scene.role for scene in catalogue.scenes if not scene.simulated)
-    assert count == {"train": 49, "validation": 15, "reference": 25, "extra": 20}
+    assert count == {"train": 134, "validation": 42, "reference": 25, "extra": 21}
     people = {scene.role for scene in catalogue.scenes if scene.label_kind == "people"}
     assert people == {"reference"}
     assert {scene.biome for scene in catalogue.select(collection="l8biome")} >= {"SnowIce"}
     assert catalogue.scene("ukis_landsat5").sensor == "landsat-5"
+
+
+def test_both_dates_of_a_real_ground_are_in_one_group() -> None:
+    group = {scene.id: scene.group for scene in load_catalogue("real").scenes}
+    cloudy = [name for name in group if name.startswith("cloudy_")]
+    regions = {name.split("_", 1)[1].rpartition("_")[0] for name in cloudy}
+    assert {group[name] for name in cloudy} == regions
+    masked = [name for name in group if name.startswith("masked_")]
+    assert len(masked) == 20
+    for name in masked:
+        assert group[name.replace("masked", "target")] == group[name]
+    assert group["masked_4294"] == group["masked_4433"]  # their ground overlaps
 
 
 CATALOGUE = """

@@ -1,12 +1,15 @@
 """Scenes: reflectance, masks and heights on one grid, resampling, and what is refused."""
 
+import itertools
 import os
 
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from rasterio.coords import disjoint_bounds
 from rasterio.transform import from_origin
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
@@ -247,6 +250,40 @@ def test_every_collection_of_the_real_corpus_opens():
         np.testing.assert_allclose(
             coarse.reflectance.mean(("y", "x")), opened.reflectance.mean(("y", "x")), rtol=0.01
         )
+
+
+@real
+def test_real_grounds_that_overlap_are_in_one_group() -> None:
+    catalogue = load_catalogue("real")
+    store = Store(catalogue.registry, progress=False)
+    learnt = {"train", "validation", "reference"}
+    images = [s for s in catalogue.scenes if s.role in learnt and s.image]
+    grounds = []
+    for scene in images:
+        if scene.image[0].endswith(".tif"):
+            with rasterio.open(store.fetch(scene.image[0])) as file:
+                if file.crs:
+                    bounds = transform_bounds(file.crs, "EPSG:4326", *file.bounds)
+                    grounds.append((scene.group, bounds))
+    assert len(grounds) == 139
+    overlap = [
+        {group, other}
+        for (group, one), (other, two) in itertools.combinations(grounds, 2)
+        if group != other and not disjoint_bounds(one, two)
+    ]
+    assert not overlap
+
+
+@real
+def test_the_masked_patches_have_two_layers_of_radar_first_and_their_targets_none() -> None:
+    catalogue = load_catalogue("real")
+    store = Store(catalogue.registry, progress=False)
+    for name in ("masked", "target"):
+        mean = open_scene(catalogue.scene(f"{name}_1302"), store).reflectance.mean(("y", "x"))
+        bands = mean.to_series()
+        assert len(bands) == 13
+        assert bands["coastal"] > bands["blue"] > bands["green"] > bands["red"]  # mostly water
+        assert bands["cirrus"] < 0.01 < bands["nir09"] < bands["nir08"]
 
 
 @real
