@@ -7,6 +7,7 @@ sets. The expected reflectance is written as numbers, from the specification's f
 import io
 import json
 import math
+import re
 import tarfile
 import warnings
 import zipfile
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from affine import Affine
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 
 from clouddl.errors import InputError
 from clouddl.model import load_model, pick_model
@@ -250,44 +253,83 @@ def spot(root: Path, radiometry: str = "BASIC", crs: str | None = None) -> Writt
     return folder, dict(zip(["XS3", "XS2", "XS1", "SWIR"], values, strict=True))
 
 
-def pleiades(root: Path, radiometry: str = "BASIC", sun: float = 1830) -> Written:
-    end = "201609061051234_ORT_1234567101-001"
-    folder = root / "IMG_PHR1B_MS_001"
-    values = numbers(200, 900, 4, SIZE, SIZE)  # B2, B1, B0, B3
-    write(folder / f"IMG_PHR1B_MS_{end}_R1C1.JP2", values, 2)
-    order = "".join(
-        f"<Raster_Index><BAND_ID>{name}</BAND_ID><BAND_INDEX>{i}</BAND_INDEX></Raster_Index>"
-        for i, name in enumerate(("B2", "B1", "B0", "B3"), 1)
-    )
+#: BAND_ID of the layers of the files of DIMAP 2, and GAIN and irradiance by BAND_ID.
+FOUR = {"": ("B2", "B1", "B0", "B3")}
+SIX = {"_RGB": ("R", "G", "B"), "_NED": ("NIR", "RE", "DB")}
+FOUR_GAINS = {"B0": (9, 1915), "B1": (9.5, 1830), "B2": (10, 1594), "B3": (15.5, 1060)}
+SIX_GAINS = {"DB": (7.5, 1787), "B": (6.2, 1972), "G": (6.7, 1816), "R": (7.9, 1554),
+             "RE": (10.2, 1351), "NIR": (7.8, 1060)}  # fmt: skip
+
+
+def dimap2(
+    root: Path, mission: str, files: dict[str, tuple[str, ...]],
+    gains: dict[str, tuple[float, float]], radiometry: str = "BASIC", tiles: int = 1,
+    metres: float = 2,
+) -> Written:  # fmt: skip
+    """DIMAP 2 in the layout of Pléiades; every file cut into `tiles` x `tiles`."""
+    name, number = re.findall("[A-Z]+(?=[0-9])|[0-9].*", mission)
+    start = f"{mission}_MS_201609061051234_ORT_1234567101-001"
+    folder = root / f"IMG_{mission}_MS_001"
+    data: dict[str, np.ndarray] = {}
+    groups = ""
+    for ending, order in files.items():
+        values = numbers(200, 900, len(order), SIZE, SIZE)
+        data |= dict(zip(order, values, strict=True))
+        index = "".join(
+            f"<Raster_Index><BAND_ID>{band}</BAND_ID><BAND_INDEX>{i}</BAND_INDEX></Raster_Index>"
+            for i, band in enumerate(order, 1)
+        )
+        links, side = "", SIZE // tiles
+        for row, column in np.ndindex(tiles, tiles):
+            tile = f"IMG_{start}{ending}_R{row + 1}C{column + 1}.{'JP2' if tiles == 1 else 'TIF'}"
+            top, left = row * side, column * side
+            write(folder / tile, values[:, top : top + side, left : left + side], metres)
+            if tiles > 1:
+                with rasterio.open(folder / tile, "r+") as file:
+                    file.transform = file.transform * Affine.translation(left, top)
+            links += (f'<Data_File tile_R="{row + 1}" tile_C="{column + 1}">'
+                      f'<DATA_FILE_PATH href="{tile}"/></Data_File>')  # fmt: skip
+        groups += f"<Data_Files>{links}<Raster_Index_List>{index}</Raster_Index_List></Data_Files>"
     bands = "".join(
-        f"<Band_Radiance><BAND_ID>{name}</BAND_ID><GAIN>{gain}</GAIN><BIAS>0.1</BIAS>"
-        f"</Band_Radiance><Band_Solar_Irradiance><BAND_ID>{name}</BAND_ID><VALUE>{value}</VALUE>"
+        f"<Band_Radiance><BAND_ID>{band}</BAND_ID><GAIN>{gain}</GAIN><BIAS>0.1</BIAS>"
+        f"</Band_Radiance><Band_Solar_Irradiance><BAND_ID>{band}</BAND_ID><VALUE>{sun}</VALUE>"
         "</Band_Solar_Irradiance>"
-        for name, gain, value in (("B0", 9, 1915), ("B1", 9.5, sun), ("B2", 10, 1594),
-                                  ("B3", 15.5, 1060))
-    )  # fmt: skip
+        for band, (gain, sun) in gains.items()
+    )
     places = "".join(
         f"<Located_Geometric_Values><LOCATION_TYPE>{place}</LOCATION_TYPE><Solar_Incidences>"
         f"<SUN_ELEVATION>{angle}</SUN_ELEVATION></Solar_Incidences></Located_Geometric_Values>"
         for place, angle in (("Top Center", 44.9), ("Center", 45.0), ("Bottom Center", 45.1))
     )
-    (folder / f"DIM_PHR1B_MS_{end}.XML").write_text(
+    (folder / f"DIM_{start}.XML").write_text(
         f"""<?xml version="1.0" encoding="UTF-8"?><Dimap_Document>
 <Metadata_Identification><METADATA_FORMAT version="2.0">DIMAP</METADATA_FORMAT>
 </Metadata_Identification><Dataset_Sources><Source_Identification><Strip_Source>
-<MISSION>PHR</MISSION><MISSION_INDEX>1B</MISSION_INDEX><IMAGING_DATE>2016-09-06</IMAGING_DATE>
+<MISSION>{name}</MISSION><MISSION_INDEX>{number}</MISSION_INDEX><IMAGING_DATE>2016-09-06</IMAGING_DATE>
 </Strip_Source></Source_Identification></Dataset_Sources><Processing_Information>
 <Product_Settings><Radiometric_Settings><RADIOMETRIC_PROCESSING>{radiometry}
 </RADIOMETRIC_PROCESSING></Radiometric_Settings></Product_Settings></Processing_Information>
-<Raster_Data><Data_Access><Data_Files><Data_File tile_R="1" tile_C="1">
-<DATA_FILE_PATH href="IMG_PHR1B_MS_{end}_R1C1.JP2"/></Data_File></Data_Files></Data_Access>
-<Raster_Display><Raster_Index_List>{order}</Raster_Index_List></Raster_Display></Raster_Data>
+<Raster_Data><Data_Access>{groups}</Data_Access></Raster_Data>
 <Radiometric_Data><Radiometric_Calibration><Instrument_Calibration><Band_Measurement_List>{bands}
 </Band_Measurement_List></Instrument_Calibration></Radiometric_Calibration></Radiometric_Data>
 <Geometric_Data><Use_Area>{places}</Use_Area></Geometric_Data></Dimap_Document>""",
         "utf-8",
     )
-    return folder, dict(zip(["B2", "B1", "B0", "B3"], values, strict=True))
+    return folder, data
+
+
+def pleiades(
+    root: Path, radiometry: str = "BASIC", sun: float = 1830, tiles: int = 1
+) -> Written:  # fmt: skip
+    return dimap2(root, "PHR1B", FOUR, FOUR_GAINS | {"B1": (9.5, sun)}, radiometry, tiles)
+
+
+def pleiades_neo(root: Path, radiometry: str = "BASIC", tiles: int = 1) -> Written:
+    return dimap2(root, "PNEO4", SIX, SIX_GAINS, radiometry, tiles, 1.2)
+
+
+def spot_6_7(root: Path, mission: str = "SPOT7", sun: float = 1830) -> Written:
+    return dimap2(root, mission, FOUR, FOUR_GAINS | {"B1": (9.5, sun)}, metres=6)
 
 
 def landsat(root: Path, number: int = 8, sun: str = "30.0", level: str = "L1TP") -> Written:
@@ -429,6 +471,23 @@ CASES: dict[str, tuple[Callable[..., Written], dict, str, str, str, dict, float]
                      {"green": ("B1", SEPTEMBER / 1830 / 9.5, SEPTEMBER / 1830 * 0.1)}, 2),
     "pleiades-surface": (pleiades, {"radiometry": "REFLECTANCE"}, "pleiades", "Pléiades DIMAP",
                          "surface", {"nir": ("B3", 1e-4, 0)}, 2),
+    "pleiades-tiles": (pleiades, {"tiles": 3}, "pleiades", "Pléiades DIMAP", "toa",
+                       {"blue": ("B0", SEPTEMBER / 1915 / 9, SEPTEMBER / 1915 * 0.1),
+                        "nir": ("B3", SEPTEMBER / 1060 / 15.5, SEPTEMBER / 1060 * 0.1)}, 2),
+    "spot-6": (spot_6_7, {"mission": "SPOT6"}, "spot-6", "SPOT-6/7 DIMAP", "toa",
+               {"blue": ("B0", SEPTEMBER / 1915 / 9, SEPTEMBER / 1915 * 0.1),
+                "green": ("B1", SEPTEMBER / 1830 / 9.5, SEPTEMBER / 1830 * 0.1)}, 6),
+    "spot-7": (spot_6_7, {}, "spot-7", "SPOT-6/7 DIMAP", "toa",
+               {"red": ("B2", SEPTEMBER / 1594 / 10, SEPTEMBER / 1594 * 0.1),
+                "nir": ("B3", SEPTEMBER / 1060 / 15.5, SEPTEMBER / 1060 * 0.1)}, 6),
+    "neo": (pleiades_neo, {}, "pleiades-neo", "Pléiades Neo DIMAP", "toa",
+            {"coastal": ("DB", SEPTEMBER / 1787 / 7.5, SEPTEMBER / 1787 * 0.1),
+             "blue": ("B", SEPTEMBER / 1972 / 6.2, SEPTEMBER / 1972 * 0.1),
+             "rededge071": ("RE", SEPTEMBER / 1351 / 10.2, SEPTEMBER / 1351 * 0.1),
+             "nir": ("NIR", SEPTEMBER / 1060 / 7.8, SEPTEMBER / 1060 * 0.1)}, 1.2),
+    "neo-tiles": (pleiades_neo, {"tiles": 2, "radiometry": "REFLECTANCE"}, "pleiades-neo",
+                  "Pléiades Neo DIMAP", "surface",
+                  {"red": ("R", 1e-4, 0), "nir": ("NIR", 1e-4, 0)}, 1.2),
     "landsat-8": (landsat, {}, "landsat-8", "Landsat Collection 2", "toa",
                   {"blue": ("B2", 4e-5, -0.2), "swir16": ("B6", 4e-5, -0.2)}, 30),
     "landsat-9": (landsat, {"number": 9, "sun": "90.0"}, "landsat-9", "Landsat Collection 2", "toa",
@@ -485,6 +544,59 @@ def test_one_number_by_hand(tmp_path: Path) -> None:
     expected = 0.1418103 + near / 10 * math.pi * 1.0155319 / (1594 * 0.7071068)
     result = open_product(path).reflectance.sel(band="red").values[at]
     assert result == pytest.approx(expected, abs=2e-6)
+
+
+# --- images that are cut into tiles
+
+
+def test_a_tile_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
+    path, _ = pleiades(tmp_path, tiles=2)
+    with rasterio.open(next(path.glob("*_R2C1.TIF")), "r+") as file:
+        file.transform = file.transform * Affine.translation(3, 0)
+    with pytest.raises(InputError, match=r"R2C1\.TIF: does not lie beside.*gdalbuildvrt"):
+        open_product(path)
+
+
+def test_rows_of_tiles_of_another_width_are_refused(tmp_path: Path) -> None:
+    path, _ = pleiades(tmp_path, tiles=2)
+    tile = next(path.glob("*_R2C2.TIF"))
+    with rasterio.open(tile) as file:
+        transform = file.transform
+    tile.unlink()  # GDAL would remove the metadata too
+    write(tile, numbers(200, 900, 4, SIZE // 2, 3))
+    with rasterio.open(tile, "r+") as file:
+        file.transform = transform
+    with pytest.raises(InputError, match=r"rows of different widths \[12, 9\]; join them first"):
+        open_product(path)
+
+
+def test_an_image_of_tiles_is_read_by_windows(tmp_path: Path) -> None:
+    path, written = pleiades(tmp_path, radiometry="REFLECTANCE", tiles=3)
+    image = find_product(path).image("red")
+    whole = written["B2"] / np.float32(10_000)
+    np.testing.assert_allclose(image.read()[0], whole, rtol=1e-6)
+    np.testing.assert_allclose(image.read(Window(3, 2, 6, 9))[0], whole[2:11, 3:9], rtol=1e-6)
+    np.testing.assert_allclose(image.overview[0], whole, rtol=1e-6)
+    assert image.grid.transform == from_origin(600_000, 4_900_000, 2, 2)
+    assert image.select(["red"], 4).resolution == 4
+
+
+def test_three_bands_of_pleiades_have_no_near_infrared(tmp_path: Path) -> None:
+    path, _ = dimap2(tmp_path, "PHR1A", {"": ("B2", "B1", "B0")}, FOUR_GAINS)
+    assert open_product(path).band.values.tolist() == ["blue", "green", "red"]
+    with pytest.raises(InputError, match="has no reflective band nir; it has blue, green, red"):
+        open_product(path, bands=["nir"])
+
+
+def test_layers_that_are_not_numbered_from_one_are_in_the_order_of_their_list(
+    tmp_path: Path,
+) -> None:
+    path, written = pleiades_neo(tmp_path, radiometry="REFLECTANCE")
+    place = "NIR</BAND_ID><BAND_INDEX>"
+    edit(next(path.glob("DIM_*.XML")), f"{place}1", f"{place}4")  # as GDAL's test file has it
+    scene = open_product(path, bands=["nir", "rededge071"])
+    assert scene.reflectance[0].values == pytest.approx(written["NIR"] / 10_000)
+    assert scene.reflectance[1].values == pytest.approx(written["RE"] / 10_000)
 
 
 # --- one grid
@@ -739,8 +851,20 @@ def edit(path: Path, old: str, new: str) -> None:
          "wrong scale: RADIOMETRIC_PROCESSING is LINEAR_STRETCH, so its numbers hold no radiance"),
         (pleiades, "DIM_*.XML", "BASIC", "DISPLAY", "RADIOMETRIC_PROCESSING is DISPLAY"),
         (pleiades, "DIM_*.XML", "Band_Radiance", "X", r"has no Band_Radiance\[BAND_ID='B0'\]"),
-        (pleiades, "DIM_*.XML", "</Data_Files>", "<DATA_FILE_PATH href='x'/></Data_Files>",
-         "is cut into 2 tiles"),
+        (pleiades, "DIM_*.XML", "</Data_Files>", "<Data_File tile_R='1' tile_C='1'>"
+         "<DATA_FILE_PATH href='x'/></Data_File></Data_Files>", "where does the tile 'x' lie"),
+        (pleiades, "DIM_*.XML", "</Data_Files>", "<Data_File tile_R='2' tile_C='2'>"
+         "<DATA_FILE_PATH href='x'/></Data_File></Data_Files>", "names 2 tiles, .*gdalbuildvrt"),
+        (pleiades, "DIM_*.XML", "</Data_Files>", "<Data_File tile_R='1' tile_C='2'>"
+         "<DATA_FILE_PATH href='x'/></Data_File></Data_Files>", "the file of its band .* missing"),
+        (pleiades, "DIM_*.XML", "</Data_Files>", "<Data_File tile_R='1' tile_C='2'>"
+         "<DATA_FILE_PATH href='x'/></Data_File></Data_Files><OVERLAP_COL>8</OVERLAP_COL>",
+         "its tiles overlap, by 8 pixels"),
+        (pleiades, "DIM_*.XML", "<MISSION>PHR", "<MISSION>SPOT", "is of SPOT1B, but its name is"),
+        (pleiades_neo, "DIM_*.XML", "Raster_Index>", "X>", "has no Raster_Index"),
+        (pleiades_neo, "DIM_*.XML", "Data_File ", "X ", "is not XML"),
+        (spot_6_7, "DIM_*.XML", "<VALUE>1830", "<VALUE>999",
+         "the solar irradiance of B1 is 999, not known"),
         (landsat, "*_MTL.txt", "NUMBER = 02", "NUMBER = 01",
          "is LANDSAT_8 L1TP OLI_TIRS, Collection 01; TM, ETM"),
         (landsat, "*_MTL.txt", "REFLECTANCE_ADD_BAND_3", "X", "has no REFLECTANCE_ADD_BAND_3"),

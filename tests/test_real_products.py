@@ -129,6 +129,20 @@ def test_sentinel2_l2a_of_baseline_02_05() -> None:
         open_product(path)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # the colours of _NED_ are for display
+def test_pleiades_neo_has_its_six_bands_in_two_files() -> None:
+    found = find_product(product(f"{GDAL}/dimap2/vhr2020_ms_fs"))
+    assert found.sensor.id == "pleiades-neo" and found.level == "surface"
+    layers = {"red": 1, "green": 2, "blue": 3, "nir": 4, "rededge071": 5, "coastal": 6}
+    assert set(found.layers) == set(layers)
+    for band, number in layers.items():  # every layer holds its number, as GDAL counts them
+        image = found.image(band)
+        assert image.shape == (1366, 1663) and image.resolution == pytest.approx(1.2, abs=0.01)
+        assert np.unique(image.read()) == pytest.approx([number / 10_000])
+    with pytest.raises(InputError, match="wrong scale: by the metadata its values only go up"):
+        found.open(["red"])
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -141,7 +155,6 @@ def test_sentinel2_l2a_of_baseline_02_05() -> None:
          "LC08_L2SP_047027_20201204_20210313_02_T1_SR_stac.json", "eo:bands"),
         ("stactools_landsat/tests/data-files/tm/"
          "LT05_L2SP_010067_19860424_20200918_02_T2_ST_stac.json", "no asset is a band"),
-        (f"{GDAL}/dimap2/vhr2020_ms_fs", "is no product known"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_named(path: str, message: str) -> None:

@@ -32,6 +32,7 @@ def test_every_card_is_read_under_its_file_name():
 def test_cards_cover_the_sensors_of_the_study():
     named = {"sentinel-2", "spot-4", "spot-5", "pleiades", "venus", "co3d", "microcarb"}
     others = {"landsat-5", "landsat-7", "landsat-8", "landsat-9", "planetscope"}
+    others |= {"pleiades-neo", "spot-6", "spot-7"}
     assert set(sensors()) == named | others
     assert {name for name, card in sensors().items() if card.has_open_figures} == {
         "co3d",

@@ -110,6 +110,8 @@ def test_an_offset_that_was_taken_off_is_not_taken_off_again(tmp_path: Path) -> 
         ({"platform": "landsat-8"}, "landsat-8"),
         ({"platform": "SPOT 5", "instruments": ["hrg"]}, "spot-5"),
         ({"platform": "PHR-1B"}, "pleiades"),
+        ({"platform": "PNEO-3"}, "pleiades-neo"),
+        ({"platform": "SPOT-7"}, "spot-7"),
         ({"constellation": "Pléiades"}, "pleiades"),
         ({"platform": "2420", "constellation": "PlanetScope"}, "planetscope"),
         ({"platform": "VENUS"}, "venus"),

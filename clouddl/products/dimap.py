@@ -1,11 +1,13 @@
-"""SPOT in DIMAP 1 and Pléiades in DIMAP 2, by Airbus."""
+"""SPOT-4/5 in DIMAP 1; Pléiades, Pléiades Neo and SPOT-6/7 in DIMAP 2; by Airbus."""
 
 import math
 from datetime import date
+from typing import NamedTuple
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
 from clouddl.products.image import Level
+from clouddl.products.mosaic import JOIN
 from clouddl.products.product import Product, reader, sine_of_sun
 from clouddl.sensors import get_sensor
 
@@ -13,11 +15,33 @@ from clouddl.sensors import get_sensor
 SPOT_BANDS = {"XS1": "green", "XS2": "red", "XS3": "nir", "SWIR": "swir16"}
 
 
-PLEIADES_BANDS = {"B0": "blue", "B1": "green", "B2": "red", "B3": "nir"}
+class Camera(NamedTuple):
+    """What products in DIMAP 2 of a satellite have in common.
+
+    Attributes:
+        bands: BAND_ID to common name.
+        layers: Order of the layers where the metadata do not say it; empty if they have to.
+        irradiance: W/m²/µm at 1 AU, where a product says 999 for "not known".
+    """
+
+    bands: dict[str, str]
+    layers: tuple[str, ...] = ()
+    irradiance: dict[str, float] = {}  # noqa: RUF012 (of a NamedTuple, so never changed)
 
 
-# W/m²/µm at 1 AU, where a product says 999 for "not known": acolite's figures.
-PLEIADES_IRRADIANCE = {"B0": 1915.0, "B1": 1830.0, "B2": 1594.0, "B3": 1060.0}
+FOUR_BANDS = {"B0": "blue", "B1": "green", "B2": "red", "B3": "nir"}
+
+# Irradiances are acolite's figures.
+PLEIADES = Camera(
+    FOUR_BANDS,
+    layers=("B2", "B1", "B0", "B3"),
+    irradiance={"B0": 1915.0, "B1": 1830.0, "B2": 1594.0, "B3": 1060.0},
+)
+SPOT_6_7 = Camera(FOUR_BANDS, layers=("B2", "B1", "B0", "B3"))
+PLEIADES_NEO = Camera(
+    {"DB": "coastal", "B": "blue", "G": "green", "R": "red", "RE": "rededge071", "NIR": "nir"},
+    irradiance={"DB": 1787.4, "B": 1972.1, "G": 1816.2, "R": 1553.6, "RE": 1350.7, "NIR": 1059.7},
+)
 
 
 @reader("SPOT DIMAP", r"(^|/)METADATA\.DIM$")
@@ -54,46 +78,125 @@ def spot(files: Files, member: str) -> Product:
     return product
 
 
-@reader("Pléiades DIMAP", r"(^|/)DIM_PHR1[AB]_P?MS_[^/]*\.xml$")
+@reader("Pléiades DIMAP", r"(^|/)DIM_PHR1[AB]_P?MS(-[NX])?_[^/]*\.xml$")
 def pleiades(files: Files, member: str) -> Product:
     """Pléiades 1A/1B in DIMAP 2: Airbus, Pléiades Imagery User Guide, appendix D.
 
     L = DN / GAIN + BIAS (Band_Radiance), E0 is Band_Solar_Irradiance, the sun that of the centre.
-    Raster_Index orders the layers, by default B2, B1, B0, B3. DN 0 is nodata. Without a CRS (SENSOR
-    level) the pixel is the card's. Of radiometry REFLECTANCE it is DN / GAIN + BIAS of
-    Band_Reflectance, by default DN / 10000. Unchecked: that this is always surface reflectance; of
-    the one real file at hand (Pléiades Neo) the gain is 10000.
+    Raster_Index orders the layers, by default B2, B1, B0, B3. DN 0 is nodata, unless Special_Value
+    says another. Without a CRS (SENSOR level) the pixel is the card's. Tiles (R1C1, R1C2, ...) are
+    read as one image. Of radiometry REFLECTANCE it is DN / GAIN + BIAS of Band_Reflectance, by
+    default DN / 10000. This is reflectance from which, as Airbus announced it in February 2017,
+    the scattering by air molecules is taken off, but no haze, aerosol or cloud; it is read as
+    surface reflectance. Unchecked on a real product: the one at hand has words for numbers.
     """
+    return _dimap2(files, member, PLEIADES, {"PHR1A": "pleiades", "PHR1B": "pleiades"})
+
+
+@reader("SPOT-6/7 DIMAP", r"(^|/)DIM_SPOT[67]_P?MS(-[NX])?_[^/]*\.xml$")
+def spot_6_7(files: Files, member: str) -> Product:
+    """SPOT-6 and SPOT-7 in DIMAP 2: Astrium, SPOT 6 & SPOT 7 Imagery User Guide, appendix A.
+
+    The same format as Pléiades, with the same bands B0 to B3 (blue to NIR), see `pleiades`; no
+    SWIR. An irradiance of 999, "not known", is refused. Unchecked: no real product was at hand, and
+    the twin of the tests was made after EOReader, OTB and the metadata of Pléiades.
+    """
+    return _dimap2(files, member, SPOT_6_7, {"SPOT6": "spot-6", "SPOT7": "spot-7"})
+
+
+@reader("Pléiades Neo DIMAP", r"(^|/)DIM_(PNEO\d_([^/]*_)?)?P?MS(-FS|-[NX])?(_[^/]*)?\.xml$")
+def pleiades_neo(files: Files, member: str) -> Product:
+    """Pléiades Neo in DIMAP 2: the metadata of GDAL's test file vhr2020_ms_fs, and acolite.
+
+    Six bands lie in two files, _RGB_ and _NED_ (NIR, RE, DB), each with a Raster_Index of its own;
+    otherwise the same as Pléiades, see `pleiades`. Where BAND_INDEX does not number the layers of
+    its file from 1 (that test file says 4, 2, 3 of _NED_), their order in the list counts. Of
+    radiometry REFLECTANCE: DN / GAIN + BIAS of Band_Reflectance for every band. There Band_Radiance
+    leads from this reflectance back to radiance at the top of the atmosphere, as acolite does; it
+    is not used, since those of the test file are not plausible (more light in NIR than arrives).
+    Unchecked on other pixels than the constant ones of that file.
+    """
+    return _dimap2(
+        files, member, PLEIADES_NEO, {f"PNEO{number}": "pleiades-neo" for number in (3, 4)}
+    )
+
+
+def _dimap2(files: Files, member: str, camera: Camera, cards: dict[str, str]) -> Product:
+    """A product in DIMAP 2; `cards` are the sensors by MISSION and MISSION_INDEX."""
     fields = files.xml(member)
     radiometry = _check_radiometry(fields, "BASIC", "SYSTEM", "REFLECTANCE")
     level: Level = "surface" if radiometry == "REFLECTANCE" else "toa"
-    links = fields.all("DATA_FILE_PATH")
-    if len(links) != 1:
-        raise InputError(
-            f"{fields.name}: the image is cut into {len(links)} tiles; join them (gdalbuildvrt, "
-            "gdal_translate), and name the result in the metadata"
-        )
-    file = files.sibling(member, links[0].root.get("href", ""))
-    index = sorted(fields.all("Raster_Index"), key=lambda node: node.number("BAND_INDEX"))
-    order = [node.text("BAND_ID") for node in index] or ["B2", "B1", "B0", "B3"]
-    layers = [PLEIADES_BANDS.get(name, name) for name in order]
-    product = Product(files, get_sensor("pleiades"), level, nodata=0)
-    for name, band in PLEIADES_BANDS.items():
-        if level == "toa":
-            scale, offset = _pleiades_radiance(fields, name)
-        else:
-            gained = f"Band_Reflectance[BAND_ID='{name}']"
-            scale = 1 / fields.number(f"{gained}/GAIN", 10000)
-            offset = fields.number(f"{gained}/BIAS", 0)
-        product.add(band, file, scale, offset, layers)
+    mission = fields.text("MISSION").upper() + fields.text("MISSION_INDEX", "").upper()
+    if mission not in cards:
+        message = f"is of {mission}, but its name is one of {', '.join(cards)}"
+        raise InputError(f"{fields.name}: {message}; it was renamed, or is damaged")
+    nodata = fields.number("Special_Value[SPECIAL_VALUE_TEXT='NODATA']/SPECIAL_VALUE_COUNT", 0)
+    product = Product(files, get_sensor(cards[mission]), level, nodata)
+    where: dict[str, tuple[list[str], list[list[str | None]]]] = {}
+    for group in fields.all("Data_Files"):
+        order = _order_of_layers(group, fields, camera)
+        where |= dict.fromkeys(order, (order, _tiles(group, fields, files, member)))
+    for name, band in camera.bands.items():
+        if name not in where:  # three bands were ordered
+            continue
+        order, tiles = where[name]
+        layers = [camera.bands.get(layer, layer) for layer in order]
+        convert = _reflectance if level == "surface" else _radiance
+        scale, offset = convert(fields, name, camera)
+        single = len(tiles) == len(tiles[0]) == 1
+        product.add(band, tiles[0][0], scale, offset, layers, () if single else tiles)
     return product
 
 
-def _pleiades_radiance(fields: Fields, name: str) -> tuple[float, float]:
+def _order_of_layers(group: Fields, fields: Fields, camera: Camera) -> list[str]:
+    """BAND_ID of the layers of a file, by its own list or by that of the product."""
+    index = group.all("Raster_Index") or fields.all("Raster_Index")
+    if not index and not camera.layers:
+        raise InputError(f"{fields.name} has no Raster_Index; the metadata are incomplete")
+    numbers = [node.number("BAND_INDEX") for node in index]
+    if sorted(numbers) == list(range(1, len(index) + 1)):
+        index = sorted(index, key=lambda node: node.number("BAND_INDEX"))
+    return [node.text("BAND_ID") for node in index] or list(camera.layers)
+
+
+def _tiles(group: Fields, fields: Fields, files: Files, member: str) -> list[list[str | None]]:
+    """The files of an image as rows of tiles, None where one is missing."""
+    places: dict[tuple[int, int], str | None] = {}
+    for tile in group.all("Data_File"):
+        link = tile.root.find("DATA_FILE_PATH")
+        href = "" if link is None else link.get("href", "")
+        row, column = (tile.root.get(name, "1") for name in ("tile_R", "tile_C"))
+        if not row.isdecimal() or not column.isdecimal() or (int(row), int(column)) in places:
+            raise InputError(f"{group.name}: where does the tile {href!r} lie? {JOIN}")
+        places[int(row), int(column)] = files.sibling(member, href)
+    if not places:
+        raise InputError(f"{group.name} has no Data_File; the metadata are incomplete")
+    height, width = (max(numbers) for numbers in zip(*places, strict=True))
+    overlap = fields.number("OVERLAP_ROW", 0) + fields.number("OVERLAP_COL", 0)
+    if len(places) > 1 and overlap:
+        raise InputError(f"{group.name}: its tiles overlap, by {overlap:g} pixels; {JOIN}")
+    if len(places) != height * width:
+        message = f"names {len(places)} tiles, not the {height} x {width} of its rows and columns"
+        raise InputError(f"{group.name}: {message}; {JOIN}")
+    return [[places[row, column] for column in range(1, width + 1)] for row in range(1, height + 1)]
+
+
+def _reflectance(fields: Fields, name: str, camera: Camera) -> tuple[float, float]:
+    """Scale and offset of a band whose numbers are reflectance."""
+    gained = f"Band_Reflectance[BAND_ID='{name}']"
+    return 1 / fields.number(f"{gained}/GAIN", 10000), fields.number(f"{gained}/BIAS", 0)
+
+
+def _radiance(fields: Fields, name: str, camera: Camera) -> tuple[float, float]:
     """Scale and offset of a band whose numbers are radiance."""
     irradiance = fields.number(f"Band_Solar_Irradiance[BAND_ID='{name}']/VALUE")
     if irradiance == 999:
-        irradiance = PLEIADES_IRRADIANCE[name]
+        if name not in camera.irradiance:
+            message = (
+                f"the solar irradiance of {name} is 999, not known; give the image by --sensor"
+            )
+            raise InputError(f"{fields.name}: {message} and --scale")
+        irradiance = camera.irradiance[name]
     unit = _sun(fields, _centre(fields).number("SUN_ELEVATION")) / irradiance
     radiance = f"Band_Radiance[BAND_ID='{name}']"
     scale = unit / fields.number(f"{radiance}/GAIN")

@@ -395,7 +395,8 @@ def open_file(
     if alpha and len(layers) == file.count - 1:
         layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
     bands = _check_layers(name, layers, file.dtypes, sensor)
-    _warn_of_other_order(name, layers, described)
+    if sensor:  # of a product the metadata say the order, and colours are for display
+        _warn_of_other_order(name, layers, described)
     reading = replace(reading, bands=layers)
     readings = _layer_readings(file, reading)
     for band, layer in zip(layers, readings, strict=True):

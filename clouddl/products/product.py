@@ -31,6 +31,7 @@ from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Files
 from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import Image, Level, Reading, check_reflectance, open_file
+from clouddl.products.mosaic import open_tiles
 from clouddl.sensors import Sensor, middle
 
 STRIP = 1 << 24  # pixels of a band in memory at once
@@ -60,11 +61,16 @@ MASKS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A band in a file: its path in the product, what GDAL opens, and how it is read."""
+    """A band in a file: its path in the product, what GDAL opens, and how it is read.
+
+    Of an image that is cut into tiles `paths` are all of them, as rows from top to bottom, and
+    `path` is the first.
+    """
 
     member: str
     path: str
     reading: Reading
+    paths: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass
@@ -98,6 +104,7 @@ class Product:
         scale: float | None,
         offset: float | None = 0.0,
         layers: Sequence[str | None] = (),
+        tiles: Sequence[Sequence[str | None]] = (),
     ) -> None:
         """Say where a band lies: reflectance = number * scale + offset.
 
@@ -107,15 +114,18 @@ class Product:
             scale: Factor from number to reflectance; None for the file's own.
             offset: Reflectance of the number 0; None for the file's own.
             layers: Common names of the layers of the file; default the band alone.
+            tiles: The files of an image that is cut into tiles, as rows from top to bottom;
+                `member` is the first of them.
         """
         names = list(layers) or [band]
-        if member is None or band not in names:
+        if member is None or band not in names or any(None in row for row in tiles):
             self.missing.append(band)
             return
         bands: list[str | None] = [None] * len(names)
         bands[names.index(band)] = band
         reading = Reading(tuple(bands), scale, offset, self.nodata)
-        self.layers[band] = Layer(member, self.files.image(member), reading)
+        paths = tuple(tuple(self.files.image(str(tile)) for tile in row) for row in tiles)
+        self.layers[band] = Layer(member, self.files.image(member), reading, paths)
 
     def pick(self, bands: Sequence[str] | None = None) -> list[str]:
         """Check that bands can be read.
@@ -158,7 +168,10 @@ class Product:
         """
         layer = self.layers[band]
         with self._named(layer.path, layer.member):
-            image = open_file(layer.path, layer.reading)
+            if layer.paths:
+                image = open_tiles(layer.paths, layer.reading)
+            else:
+                image = open_file(layer.path, layer.reading)
         reading = image.reading
         if image.grid.crs is None:
             finest = min(middle(band.gsd_m) for band in self.sensor.bands)

@@ -41,7 +41,8 @@ GDAL_HTTP = {"MAX_RETRY": "3", "RETRY_DELAY": "1", "TIMEOUT": str(TIMEOUT)}
 RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".nc", ".zip", ".tar", ".gz", ".npy", ".npz")
 
 
-ALIASES = {"phr": "pleiades", "vns": "venus"}  # platforms, where the card has another name
+# Platforms, where the card has another name.
+ALIASES = {"phr": "pleiades", "pneo": "pleiades-neo", "vns": "venus"}
 
 
 PICTURES = {"overview", "visual", "thumbnail"}  # roles of assets to look at, stretched to 8 bits
