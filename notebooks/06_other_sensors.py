@@ -181,10 +181,10 @@ tests = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
 tables.show(write_table(work, "scores_spectral_tests", tests[["sensor", *shown]].round(3)))
 
 # %% [markdown]
-# The multi-temporal test wants a series. The one series among the real images, six dates over one
-# place in Italy, has no labels, so the table gives how far methods **agree**, not which is right.
-# Three of the six dates are overcast, which leaves little clear ground to compare with; and CloudDL
-# was trained on these dates.
+# The multi-temporal test wants a series. The one series among the real images, dates of 2018 over
+# one place in Italy, has no labels, so the table gives how far methods **agree**, not which is right.
+# Several dates are overcast, most of them before May, which leaves little clear ground to compare
+# with until then; and CloudDL was trained on this place.
 
 # %% tags=["hide-input"]
 italy = [s for s in catalogue.select("train") if s.collection == "sen12mscrts_italy"]
