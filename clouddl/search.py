@@ -144,42 +144,6 @@ def best_trial(table: pd.DataFrame) -> Point:
     return _plain(table.loc[table.val_f2.idxmax()])
 
 
-def worth(table: pd.DataFrame) -> pd.DataFrame:
-    """Tell how much each parameter matters.
-
-    Numbers are split at their median; each choice is a setting. With a few dozen trials this is an
-    indication, not a test.
-
-    Args:
-        table: Of `search`.
-
-    Returns:
-        For each parameter its best and worst setting, their mean F2, and the share of the variance
-        of F2 between the settings; the largest share first.
-    """
-    rows = []
-    mean = table.val_f2.mean()
-    for name in SPACE:
-        settings = table[name].astype(str)
-        if name not in CHOICES:
-            median = table[name].median()
-            settings = np.where(table[name] <= median, f"≤ {median:.2g}", f"> {median:.2g}")
-        groups = table.groupby(settings).val_f2.agg(["mean", "size"])
-        rows.append(
-            {
-                "parameter": name,
-                "best": groups["mean"].idxmax(),
-                "F2 of best": groups["mean"].max(),
-                "worst": groups["mean"].idxmin(),
-                "F2 of worst": groups["mean"].min(),
-                "share of variance": (groups["size"] * (groups["mean"] - mean) ** 2).sum(),
-            }
-        )
-    result = pd.DataFrame(rows)
-    result["share of variance"] /= ((table.val_f2 - mean) ** 2).sum()
-    return result.sort_values("share of variance", ascending=False, ignore_index=True)
-
-
 def _propose(table: pd.DataFrame, trial: int, seed: int, trials: int) -> Point:
     """The point that trial number `trial` of `trials` tries, after a table of earlier ones."""
     rng = np.random.default_rng([seed, trial])

@@ -10,7 +10,7 @@ from clouddl.chips import make_chips
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import LABEL_SOURCES
-from clouddl.scenes import DATA, OLD_NAME, SIMULATED, Catalogue, load_catalogue, store_of
+from clouddl.scenes import DATA, OLD_NAME, SIMULATED, Catalogue, Scene, load_catalogue, store_of
 from clouddl.sensors import STUDY_BANDS
 from clouddl_study.workspace import work_folder
 
@@ -75,18 +75,22 @@ def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
         The Zarr store of the chips.
     """
     scenes = [*catalogue.select("train"), *catalogue.select("validation")]
-    made_from = hashlib.sha256()
-    records = [scene.model_dump() for scene in scenes]
-    made_from.update(json.dumps([STUDY_BANDS, LABEL_SOURCES, records]).encode())
-    # Simulated scenes change with the code that makes them, without a file that says so.
-    folder = Path(simulate.__file__).parent
-    for path in sorted(path for end in ("py", "csv", "yaml") for path in folder.rglob(f"*.{end}")):
-        made_from.update(path.read_bytes())
-    chips = work_folder(work) / f"chips-{catalogue.name}-{made_from.hexdigest()[:12]}.zarr"
+    chips = work_folder(work) / f"chips-{catalogue.name}-{_digest(scenes)[:12]}.zarr"
     if not chips.exists():
         truth = ["truth"] if all(scene.simulated for scene in scenes) else []
         make_chips(scenes, store, chips, bands=STUDY_BANDS, sources=[*truth, *LABEL_SOURCES])
     return chips
+
+
+def _digest(scenes: list[Scene]) -> str:
+    """SHA-256 of what the chips of scenes are made from."""
+    records = [scene.model_dump() for scene in scenes]
+    digest = hashlib.sha256(json.dumps([STUDY_BANDS, LABEL_SOURCES, records]).encode())
+    # Simulated scenes change with the code that makes them, without a file that says so.
+    folder = Path(simulate.__file__).parent
+    for path in sorted(path for end in ("py", "csv", "yaml") for path in folder.rglob(f"*.{end}")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def training_labels(requested: str, catalogue: Catalogue) -> str:

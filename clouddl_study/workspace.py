@@ -6,53 +6,105 @@ from typing import Any
 
 import pandas as pd
 
+from clouddl.files import write_whole
 from clouddl.model import WEIGHTS, CloudModel, load_model
 from clouddl.scenes import Catalogue
 
-ROOT = Path(__file__).parent.parent
-
+ROOT = Path(__file__).resolve().parents[1]
 
 # Used where 02_training has not run: what it chose for the published pages.
 DEFAULT_CHOICES = {"labels": "auto", "normalisation": "log", "resolution": 30.0, "grounds": True}
 
 
 def work_folder(work: Path | str) -> Path:
-    """The work folder, made if need be; a relative path starts at the project's root."""
+    """Find the work folder, and make it if need be.
+
+    Args:
+        work: Its path; a relative one starts at the project's root.
+
+    Returns:
+        The folder.
+    """
     path = ROOT / work
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def results_folder(work: Path | str) -> Path:
-    """Where tables and figures of the book go: `results` in the work folder."""
+    """Find the folder of the tables and figures of the book, and make it if need be.
+
+    Args:
+        work: The work folder.
+
+    Returns:
+        `results` in the work folder.
+    """
     return work_folder(work_folder(work) / "results")
 
 
 def write_choices(work: Path | str, **choices: Any) -> None:
-    """Keep what a notebook decided on validation scenes."""
-    (work_folder(work) / "choices.json").write_text(json.dumps(choices, indent=1) + "\n")
+    """Keep what a notebook decided on validation scenes.
+
+    Args:
+        work: The work folder.
+        **choices: Names as in `DEFAULT_CHOICES`, and values that JSON has.
+    """
+    text = json.dumps(choices, indent=1) + "\n"
+    write_whole(work_folder(work) / "choices.json", text.encode())
 
 
 def read_choices(work: Path | str) -> dict[str, Any]:
-    """What 02_training decided, or the defaults."""
+    """Read what 02_training decided.
+
+    Args:
+        work: The work folder.
+
+    Returns:
+        Its choices; `DEFAULT_CHOICES` where it has not run.
+    """
     path = work_folder(work) / "choices.json"
     return json.loads(path.read_text()) if path.exists() else dict(DEFAULT_CHOICES)
 
 
 def trained_model(work: Path | str, name: str) -> CloudModel:
-    """A model of this work folder, else the shipped one of that name."""
+    """Load a model of this study.
+
+    Args:
+        work: The work folder.
+        name: Of its set of bands, or "any".
+
+    Returns:
+        The model that the work folder has, else the shipped one of that name.
+    """
     path = work_folder(work) / "models" / f"{name}.json"
     return load_model(path if path.exists() else WEIGHTS / name)
 
 
 def write_table(work: Path | str, name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """Write a table for the book, `results/<name>.csv`, and return it."""
-    table.to_csv(results_folder(work) / f"{name}.csv", index=False)
+    """Write a table for the book.
+
+    Args:
+        work: The work folder.
+        name: Of its file, `results/<name>.csv`.
+        table: The table, written without its index.
+
+    Returns:
+        The same table.
+    """
+    write_whole(results_folder(work) / f"{name}.csv", table.to_csv(index=False).encode())
     return table
 
 
 def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
-    """Say in plain words which images a build of the book shows, from the catalogue itself."""
+    """Write in plain words which images a build of the book shows, from the catalogue itself.
+
+    Args:
+        catalogue: The corpus.
+        path: Markdown file to write.
+
+    Returns:
+        The text.
+    """
     count = {role: len(catalogue.select(role)) for role in ("train", "validation", "reference")}
     numbers = (
         f"{count['train']} scenes to train on, {count['validation']} to choose on and "
@@ -66,19 +118,23 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
             "sensors or how good the method is."
         )
     else:
-        train, validation = (
-            sum(scene.simulated is not None for scene in catalogue.select(role))
-            for role in ("train", "validation")
-        )
-        sensors = ", ".join(sorted({scene.sensor for scene in catalogue.select("reference")}))
-        sensors = sensors.replace("landsat-", "Landsat ").replace("sentinel-", "Sentinel-")
+        train, validation = _simulated(catalogue, "train"), _simulated(catalogue, "validation")
         text = (
-            f"**This build shows real images**: {numbers} ({sensors}). Training and "
-            "validation are Sentinel-2 with labels made by a processor; the masks scored against "
-            f"were made by people. {train} of the training scenes and {validation} of those to "
-            "choose on are not real but simulated, to show grounds and clouds of which the archive "
-            "has little. There are no SPOT images among them: Landsat 5 and 8, cut to SPOT's "
-            "bands, stand in."
+            f"**This build shows real images**: {numbers} ({_reference_sensors(catalogue)}). "
+            "Training and validation are Sentinel-2 with labels made by a processor; the masks "
+            f"scored against were made by people. {train} of the training scenes and {validation} "
+            "of those to choose on are not real but simulated, to show grounds and clouds of which "
+            "the archive has little. There are no SPOT images among them: Landsat 5 and 8, cut to "
+            "SPOT's bands, stand in."
         )
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, f"{text}\n".encode())
     return text
+
+
+def _simulated(catalogue: Catalogue, role: str) -> int:
+    return sum(scene.simulated is not None for scene in catalogue.select(role))
+
+
+def _reference_sensors(catalogue: Catalogue) -> str:
+    sensors = ", ".join(sorted({scene.sensor for scene in catalogue.select("reference")}))
+    return sensors.replace("landsat-", "Landsat ").replace("sentinel-", "Sentinel-")

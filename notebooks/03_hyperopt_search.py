@@ -50,11 +50,12 @@ from clouddl.chips import Chips
 from clouddl.model import save_model
 from clouddl.network import ModelCard, build
 from clouddl.score import best_threshold
-from clouddl.search import best_trial, search, worth
+from clouddl.search import best_trial, search
 from clouddl.sensors import BAND_SETS
 from clouddl.train import Schedule, fit, fit_trial, on_validation
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
+from clouddl_study.experiments import worth
 from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
 figures.style()

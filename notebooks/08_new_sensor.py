@@ -49,7 +49,6 @@ from clouddl import figures
 from clouddl.chips import Chips, cut_chips
 from clouddl.mission.degrade import degrade
 from clouddl.mission.gate import Spec, run_gate
-from clouddl.mission.labelling import simulated_person
 from clouddl.mission.preflight import coarse_model, expected, working_bands, working_resolution
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor
@@ -65,6 +64,7 @@ from clouddl.transfer import (  # fmt: skip
 )
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
+from clouddl_study.experiments import simulated_person
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()

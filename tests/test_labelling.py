@@ -16,9 +16,11 @@ from rasterio.warp import transform
 from clouddl.cli import main
 from clouddl.errors import InputError
 from clouddl.mission import labelling
-from clouddl.mission.labelling import features, fill, propose, read_labels, simulated_person
+from clouddl.mission.labelling import features, fill, propose, read_labels
 from clouddl.sensors import get_sensor
 from clouddl.simulate import simulate_scene
+from clouddl_study import experiments
+from clouddl_study.experiments import simulated_person
 
 SIZE = 64
 
@@ -140,7 +142,12 @@ def test_a_person_who_errs_does_worse_and_one_who_cannot_tell_says_nothing(
     scene: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels_given = []
-    monkeypatch.setattr(labelling, "fill", lambda *a: labels_given.append(a[1].copy()) or fill(*a))
+
+    def recorded(scene: xr.Dataset, labels: np.ndarray, *rest: Any) -> Any:
+        labels_given.append(labels.copy())
+        return fill(scene, labels, *rest)
+
+    monkeypatch.setattr(experiments, "fill", recorded)
     truth = scene.mask.values.copy()
     truth[:, 40:] = 255
     right = simulated_person(scene, truth, 2, 12, seed=1)

@@ -18,7 +18,8 @@ import torch
 import clouddl.search
 from clouddl.errors import InputError
 from clouddl.scale.cluster import Cluster, Lost
-from clouddl.search import CHOICES, COLUMNS, SPACE, best_trial, read_trials, search, worth
+from clouddl.search import CHOICES, COLUMNS, SPACE, best_trial, read_trials, search
+from clouddl_study.experiments import worth
 
 
 def f2(point: dict[str, Any]) -> float:

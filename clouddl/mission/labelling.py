@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import shapely
 import xarray as xr
 from pyogrio import list_layers, raw
@@ -26,7 +25,6 @@ from clouddl.files import replacing, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, on_grid
 from clouddl.products import open_image
 from clouddl.products.image import AS_STORED, Reading, check_reflectance
-from clouddl.score import COUNTS, counts, measures
 from clouddl.sensors import Sensor
 
 # What the attribute `class` may say: ours and ALCD's, which `labels.CODES` makes the same of.
@@ -219,12 +217,29 @@ def _uncertain(confidence: np.ndarray, n: int) -> Places:
     return rows, columns
 
 
+def choose_places(
+    confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int = 0
+) -> Places:
+    """Choose the places to label next.
+
+    Args:
+        confidence: Confidence (y, x) of `fill`, whose least certain pixels are chosen, spread
+            apart; None: one pixel of each of `n` spectral clusters.
+        n: How many places.
+        scene: The scene.
+        seed: Seed of the clusters.
+
+    Returns:
+        Rows and columns of the pixels.
+    """
+    return _typical(scene, n, seed) if confidence is None else _uncertain(confidence, n)
+
+
 def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int = 0) -> dict:
     """Propose the places to label next, to open in QGIS.
 
     Args:
-        confidence: Confidence (y, x) of `fill`, whose least certain pixels are proposed, spread
-            apart; None: one pixel of each of `n` spectral clusters.
+        confidence: As for `choose_places`.
         n: How many places.
         scene: The scene.
         seed: Seed of the clusters.
@@ -232,12 +247,8 @@ def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int 
     Returns:
         A GeoJSON FeatureCollection of points, whose attribute `class` is for the person to fill.
     """
-    if confidence is None:
-        rows, columns = _typical(scene, n, seed)
-        values = [None] * len(rows)
-    else:
-        rows, columns = _uncertain(confidence, n)
-        values = confidence[rows, columns].tolist()
+    rows, columns = choose_places(confidence, n, scene, seed)
+    values = [None] * len(rows) if confidence is None else confidence[rows, columns].tolist()
     xs, ys = transform(scene.rio.crs, WGS84, scene.x.values[columns], scene.y.values[rows])
     points = [
         {
@@ -322,59 +333,3 @@ def _write(proposals: Path, places: dict, rasters: dict[Path, xr.DataArray]) -> 
                 overview_resampling="NEAREST" if raster.dtype == np.uint8 else "AVERAGE",
             )
     return [proposals, *rasters]
-
-
-def simulated_person(
-    scene: xr.Dataset,
-    truth: np.ndarray,
-    rounds: int,
-    per_round: int,
-    seed: int = 0,
-    error_rate: float = 0.0,
-    seconds_per_point: float = 20.0,
-) -> pd.DataFrame:
-    """Simulate a person who answers from the truth: what each round of labels brings.
-
-    The person says nothing where the truth is 255, and adds a place of a class that was not among
-    those proposed.
-
-    Args:
-        scene: The scene.
-        truth: Its mask (y, x): 0, 1, 255.
-        rounds: How many rounds of labelling.
-        per_round: Places proposed in each.
-        seed: Seed of answers and forests.
-        error_rate: Fraction of the answers that are wrong.
-        seconds_per_point: How long an answer takes: an assumption, not a measurement.
-
-    Returns:
-        A row a round: round, points, minutes, f2 and accuracy over all pixels.
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.full(truth.shape, NODATA, np.uint8)
-    asked = np.zeros(truth.shape, bool)
-    places = _typical(scene, per_round, seed)
-    rows = []
-    for number in range(1, rounds + 1):
-        wrong = (rng.random(len(places[0])) < error_rate) & (truth[places] != NODATA)
-        labels[places] = np.where(wrong, 1 - truth[places], truth[places])
-        asked[places] = True
-        for value in (CLEAR, CLOUD):
-            if not (labels == value).any() and (truth == value).any():
-                extra = rng.choice(np.flatnonzero(truth == value))
-                labels.flat[extra], asked.flat[extra] = value, True
-        mask, confidence = fill(scene, labels, seed)
-        score = counts(mask, truth)
-        scores = measures(np.array([score[name] for name in COUNTS]))
-        points = int(asked.sum())
-        rows.append(
-            {
-                "round": number,
-                "points": points,
-                "minutes": points * seconds_per_point / 60,
-                "f2": float(scores["f2"]),
-                "accuracy": float(scores["accuracy"]),
-            }
-        )
-        places = _uncertain(np.where(asked, np.nan, confidence), per_round)
-    return pd.DataFrame(rows)
