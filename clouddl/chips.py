@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from clouddl.errors import InputError
 from clouddl.files import Store
-from clouddl.labels import LABEL_SOURCES, NODATA, consensus, label_scene
+from clouddl.labels import LABEL_SOURCES, NODATA, label_scene, vote
 from clouddl.scenes import SIMULATED, Scene, open_scene, source_sha256
 
 ABOUT = ("scene", "group", "role", "sha256")  # coordinates of a chip
@@ -135,11 +135,12 @@ def _labels(dataset: xr.Dataset, sources: Sequence[str]) -> list[np.ndarray]:
         return [dataset.mask.values] * len(sources)
     masks: dict[str, np.ndarray] = {}
     for source in sources:
-        parts = LABEL_SOURCES.get(source, {}).get("of", [])
+        parameters = LABEL_SOURCES.get(source, {})
+        parts = parameters.get("of", [])
         if source == "truth":
             masks[source] = _truth(dataset)
         elif parts and masks.keys() >= set(parts):  # processors are slow
-            masks[source] = consensus(*(masks[part] for part in parts))
+            masks[source] = vote([masks[part] for part in parts], parameters["rule"])
         else:
             masks[source] = label_scene(dataset, source).values
     return list(masks.values())

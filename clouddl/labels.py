@@ -7,7 +7,7 @@ It is read with the table of its product's codes, or made here by a processor.
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,23 +124,31 @@ def decode(array: np.ndarray, codes: str, nodata: np.ndarray | None = None) -> n
     return decoded
 
 
-def consensus(*masks: np.ndarray) -> np.ndarray:
-    """Keep what all masks agree on; elsewhere 255, so that training ignores it.
+def vote(masks: Sequence[np.ndarray], rule: str) -> np.ndarray:
+    """Join the masks of several processors.
 
     Args:
-        *masks: Masks (y, x).
+        masks: Masks (y, x).
+        rule: "all": what all agree on, 255 elsewhere; "majority": what more than half say; "any":
+            cloud where any of them says so.
 
     Returns:
-        The mask (y, x) uint8.
+        The mask (y, x) uint8, 255 where any of them is 255.
 
     Raises:
-        InputError: Shapes differ.
+        InputError: Shapes differ, or no such rule.
     """
     shapes = [mask.shape for mask in masks]
     if len(set(shapes)) != 1:
-        raise InputError(f"consensus needs masks of one shape, not {shapes}")
-    same = np.all([mask == masks[0] for mask in masks], axis=0)
-    return np.where(same, masks[0], NODATA).astype(np.uint8)
+        raise InputError(f"a vote needs masks of one shape, not {shapes}")
+    votes = np.sum([mask == CLOUD for mask in masks], axis=0)
+    nodata = np.any([mask == NODATA for mask in masks], axis=0)
+    if rule == "all":
+        nodata |= (votes > 0) & (votes < len(masks))
+    needed = {"all": len(masks), "majority": len(masks) // 2 + 1, "any": 1}
+    if rule not in needed:
+        raise InputError(f"vote {rule!r} is unknown; choose {', '.join(needed)}")
+    return np.where(nodata, NODATA, votes >= needed[rule]).astype(np.uint8)
 
 
 def dilate(mask: np.ndarray, metres: float, resolution: float) -> np.ndarray:
@@ -190,13 +198,17 @@ S2CLOUDLESS_BANDS = (*_VISIBLE_TO_NIR, "cirrus", "swir16", "swir22")
 UKIS_BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 _UKIS_TILE = 256  # pixels
 
-# What `label_scene` can label with, and the parameters. ukis-csmask has four bands: at 10 m it
-# agrees more with s2cloudless, which is independent of it, than with six, and sensors without SWIR
-# can use the four-band network too.
+# What `label_scene` can label with: processors with their parameters, and votes of them.
+# ukis-csmask has four bands: at 10 m it agrees more with s2cloudless, which is independent of it,
+# than with six, and sensors without SWIR can use the four-band network too.
+PROCESSORS = ["s2cloudless", "ukis-csmask", "spectral-tests"]
 LABEL_SOURCES: dict[str, dict] = {
     "s2cloudless": {"threshold": 0.4, "average_m": 40, "dilation_m": 20},
     "ukis-csmask": {"n_bands": 4},
-    "consensus": {"of": ["s2cloudless", "ukis-csmask"]},
+    "spectral-tests": {},
+    "consensus": {"of": PROCESSORS, "rule": "all"},
+    "majority": {"of": PROCESSORS, "rule": "majority"},
+    "union": {"of": ["ukis-csmask", "spectral-tests"], "rule": "any"},
 }
 
 
@@ -296,13 +308,93 @@ def ukis_csmask(
     return np.where(invalid, NODATA, cloud).astype(np.uint8)
 
 
+Test = tuple[list[str], Callable[..., np.ndarray]]  # bands, and the formula that takes them
+
+
+def available_tests(bands: Sequence[str]) -> dict[str, list[str]]:
+    """The single-date tests that some bands allow.
+
+    Args:
+        bands: Common names of the bands at hand.
+
+    Returns:
+        Name of a test → the bands it reads.
+    """
+    return {name: needs for name, (needs, _) in _tests(bands).items()}
+
+
+def _tests(bands: Sequence[str]) -> dict[str, Test]:
+    """Bands and formula of the tests (Zhu and Woodcock 2012, eq. 1 to 4); cloud passes them all.
+
+    Without blue, green stands in for it in the haze test: it sees less haze, so the same threshold
+    is stricter: on the Sentinel-2 training scenes 99 % of what it finds is found with blue too.
+    """
+    blue = "blue" if "blue" in bands else "green"
+    visible = [band for band in ("blue", "green", "red") if band in bands]
+    if len(visible) < 2:
+        visible = ["green", "red"]
+    tests: dict[str, Test] = {
+        "snow index": (["green", "swir16"], lambda green, swir16: _index(green, swir16) < 0.8),
+        "vegetation index": (["nir", "red"], lambda nir, red: _index(nir, red) < 0.8),
+        "dark in swir22": (["swir22"], lambda swir22: swir22 > 0.03),
+        "whiteness": (visible, lambda *bright: _colourfulness(*bright) < 0.7),
+        "haze": ([blue, "red"], lambda blue, red: blue - 0.5 * red > 0.08),
+        # Rock is brighter in the short-wave infrared.
+        "rock": (["nir", "swir16"], lambda nir, swir16: nir / swir16 > 0.75),
+    }
+    return {name: test for name, test in tests.items() if set(test[0]) <= set(bands)}
+
+
+def _index(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a - b) / (a + b)
+
+
+def _colourfulness(*visible: np.ndarray) -> np.ndarray:
+    """Sum of |band / mean - 1| as of three bands, so that two meet the same threshold."""
+    stack = np.stack(visible)
+    return 3 * np.abs(stack / stack.mean(0) - 1).mean(0)
+
+
+def spectral_tests(reflectance: xr.DataArray, dilation_m: float = 0.0) -> np.ndarray:
+    """Find cloud where a pixel passes every test its bands allow (`available_tests`).
+
+    The first pass of Zhu and Woodcock (2012, doi 10.1016/j.rse.2011.10.028) with its published
+    constants: nothing is tuned here, and nothing was learnt from any mask. The probabilities that
+    follow in the paper are left out: they rest on temperature.
+
+    Args:
+        reflectance: Reflectance (band, y, x) at the top of the atmosphere; for a dilation with the
+            attribute `resolution`.
+        dilation_m: Metres to grow clouds by.
+
+    Returns:
+        Mask (y, x) uint8, 255 where a band it reads is NaN.
+
+    Raises:
+        InputError: Without red and one of blue or green no test of brightness is left.
+    """
+    names = reflectance.band.values.tolist()
+    tests = _tests(names)
+    if "haze" not in tests:
+        raise InputError(
+            f"spectral tests: need red and blue or green, this image has {', '.join(names)}"
+        )
+    used = {band for needs, _ in tests.values() for band in needs}
+    values = {band: reflectance.sel(band=band).values.astype(float) for band in used}
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0: a black pixel passes no test
+        passed = [test(*(values[band] for band in needs)) for needs, test in tests.values()]
+    nodata = np.any([np.isnan(value) for value in values.values()], axis=0)
+    mask = np.where(nodata, NODATA, np.all(passed, axis=0)).astype(np.uint8)
+    return dilate(mask, dilation_m, reflectance.attrs["resolution"]) if dilation_m else mask
+
+
 def label_scene(dataset: xr.Dataset, source: str, dilation_m: float = 0.0) -> xr.DataArray:
     """Label a scene with a processor.
 
     Args:
         dataset: Scene with `reflectance` (band, y, x) and the attributes `level`, `resolution`.
         source: Name in `LABEL_SOURCES`.
-        dilation_m: Metres to grow cloud by; for "consensus", before the comparison.
+        dilation_m: Metres to grow cloud by; before a vote.
 
     Returns:
         The mask (y, x), with attributes: source, parameters (JSON), version (of the packages).
@@ -313,14 +405,15 @@ def label_scene(dataset: xr.Dataset, source: str, dilation_m: float = 0.0) -> xr
     if source not in LABEL_SOURCES:
         raise InputError(f"label source {source!r} is unknown; choose {', '.join(LABEL_SOURCES)}")
     parameters = LABEL_SOURCES[source]
-    if source == "consensus":
+    if "of" in parameters:
         parts = [label_scene(dataset, name, dilation_m) for name in parameters["of"]]
-        mask = consensus(*(part.values for part in parts))
+        mask = vote([part.values for part in parts], parameters["rule"])
         packages = ", ".join(part.attrs["version"] for part in parts)
     else:
         mask = _run(source, dataset, parameters)
         mask = dilate(mask, dilation_m, float(dataset.attrs["resolution"]))
-        packages = f"{source} {version(source)}"
+        package = "clouddl" if source == "spectral-tests" else source
+        packages = f"{package} {version(package)}"
     written = json.dumps({**parameters, "label_dilation_m": dilation_m}, sort_keys=True)
     return on_grid(mask, dataset, source=source, parameters=written, version=packages)
 
@@ -332,6 +425,8 @@ def _run(source: str, dataset: xr.Dataset, parameters: dict[str, Any]) -> np.nda
     level = dataset.attrs["level"]
     if source == "ukis-csmask":
         return ukis_csmask(image, bands, level, **parameters)
+    if source == "spectral-tests":
+        return spectral_tests(dataset["reflectance"])
     if level != "toa":
         raise InputError("s2cloudless needs top-of-atmosphere reflectance; this scene is surface")
     return s2cloudless(image, bands, float(dataset.attrs["resolution"]), **parameters)

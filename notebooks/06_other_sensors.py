@@ -42,8 +42,8 @@ import pandas as pd
 
 from clouddl import figures
 from clouddl.chips import Chips, cut_chips
-from clouddl.labels import to_mask
-from clouddl.mission.classical import multi_temporal_test, spectral_method, spectral_tests
+from clouddl.labels import spectral_tests, to_mask
+from clouddl.mission.classical import multi_temporal_test, spectral_method
 from clouddl.network import ModelCard
 from clouddl.predict import predict_array
 from clouddl.scenes import open_scene

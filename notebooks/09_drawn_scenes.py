@@ -43,8 +43,8 @@ from scipy.stats import wasserstein_distance
 
 from clouddl import figures
 from clouddl.chips import Chips, cut_chips
-from clouddl.labels import to_mask
-from clouddl.mission.classical import multi_temporal_test, spectral_tests
+from clouddl.labels import spectral_tests, to_mask
+from clouddl.mission.classical import multi_temporal_test
 from clouddl.network import ELEVATION, ModelCard
 from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS

@@ -10,7 +10,8 @@ import xarray as xr
 
 from clouddl.errors import InputError
 from clouddl.files import Store
-from clouddl.mission.classical import available_tests, multi_temporal_test, spectral_tests
+from clouddl.labels import available_tests, spectral_tests
+from clouddl.mission.classical import multi_temporal_test
 from clouddl.scenes import Scene
 from clouddl.score import counts, pooled
 from clouddl.transfer import open_scenes, score_masks

@@ -14,15 +14,16 @@ from clouddl.errors import InputError
 from clouddl.labels import (
     CODES,
     LABEL_SOURCES,
+    PROCESSORS,
     S2CLOUDLESS_BANDS,
     UKIS_BANDS,
-    consensus,
     decode,
     dilate,
     label_scene,
     read_mask,
     s2cloudless,
     ukis_csmask,
+    vote,
 )
 
 MIRROR = os.environ.get("CLOUDDL_MIRROR")
@@ -95,12 +96,18 @@ def test_an_unknown_table_is_named_with_the_choices() -> None:
         decode(np.zeros(2), "maja")
 
 
-def test_consensus() -> None:
-    a, b = np.array([0, 1, 0, 255, 255]), np.array([0, 1, 1, 1, 255])
-    assert consensus(a, b).tolist() == [0, 1, 255, 255, 255]
-    assert consensus(a).tolist() == a.tolist()
-    with pytest.raises(InputError, match="shape"):
-        consensus(a, b[:2])
+def test_votes() -> None:
+    a, b, c = (
+        np.array(row, np.uint8) for row in ([0, 1, 0, 1, 255], [0, 1, 0, 0, 0], [0, 1, 1, 0, 1])
+    )
+    assert vote([a, b, c], "all").tolist() == [0, 1, 255, 255, 255]
+    assert vote([a, b, c], "majority").tolist() == [0, 1, 0, 0, 255]
+    assert vote([a, b, c], "any").tolist() == [0, 1, 1, 1, 255]
+    assert vote([a], "all").tolist() == a.tolist()
+    with pytest.raises(InputError, match="one shape"):
+        vote([a, b[:2]], "all")
+    with pytest.raises(InputError, match="majority, any"):
+        vote([a], "most")
 
 
 @pytest.mark.parametrize(
@@ -279,9 +286,11 @@ def test_processors_on_a_real_patch() -> None:
     raw = rioxarray.open_rasterio(Path(str(MIRROR)) / "sen12mscr_pairs" / "cloudy" / name)
     dataset = scene(raw.values.astype(np.float32) * 1e-4, ESA.split())
     masks = {source: label_scene(dataset, source) for source in LABEL_SOURCES}
-    a, b = masks["s2cloudless"].values, masks["ukis-csmask"].values
-    both = masks["consensus"].values
-    assert np.array_equal(both == 255, a != b)
-    assert np.array_equal(both[a == b], a[a == b])
-    assert (a == b).mean() > 0.5
+    a, b, c = (masks[source].values for source in PROCESSORS)
+    agreed, either = masks["consensus"].values, masks["union"].values
+    same = (a == b) & (b == c)
+    assert np.array_equal(agreed == 255, ~same)
+    assert np.array_equal(agreed[same], a[same])
+    assert np.array_equal(either, np.maximum(b, c))
+    assert same.mean() > 0.5
     assert set(S2CLOUDLESS_BANDS) <= set(ESA.split())

@@ -12,9 +12,11 @@ import xarray as xr
 from numpy.random import Generator
 
 from clouddl.errors import InputError
+from clouddl.labels import CLEAR, CLOUD, NODATA
 from clouddl.sensors import Sensor, get_sensor
 from clouddl.simulate.atmosphere import simulate_atmosphere
 from clouddl.simulate.clouds import (
+    CLEAR_OPTICAL_DEPTH,
     CLOUD_OPTICAL_DEPTH,
     CLOUDS,
     RADII_UM,
@@ -61,8 +63,8 @@ def simulate_scene(
 
     Returns:
         `reflectance` (band, y, x) at the top of the atmosphere, `optical_depth` (y, x) of cloud at
-        0.55 µm, `mask` (y, x), 1 where it is above `CLOUD_OPTICAL_DEPTH`, and `elevation` (y, x) in
-        metres.
+        0.55 µm, `mask` (y, x) by `CLOUD_OPTICAL_DEPTH` and `CLEAR_OPTICAL_DEPTH`, 255 between them,
+        and `elevation` (y, x) in metres.
 
     Raises:
         InputError: An argument is out of range, or a band outside 0.40-2.45 µm.
@@ -88,13 +90,15 @@ def simulate_scene(
     reflectance = observe(toa, sensor, resolution, (seed, weather))
 
     depth = np.sum([layer.in_scene for layer in layers], axis=0)
+    mask = np.where(depth > CLOUD_OPTICAL_DEPTH, CLOUD, CLEAR)
+    mask[(depth > CLEAR_OPTICAL_DEPTH) & (depth <= CLOUD_OPTICAL_DEPTH)] = NODATA
     steps = resolution * (np.arange(size) + 0.5)
     names = [str(band.common) for band in sensor.bands]
     scene = xr.Dataset(
         data_vars={
             "reflectance": (("band", "y", "x"), reflectance.astype("float32")),
             "optical_depth": (("y", "x"), depth.astype("float32")),
-            "mask": (("y", "x"), (depth > CLOUD_OPTICAL_DEPTH).astype("uint8")),
+            "mask": (("y", "x"), mask.astype("uint8")),
             "elevation": (("y", "x"), ground.elevation.astype("float32")),
         },
         coords={"band": names, "y": 4_900_000 - steps, "x": 400_000 + steps},

@@ -10,8 +10,10 @@ from clouddl.simulate.noise import noise
 from clouddl.simulate.spectra import air, band_average
 from clouddl.simulate.sunlight import Sun, add_layer, incidence
 
-#: A pixel is cloud where the optical depth (water and ice cloud together) is above this.
-CLOUD_OPTICAL_DEPTH = 0.8
+#: A pixel is cloud where the optical depth (water and ice cloud together) is above this, clear
+#: where it is below CLEAR_OPTICAL_DEPTH, and not labelled between: people draw it either way.
+CLOUD_OPTICAL_DEPTH = 0.5
+CLEAR_OPTICAL_DEPTH = 0.2
 
 #: Types of cloud, and how often each is simulated where none is asked for.
 CLOUDS = {

@@ -29,6 +29,8 @@ class Landscape(BaseModel):
     snow: float = 0.0
     covers: dict[str, float]
     snow_under_plants: float = 0.0
+    brightness: tuple[float, float] = (0.55, 1.2)
+    glint: float = 0.05
 
 
 LANDSCAPES: dict[str, Landscape] = {
@@ -83,7 +85,8 @@ def simulate_ground(rng: Generator, landscape: Landscape, size: int, resolution:
     snow = 1 / (1 + np.exp(-ragged / (0.06 * landscape.relief_m * extent)))
     snow = snow * float(landscape.snow > 0) * (1 - lake)
     covers = np.concatenate([covers * (1 - lake) * (1 - snow), [lake, snow]])
-    glint = max(0, rng.normal(0, 0.05))  # sunlight mirrored by waves, alike in every band
+    # Sunlight mirrored by waves, alike in every band.
+    glint = max(0, rng.normal(0, landscape.glint))
     odds = np.exp(-np.arange(len(library["water"])) / (len(library["water"]) / 3))
     water = rng.choice(len(odds), p=odds / odds.sum())  # the first are clear, few are muddy
     spectra = np.stack([*land, library["water"][water] + glint, white])
@@ -129,8 +132,7 @@ def _covers(
             if name in ("soil", "sand"):
                 spectrum = spectrum * np.exp(rng.normal(0, 0.25) * TILT)
             # Samples in a laboratory are dry and unshaded: ground outside is darker.
-            low, high = (0.25, 0.9) if landscape.snow_under_plants else (0.55, 1.2)
-            ground = np.minimum(spectrum * rng.uniform(low, high), 0.9)
+            ground = np.minimum(spectrum * rng.uniform(*landscape.brightness), 0.9)
             snow = landscape.snow_under_plants * rng.uniform()
             spectra.append((1 - snow) * ground + snow * white)
     return np.stack(weights) / np.sum(weights, axis=0), np.stack(spectra)
