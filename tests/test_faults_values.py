@@ -194,9 +194,9 @@ def test_an_offset_in_digital_numbers_is_refused(values: np.ndarray, tmp_path: P
         open_image(values, None, Reading(tuple(BANDS), 1e-4, -1000, resolution=10))
 
 
-def level(values: np.ndarray, offset: float = 0.0) -> None:
+def level(values: np.ndarray, offset: float = 0.0, sun: float | None = None) -> None:
     array = xr.DataArray(values, {"band": BANDS}, ("band", "y", "x"))
-    check_reflectance(array, "a.tif", [Reading(scale=1e-4, offset=offset)] * 4)
+    check_reflectance(array, "a.tif", [Reading(scale=1e-4, offset=offset)] * 4, sun=sun)
 
 
 def test_the_level_of_values() -> None:
@@ -207,6 +207,7 @@ def test_the_level_of_values() -> None:
         level(good)
         level(good + 0.1, offset=-0.1)
         level(good + 0.3)  # cloud or snow throughout
+        level(good + 0.1 + 0.2 * (good > 0.05))  # the same with a few darker pixels
     with pytest.raises(InputError, match=r"only go up to 5.9e-05: divided by too much"):
         level(good * 1e-4)
     with pytest.raises(InputError, match=r"go down to -0.07.*an offset .* taken off twice"):
@@ -215,9 +216,31 @@ def test_the_level_of_values() -> None:
         level(good * 1e4)
     with pytest.warns(UserWarning, match=r"a.tif: no pixel is below 0\.1 .*--offset -0\.1"):
         level(good + 0.1)
+    with pytest.warns(UserWarning, match=r"is hazy or overcast throughout, or an offset"):
+        level(good + 0.1)
     good[:, :4] = 2.1
     with pytest.warns(UserWarning, match="goes up to 2.1; a low sun may explain it"):
         level(good)
+
+
+def test_what_a_low_sun_explains() -> None:
+    """A slope that faces the sun shows 1.3 / sin(elevation) at most: 2.6 at 30°, 7.5 at 10°."""
+    values = np.random.default_rng(0).uniform(0.02, 0.6, (4, 40, 40)).astype(np.float32)
+    values[:, :4] = 2.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        level(values, sun=30)
+    with pytest.warns(UserWarning, match="goes up to 2.1; a sun at 60° does not explain it; check"):
+        level(values, sun=60)
+    values[:, :4] = 7
+    level(values, sun=10)
+    with pytest.raises(InputError, match="look like reflectance × 10"):
+        level(values, sun=30)
+    with pytest.raises(InputError, match="look like reflectance × 10"):
+        level(values)
+    values[:, :4] = 3.9  # as before, where the sun says nothing
+    with pytest.warns(UserWarning, match=r"a low sun may explain it \(up to 4; its elevation"):
+        level(values)
 
 
 def test_arrays_are_checked_as_files_are(values: np.ndarray) -> None:

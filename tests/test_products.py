@@ -546,6 +546,30 @@ def test_one_number_by_hand(tmp_path: Path) -> None:
     assert result == pytest.approx(expected, abs=2e-6)
 
 
+# --- the elevation of the sun
+
+
+@pytest.mark.parametrize(
+    ("twin", "elevation"),
+    [(spot, 30), (pleiades, 45), (spot_6_7, 45), (pleiades_neo, 45), (landsat, 30)],
+)
+def test_the_elevation_of_the_sun(
+    twin: Callable[..., Written], elevation: float, tmp_path: Path
+) -> None:
+    path, _ = twin(tmp_path)
+    assert find_product(path).sun == elevation
+
+
+def test_the_sun_of_sentinel_2_is_that_of_its_granule(tmp_path: Path) -> None:
+    path, _ = sentinel2(tmp_path)
+    assert find_product(path).sun is None
+    angles = next(path.glob("GRANULE/*")) / "MTD_TL.xml"
+    angles.write_text("<T><Mean_Sun_Angle><ZENITH_ANGLE>70.5</ZENITH_ANGLE></Mean_Sun_Angle></T>")
+    assert find_product(path).sun == 19.5
+    angles.write_text("no XML")
+    assert find_product(path).sun is None
+
+
 # --- images that are cut into tiles
 
 

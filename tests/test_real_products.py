@@ -129,6 +129,14 @@ def test_sentinel2_l2a_of_baseline_02_05() -> None:
         open_product(path)
 
 
+def test_the_sun_of_real_metadata() -> None:
+    text = next(product(L1GT).glob("*_MTL.txt")).read_text()
+    sun = re.search(r"SUN_ELEVATION = (\S+)", text)
+    assert sun and find_product(product(L1GT)).sun == float(sun[1])
+    neo = find_product(product(f"{GDAL}/dimap2/vhr2020_ms_fs"))
+    assert neo.sun == pytest.approx(52.3271354)
+
+
 @pytest.mark.filterwarnings("error::UserWarning")  # the colours of _NED_ are for display
 def test_pleiades_neo_has_its_six_bands_in_two_files() -> None:
     found = find_product(product(f"{GDAL}/dimap2/vhr2020_ms_fs"))

@@ -8,7 +8,7 @@ from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
 from clouddl.products.image import Level
 from clouddl.products.mosaic import JOIN
-from clouddl.products.product import Product, reader, sine_of_sun
+from clouddl.products.product import Product, reader, sine_of_sun, sun_elevation
 from clouddl.sensors import get_sensor
 
 #: Bands of SPOT-4 and -5 as their products name them, to common names.
@@ -66,6 +66,7 @@ def spot(files: Files, member: str) -> Product:
     link = links[0].root.get("href", "") if links else "IMAGERY.TIF"
     sun = _sun(fields, fields.number("SUN_ELEVATION"))
     product = Product(files, get_sensor(f"spot-{mission[-1]}"), "toa", nodata=0)
+    product.sun = sun_elevation(fields, "SUN_ELEVATION")
     for name, band in (SPOT_BANDS | {"XS4": "swir16"}).items():
         if band == "swir16" and name not in names:  # some modes have none
             continue
@@ -132,6 +133,7 @@ def _dimap2(files: Files, member: str, camera: Camera, cards: dict[str, str]) ->
         raise InputError(f"{fields.name}: {message}; it was renamed, or is damaged")
     nodata = fields.number("Special_Value[SPECIAL_VALUE_TEXT='NODATA']/SPECIAL_VALUE_COUNT", 0)
     product = Product(files, get_sensor(cards[mission]), level, nodata)
+    product.sun = sun_elevation(_centre(fields), "SUN_ELEVATION")
     where: dict[str, tuple[list[str], list[list[str | None]]]] = {}
     for group in fields.all("Data_Files"):
         order = _order_of_layers(group, fields, camera)

@@ -38,6 +38,9 @@ STRIP = 1 << 22  # pixels of an image in memory at once
 BLOCK = 8  # pixels a side of the smallest part without data that is looked for
 FILLS = (0, -9999, -999, -10000, -32768, float(np.finfo(np.float32).min))  # usual nodata numbers
 OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
+OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
+HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
+BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the sine of the sun
 
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
@@ -476,7 +479,11 @@ def read_image(
 
 
 def check_reflectance(
-    array: xr.DataArray, name: str, readings: Sequence[Reading] = (), product: bool = False
+    array: xr.DataArray,
+    name: str,
+    readings: Sequence[Reading] = (),
+    product: bool = False,
+    sun: float | None = None,
 ) -> None:
     """Check that an array can be reflectance; thermal bands are skipped.
 
@@ -488,6 +495,8 @@ def check_reflectance(
         name: What the message calls it.
         readings: How the numbers of every band were read; by default they were reflectance.
         product: Whether its metadata say how, so that no option of the user's does.
+        sun: Elevation of the sun, degrees; None where it is not known. A slope that faces a low sun
+            shows up to 1 / sin(elevation) times its reflectance.
 
     Raises:
         InputError: Every pixel is nodata or the same, or the values cannot be reflectance.
@@ -511,7 +520,7 @@ def check_reflectance(
             stacklevel=3,
         )
         finite &= ~filled
-    _check_level(values[finite], name, stated, product)
+    _check_level(values[finite], name, stated, product, sun)
     _check_variety(values, name)
 
 
@@ -552,12 +561,15 @@ def _fill(values: np.ndarray, readings: Sequence[Reading]) -> tuple[float, np.nd
     return None
 
 
-def _check_level(values: np.ndarray, name: str, readings: Sequence[Reading], product: bool) -> None:
+def _check_level(
+    values: np.ndarray, name: str, readings: Sequence[Reading], product: bool, sun: float | None
+) -> None:
     """Raise InputError if valid values (any,) cannot be reflectance; warn if they hardly can."""
     if not values.size:
         return
     low, middle, high = np.percentile(values, [1, 50, 99])
-    if high > 4 or middle > 1:
+    highest = HIGHEST if sun is None else max(HIGHEST, _brightest(sun))
+    if high > highest or middle > highest / 4:
         factor = 10 ** max(1, round(math.log10(high / 0.5)))
         cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
     elif high < 0.02:
@@ -565,7 +577,10 @@ def _check_level(values: np.ndarray, name: str, readings: Sequence[Reading], pro
     elif low < -0.05:
         cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
     else:
-        _warn_of_level(values, name, () if product else readings, high)  # metadata say the offset
+        if high > 2:
+            _warn_of_sun(name, high, sun)
+        if not product and middle < OVERCAST:  # the metadata of a product say the offset
+            _warn_of_offset(values, name, readings)
         return
     if product:
         raise InputError(
@@ -579,22 +594,34 @@ def _check_level(values: np.ndarray, name: str, readings: Sequence[Reading], pro
     )
 
 
-def _warn_of_level(values: np.ndarray, name: str, readings: Sequence[Reading], high: float) -> None:
-    """Warn of values (any,) that can be right, but are so seldom."""
-    if high > 2:
-        warnings.warn(
-            f"{name}: reflectance goes up to {high:.3g}; a low sun may explain it, else check "
-            "the scale",
-            stacklevel=4,
-        )
+def _brightest(sun: float) -> float:
+    """Reflectance of a bright slope that faces a sun of this elevation, degrees."""
+    return BRIGHTEST / math.sin(math.radians(sun))
+
+
+def _warn_of_sun(name: str, high: float, sun: float | None) -> None:
+    """Warn of a reflectance above 2, unless the sun is known to be so low."""
+    if sun is not None and high <= _brightest(sun):
+        return
+    if sun is None:
+        cause = f"a low sun may explain it (up to {HIGHEST:g}; its elevation is not known)"
+    else:
+        cause = f"a sun at {sun:.0f}° does not explain it"
+    warnings.warn(
+        f"{name}: reflectance goes up to {high:.3g}; {cause}; check the scale", stacklevel=5
+    )
+
+
+def _warn_of_offset(values: np.ndarray, name: str, readings: Sequence[Reading]) -> None:
+    """Warn of values (any,) of which the lowest lie above the offset of Sentinel-2."""
     least = values.min()
     forgotten = bool(readings) and not any(reading.offset for reading in readings)
     if forgotten and OFFSET <= least < 2 * OFFSET:
         warnings.warn(
-            f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): an "
-            "offset seems to be forgotten; Sentinel-2 from baseline 04.00 (January 2022) needs "
-            f"--offset -{OFFSET}",
-            stacklevel=4,
+            f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): it is "
+            "hazy or overcast throughout, or an offset is forgotten; Sentinel-2 from baseline "
+            f"04.00 (January 2022) needs --offset -{OFFSET}",
+            stacklevel=5,
         )
 
 

@@ -9,7 +9,7 @@ from rasterio.windows import Window
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
 from clouddl.products.image import open_raster
-from clouddl.products.product import Product, reader, reflective, sine_of_sun
+from clouddl.products.product import Product, reader, reflective, sine_of_sun, sun_elevation
 from clouddl.sensors import get_sensor
 
 QA_PIXEL = r"_QA_PIXEL\.tif$"
@@ -33,6 +33,7 @@ def landsat(files: Files, member: str) -> Product:
     if not surface:
         divisor = sine_of_sun(fields.number("SUN_ELEVATION"), fields.name)
     product = Product(files, get_sensor(craft), "surface" if surface else "toa", nodata=0)
+    product.sun = sun_elevation(fields, "SUN_ELEVATION")
     for native, band in reflective(product.sensor).items():
         if surface and band == "cirrus":
             continue

@@ -4,7 +4,7 @@ import re
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Files
-from clouddl.products.product import Product, reader, reflective
+from clouddl.products.product import Product, reader, reflective, sun_elevation
 from clouddl.sensors import get_sensor
 
 #: Layers of an image by their number.
@@ -36,6 +36,7 @@ def planetscope(files: Files, member: str) -> Product:
     toa = files.only(rf"{scene}{eight}{CUT}")
     file = toa or files.only(rf"{scene}(_SR{eight}|{eight}_SR){CUT}")
     product = Product(files, get_sensor("planetscope"), "toa" if toa else "surface", nodata=0)
+    product.sun = sun_elevation(fields, "illuminationElevationAngle")
     for band in reflective(product.sensor).values():
         node = nodes[layers.index(band) + 1]
         scale = node.number("reflectanceCoefficient") if toa else 1e-4

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from clouddl.errors import InputError
 from clouddl.labels import NODATA, read_mask
-from clouddl.products.archives import Files
+from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import Image, Level, Reading, check_reflectance, open_file
 from clouddl.products.mosaic import open_tiles
@@ -86,6 +86,7 @@ class Product:
         format: Name of the reader.
         layers: Where the bands lie, by common name.
         missing: Bands the product should have; asking for one is an InputError.
+        sun: Elevation of the sun, degrees; None where the metadata do not say it.
     """
 
     files: Files
@@ -96,6 +97,7 @@ class Product:
     format: str = ""
     layers: dict[str, Layer] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    sun: float | None = None
 
     def add(
         self,
@@ -215,7 +217,7 @@ class Product:
             self._drop_zeros(values, images, resolution)
         array = xr.DataArray(values, {"band": bands}, ("band", "y", "x"))
         readings = [image.readings[0] for image in images]
-        check_reflectance(array, self.files.name, readings, product=True)
+        check_reflectance(array, self.files.name, readings, product=True, sun=self.sun)
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
         return self._dataset(values, bands, float(resolution), first)
@@ -353,6 +355,25 @@ def reflective(card: Sensor) -> dict[str, str]:
     """
     bands = [band for band in card.bands if not band.common.startswith("lwir")]
     return {band.native: band.common for band in bands}
+
+
+def sun_elevation(fields: Fields, path: str, zenith: bool = False) -> float | None:
+    """Elevation of the sun where nothing but a check depends on it.
+
+    Args:
+        fields: Metadata.
+        path: Where they give it, degrees.
+        zenith: Whether that is the angle from the zenith.
+
+    Returns:
+        Degrees above the horizon, None where the metadata give no such number.
+    """
+    try:
+        angle = fields.number(path)
+    except InputError:
+        return None
+    elevation = 90 - angle if zenith else angle
+    return elevation if 0 < elevation <= 90 else None
 
 
 def sine_of_sun(elevation: float, name: str) -> float:

@@ -2,11 +2,12 @@
 
 import json
 import re
+from contextlib import suppress
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
 from clouddl.products.image import Level
-from clouddl.products.product import Product, reader, reflective
+from clouddl.products.product import Product, reader, reflective, sun_elevation
 from clouddl.sensors import Sensor, get_sensor, middle
 
 # JPEG 2000 of ESA, or the TIFF that providers make of it (Planetary Computer).
@@ -69,7 +70,12 @@ def _safe(files: Files, member: str, level: Level, quantification: str, offset: 
     card = get_sensor("sentinel-2")
     offsets = _offsets(fields, offset, card)
     product = Product(files, card, level, nodata=0)
-    folder = re.escape(member.rpartition("MTD_")[0]) + "GRANULE/[^/]+/IMG_DATA/"
+    granule = re.escape(member.rpartition("MTD_")[0]) + "GRANULE/[^/]+/"
+    for tile in files.find(rf"^{granule}MTD_TL\.xml$"):
+        with suppress(InputError):  # a band can be read without
+            angles = files.xml(tile)
+            product.sun = sun_elevation(angles, "Mean_Sun_Angle/ZENITH_ANGLE", zenith=True)
+    folder = f"{granule}IMG_DATA/"
     for native, band in reflective(card).items():
         if level == "surface" and band == "cirrus":
             continue

@@ -200,6 +200,8 @@ def read_item(
         bands = _landsat_bands(bands, card, level, item, reading)
     nodata = _nodata(bands, reading.nodata, path)
     product = Product(files, card, level, nodata, format="STAC item")
+    sun = item.properties.get("view:sun_elevation")
+    product.sun = float(sun) if isinstance(sun, int | float) and 0 < sun <= 90 else None
     # Of Sentinel-2 rescaled by a provider, some items still give the offset that was taken off.
     applied = any(k.endswith(":boa_offset_applied") and v for k, v in item.properties.items())
     for band in reflective(card).values():

@@ -6,7 +6,7 @@ from clouddl.errors import InputError
 from clouddl.products.archives import Files
 from clouddl.products.dimap import SPOT_BANDS
 from clouddl.products.image import Level
-from clouddl.products.product import MASKS, Product, reader, reflective
+from clouddl.products.product import MASKS, Product, reader, reflective, sun_elevation
 from clouddl.sensors import get_sensor
 
 PLATFORMS = {"SENTINEL2": "sentinel-2", "VENUS": "venus", "SPOT4": "spot-4", "SPOT5": "spot-5"}
@@ -42,6 +42,7 @@ def muscate(files: Files, member: str) -> Product:
     nodata = fields.number("SPECIAL_VALUE[@name='nodata']", NODATA[level])
     scale = 1 / fields.number("REFLECTANCE_QUANTIFICATION_VALUE")
     product = Product(files, card, level, nodata)
+    product.sun = sun_elevation(fields, "Mean_Value_List/Sun_Angles/ZENITH_ANGLE", zenith=True)
     bands = reflective(card)
     if card.id == "sentinel-2":
         bands = {name: band for name, band in bands.items() if name not in ("B1", "B9", "B10")}
