@@ -1,6 +1,5 @@
 """Chips: labelled scenes cut to one size and kept in Zarr, as training wants them."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from clouddl.errors import InputError
-from clouddl.files import Store
+from clouddl.files import Store, replacing
 from clouddl.labels import LABEL_SOURCES, NODATA, label_scene, vote
 from clouddl.scenes import SIMULATED, Scene, open_scene, source_sha256
 
@@ -96,14 +95,10 @@ def make_chips(
             yield open_scene(scene, store).assign_attrs(sha256=source_sha256(scene, store))
 
     chips = cut_chips(opened(), bands=bands, sources=sources, size=size)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
     chunks = {"image": (1, len(bands), size, size), "mask": (1, 1, size, size)}
     encoding = {name: {"chunks": shape} for name, shape in chunks.items()}
-    chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
+    with replacing(Path(path)) as temporary:
+        chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
     return chips
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -30,20 +31,26 @@ Row = dict[str, str]  # of a registry: path, bytes, sha256, url
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Write a file completely or leave it as it was.
+def replacing(target: Path, work: Path | None = None) -> Iterator[Path]:
+    """Write a file or a folder completely, or leave it as it was.
 
     Args:
-        target: The file.
+        target: The file or folder.
+        work: Folder for the temporary one, in the same file system; default that of the target.
 
     Yields:
-        A temporary name in the same folder to write to, moved to `target` at the end.
+        A temporary name to write to, moved to `target` at the end. A folder is moved once the old
+        one is removed.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = (work or target.parent) / f".{target.name}.{os.getpid()}"
     try:
         yield temporary
+        if temporary.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
     finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
 
 

@@ -32,6 +32,7 @@ from clouddl.network import ModelCard
 from clouddl.products import ProductImage, Source, open_image
 from clouddl.products.image import (
     AS_STORED,
+    OVERVIEW,
     Image,
     Reading,
     check_reflectance,
@@ -47,7 +48,7 @@ PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks 
 PROBABILITY_BYTES = 4  # per pixel
 RESULT_BYTES = 10  # per pixel, on disk while results are made: as computed, and as COG
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
-SOURCE = "source"  # tag of a result: what it was made of
+MADE_OF = "source"  # tag of a result: the image it was made of
 FOLDER_SUFFIXES = (".safe", ".zarr")
 # Metadata that are called the same in every product; its folder tells them apart.
 SAME_IN_EVERY_PRODUCT = r"MTD(_\w+)?|manifest|metadata|INSPIRE"
@@ -85,7 +86,7 @@ class _Plan:
     tiles: TilePredictor
     threshold: float
     dilation_m: float
-    source: str  # what results are made of, so that they are not replaced by another's
+    made_of: str  # so that results are not replaced by another image's
 
 
 def predict_array(
@@ -111,7 +112,7 @@ def predict_array(
     names = None if bands is None else tuple(bands)
     opened = open_array(image, Reading(bands=names, resolution=resolution))
     opened = opened.select(_best_set(model.card, opened.bands, opened.name))
-    _check_overview(opened)
+    _check_overview(opened, OVERVIEW // 2)  # as the network is fast on arrays
     probability = np.empty(opened.shape, np.float32)
     for window, values in TilePredictor(model, opened).run():
         probability[window.toslices()] = values
@@ -132,11 +133,13 @@ def predict_file(
     """Write the mask and the probability of an image: `<stem>_cloud.tif`, `<stem>_probability.tif`.
 
     Both are cloud-optimised GeoTIFFs on the image's grid: uint8, 0 clear, 1 cloud, 255 nodata; and
-    float32, nodata NaN. They appear at the end, both complete, or not at all.
+    float32, nodata NaN. They appear at the end, complete: once both can be moved into place, first
+    the probability, then the mask.
 
     Products and STAC items are predicted at `reading.resolution`, by default at the model's or
-    their own if coarser. Without a CRS the resolution is the sensor's, and from 10 to 60 m the
-    image is taken as it is.
+    their own if coarser. Without a CRS or a given resolution the resolution is the sensor's, and
+    from 10 to 60 m the image is taken as it is, as if it had the model's; clouds are then grown by
+    metres that are a guess, and a warning says so.
 
     Args:
         source: What `open_image` opens, of any size; arrays are held in memory.
@@ -159,6 +162,199 @@ def predict_file(
     plan = _plan(source, sensor, model, reading, options)
     label = Path(plan.image.name).name if progress else None
     return _write(plan, plan.tiles.run(label), out, tags or {})
+
+
+def _plan(
+    source: Source,
+    sensor: Sensor | str | None,
+    model: CloudModel | None,
+    reading: Reading,
+    options: Options,
+) -> _Plan:
+    """Open an image and settle all that was left open."""
+    image = opened = open_image(source, sensor, reading)
+    wanted = list(band_names(options.use or image.bands, image.sensor))
+    unknown = [band for band in wanted if band not in image.bands]
+    if unknown:
+        has = f"it has {', '.join(image.bands)}"
+        raise InputError(f"{image.name}: has no {', '.join(unknown)} to use; {has}")
+    model = model or _default_model(image.name, wanted)
+    best = _best_set(model.card, wanted, image.name, exact=bool(options.use))
+    used = [band for band in image.bands if band in best]
+    resolution = _resolution(image, used, model.card)
+    if options.dilation_m and image.coarsest(used) is None:
+        warnings.warn(
+            f"{image.name}: nothing says its resolution, so clouds are grown by metres of pixels "
+            f"that are taken as {resolution:g} m; give --resolution",
+            stacklevel=3,
+        )
+    threshold = model.card.threshold if options.threshold is None else options.threshold
+    _check_options(image.name, options, threshold)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE):
+        image = image.select(used, resolution)
+        if not isinstance(opened, ProductImage):  # a product has checked itself
+            _check_overview(image)
+    tiles = TilePredictor(model, image, options.tile, options.overlap)
+    made_of = _made_of(source, image)
+    return _Plan(image, model, tiles, threshold, options.dilation_m, made_of)
+
+
+def _made_of(source: Source, image: Image) -> str:
+    """A name of what results are made of that no other image has."""
+    if isinstance(source, Path | str):
+        return os.path.abspath(source) if is_local(source) else str(source)
+    digest = hashlib.sha256(image.overview.tobytes()).hexdigest()[:16]
+    return f"{image.name}, in memory, {digest}"
+
+
+def _check_overview(image: Image, pixels: int = OVERVIEW) -> None:
+    """Raise InputError if an image cannot be reflectance, by at most so many pixels a side."""
+    step = -(-max(image.overview.shape) // pixels)
+    values = image.overview[:, ::step, ::step]
+    overview = xr.DataArray(values, {"band": list(image.bands)}, ("band", "y", "x"))
+    check_reflectance(overview, image.name, image.readings)
+
+
+def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
+    """Metres per pixel to predict at: as given, else as the image says, else by the sensor."""
+    if image.reading.resolution is not None:
+        return image.reading.resolution
+    coarsest = image.coarsest(used)
+    if coarsest is not None:  # a product, which is resampled anyway
+        return max(coarsest, card.resolution)
+    assert image.sensor  # only a file, which is opened with a sensor, may lack a resolution
+    coarsest = max(middle(image.sensor.band(band).gsd_m) for band in used)
+    # What lies in the range of resolutions trained at is taken as it is: files without CRS are
+    # often resampled, and the network sees alike throughout.
+    low, high = TRAINED
+    return card.resolution if low <= coarsest <= high else coarsest
+
+
+def _check_options(name: str, options: Options, threshold: float) -> None:
+    tile = 1 if options.tile is None else options.tile
+    if not (0 <= threshold <= 1 and options.dilation_m >= 0 and tile > 0):
+        raise InputError(
+            f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}: "
+            "give values within reason"
+        )
+
+
+def _default_model(name: str, bands: Sequence[str]) -> CloudModel:
+    try:
+        return load_model(pick_model(bands))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _best_set(card: ModelCard, bands: Sequence[str], name: str, exact: bool = False) -> list[str]:
+    """The most of these bands that the model works from; InputError for none, or not all."""
+    best = card.best_set(bands)
+    if not best or (exact and set(best) != set(bands)):
+        has = ", ".join(bands)
+        sets = "; or ".join(", ".join(band_set) for band_set in card.band_sets)
+        raise InputError(
+            f"{name}: has {has}, but model {card.name} works from {sets}; choose another model"
+        )
+    return best
+
+
+def _write(
+    plan: _Plan, parts: Iterable[Part], out: Path | str, tags: Mapping[str, str]
+) -> tuple[Path, Path]:
+    """Write the probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
+    results = results_of(plan.image.name, out)
+    check_results(results, plan.made_of)
+    make_results_folder(out, math.prod(plan.image.shape) * RESULT_BYTES)
+    # In a folder next to the results: within one file system a file is moved at once.
+    with (
+        writing(out),
+        TemporaryDirectory(prefix=".clouddl-", dir=out) as folder,
+        rasterio.Env(GDAL_CACHEMAX=CACHE),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        work = Path(folder)
+        raw_mask, raw_probability = work / "mask.tif", work / "probability.tif"
+        with (
+            _create(raw_mask, plan, "uint8", NODATA, "0 clear, 1 cloud", tags) as mask,
+            _create(
+                raw_probability, plan, "float32", np.nan, "probability of cloud", tags
+            ) as probability,
+        ):
+            mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
+            for window, values in parts:
+                probability.write(values, 1, window=window)
+                if not plan.dilation_m:
+                    mask.write(to_mask(values, plan.threshold), 1, window=window)
+            if plan.dilation_m:
+                _write_dilated(plan, probability, mask)
+        with replacing(results[0], work) as mask_cog, replacing(results[1], work) as cog:
+            _copy_as_cog(raw_mask, mask_cog, "NEAREST")
+            _copy_as_cog(raw_probability, cog, "AVERAGE")
+    return results
+
+
+def _create(
+    path: Path, plan: _Plan, dtype: str, nodata: float, content: str, tags: Mapping[str, str]
+) -> DatasetWriter:
+    """Create a result, its band named, with what it was made by."""
+    card = plan.model.card
+    (height, width), transform, crs = plan.image.grid
+    file = rasterio.open(
+        path,
+        "w+",
+        driver="GTiff",
+        height=height,
+        width=width,
+        count=1,
+        dtype=dtype,
+        nodata=nodata,
+        crs=crs,
+        transform=transform,
+        tiled=True,
+        bigtiff="IF_SAFER",
+    )
+    points, points_crs = plan.image.control_points
+    if points:
+        file.gcps = list(points), points_crs
+    file.set_band_description(1, content)
+    made_by = {
+        MADE_OF: plan.made_of,
+        "model": card.name,
+        "model_version": card.version,
+        "threshold": plan.threshold,
+        "bands": ",".join(plan.image.bands),
+        "weights_sha256": card.weights_sha256,
+    }
+    file.update_tags(**made_by | dict(tags))
+    return file
+
+
+def _write_dilated(plan: _Plan, probability: DatasetWriter, mask: DatasetWriter) -> None:
+    """Write the mask with its clouds grown, which they do from tile to tile."""
+    height, width = plan.image.shape
+    margin = int(plan.dilation_m / plan.image.resolution) + 1
+    for window in strips(slice(0, height), slice(0, width)):
+        first, rows = window.row_off, window.height
+        top, bottom = max(0, first - margin), min(height, first + rows + margin)
+        values = probability.read(1, window=Window(0, top, width, bottom - top))
+        cloud = to_mask(values, plan.threshold)
+        cloud = dilate(cloud, plan.dilation_m, plan.image.resolution)
+        mask.write(cloud[first - top : first - top + rows], 1, window=window)
+
+
+def _copy_as_cog(path: Path, target: Path, overviews: str) -> None:
+    """Copy a GeoTIFF as a cloud-optimised one."""
+    rasterio.shutil.copy(
+        path,
+        target,
+        driver="COG",
+        compress="DEFLATE",
+        predictor="YES",
+        overview_resampling=overviews,
+        bigtiff="IF_SAFER",
+        num_threads="ALL_CPUS",
+    )
 
 
 def predict_part(
@@ -229,6 +425,21 @@ def join_parts(
     return _write(plan, _saved_parts(plan, Path(parts)), out, tags or {})
 
 
+def _saved_parts(plan: _Plan, parts: Path) -> Iterator[Part]:
+    """What `predict_part` has left in a folder; InputError if that is not all of the image."""
+    missing = math.prod(plan.image.shape)
+    for path in sorted(parts.glob("*.npy")):
+        values = np.load(path, allow_pickle=False)
+        missing -= values.size
+        row, column = map(int, path.stem.split("-"))
+        yield Window(column, row, *values.shape[::-1]), values
+    if missing:
+        raise InputError(
+            f"{parts}: lacks {missing} pixels that were predicted; all workers must see the same "
+            "folders"
+        )
+
+
 def part_count(source: Path | str, most: int) -> int:
     """Say into how many parts it is worth cutting an image.
 
@@ -285,12 +496,12 @@ def _stem_of_address(name: str) -> str:
     return Path(last).stem or "image"
 
 
-def check_results(results: Iterable[Path], source: str) -> None:
+def check_results(results: Iterable[Path], made_of: str) -> None:
     """Refuse to replace the results of another image.
 
     Args:
         results: Files to be written.
-        source: What they would be made of, as their tag `source` would say it.
+        made_of: What they would be made of, as their tag `source` would say it.
 
     Raises:
         InputError: There are results of this name, of another image.
@@ -300,12 +511,12 @@ def check_results(results: Iterable[Path], source: str) -> None:
             continue
         try:
             with open_raster(result) as file:
-                other = file.tags().get(SOURCE)
+                other = file.tags().get(MADE_OF)
         except RasterioError:  # broken, so nothing is lost
             continue
-        if other and other != source:
+        if other and other != made_of:
             raise InputError(
-                f"{source}: {result} is there already, made of another input ({other}); give "
+                f"{made_of}: {result} is there already, made of another input ({other}); give "
                 "another folder, or move or delete it"
             )
 
@@ -330,201 +541,3 @@ def make_results_folder(out: Path | str, room: int = 0) -> None:
             f"{out}: the disk is full: {free >> 20} MiB are free, and a scene wants {room >> 20} "
             "while it is worked on; make room"
         )
-
-
-def _plan(
-    source: Source,
-    sensor: Sensor | str | None,
-    model: CloudModel | None,
-    reading: Reading,
-    options: Options,
-) -> _Plan:
-    """Open an image and settle all that was left open."""
-    image = opened = open_image(source, sensor, reading)
-    wanted = list(band_names(options.use or image.bands, image.sensor))
-    unknown = [band for band in wanted if band not in image.bands]
-    if unknown:
-        has = f"it has {', '.join(image.bands)}"
-        raise InputError(f"{image.name}: has no {', '.join(unknown)} to use; {has}")
-    model = model or _default_model(image.name, wanted)
-    best = _best_set(model.card, wanted, image.name, exact=bool(options.use))
-    used = [band for band in image.bands if band in best]
-    resolution = _resolution(image, used, model.card)
-    threshold = model.card.threshold if options.threshold is None else options.threshold
-    _check_options(image.name, options, threshold)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE):
-        image = image.select(used, resolution)
-        if not isinstance(opened, ProductImage):  # a product has checked itself
-            _check_overview(image)
-    tiles = TilePredictor(model, image, options.tile, options.overlap)
-    named = _named_source(source, image)
-    return _Plan(image, model, tiles, threshold, options.dilation_m, named)
-
-
-def _named_source(source: Source, image: Image) -> str:
-    """A name of what results are made of that no other image has."""
-    if isinstance(source, Path | str):
-        return os.path.abspath(source) if is_local(source) else str(source)
-    digest = hashlib.sha256(image.overview.tobytes()).hexdigest()[:16]
-    return f"{image.name}, in memory, {digest}"
-
-
-def _check_overview(image: Image) -> None:
-    """Raise InputError if an image cannot be reflectance."""
-    overview = xr.DataArray(image.overview, {"band": list(image.bands)}, ("band", "y", "x"))
-    check_reflectance(overview, image.name, image.readings)
-
-
-def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
-    """Metres per pixel to predict at: as given, else as the image says, else by the sensor."""
-    if image.reading.resolution is not None:
-        return image.reading.resolution
-    coarsest = image.coarsest(used)
-    if coarsest is not None:  # a product, which is resampled anyway
-        return max(coarsest, card.resolution)
-    assert image.sensor  # only a file, which is opened with a sensor, may lack a resolution
-    coarsest = max(middle(image.sensor.band(band).gsd_m) for band in used)
-    # What lies in the range of resolutions trained at is taken as it is: files without CRS are
-    # often resampled, and the network sees alike throughout.
-    low, high = TRAINED
-    return card.resolution if low <= coarsest <= high else coarsest
-
-
-def _check_options(name: str, options: Options, threshold: float) -> None:
-    tile = 1 if options.tile is None else options.tile
-    if not (0 <= threshold <= 1 and options.dilation_m >= 0 and tile > 0):
-        raise InputError(
-            f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}: "
-            "give values within reason"
-        )
-
-
-def _default_model(name: str, bands: Sequence[str]) -> CloudModel:
-    try:
-        return load_model(pick_model(bands))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-
-
-def _best_set(card: ModelCard, bands: Sequence[str], name: str, exact: bool = False) -> list[str]:
-    """The most of these bands that the model works from; InputError for none, or not all."""
-    best = card.best_set(bands)
-    if not best or (exact and set(best) != set(bands)):
-        has = ", ".join(bands)
-        sets = "; or ".join(", ".join(band_set) for band_set in card.band_sets)
-        raise InputError(
-            f"{name}: has {has}, but model {card.name} works from {sets}; choose another model"
-        )
-    return best
-
-
-def _saved_parts(plan: _Plan, parts: Path) -> Iterator[Part]:
-    """What `predict_part` has left in a folder; InputError if that is not all of the image."""
-    missing = math.prod(plan.image.shape)
-    for path in sorted(parts.glob("*.npy")):
-        values = np.load(path, allow_pickle=False)
-        missing -= values.size
-        row, column = map(int, path.stem.split("-"))
-        yield Window(column, row, *values.shape[::-1]), values
-    if missing:
-        raise InputError(
-            f"{parts}: lacks {missing} pixels that were predicted; all workers must see the same "
-            "folders"
-        )
-
-
-def _write(
-    plan: _Plan, parts: Iterable[Part], out: Path | str, tags: Mapping[str, str]
-) -> tuple[Path, Path]:
-    """Write the probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
-    results = results_of(plan.image.name, out)
-    check_results(results, plan.source)
-    make_results_folder(out, math.prod(plan.image.shape) * RESULT_BYTES)
-    # In a folder next to the results: within one file system a file is moved at once.
-    with (
-        writing(out),
-        TemporaryDirectory(prefix=".clouddl-", dir=out) as work,
-        rasterio.Env(GDAL_CACHEMAX=CACHE),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        raw_mask, raw_probability = Path(work, "mask.tif"), Path(work, "probability.tif")
-        with (
-            _create(raw_mask, plan, "uint8", NODATA, "0 clear, 1 cloud", tags) as mask,
-            _create(
-                raw_probability, plan, "float32", np.nan, "probability of cloud", tags
-            ) as probability,
-        ):
-            mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
-            for window, values in parts:
-                probability.write(values, 1, window=window)
-                if not plan.dilation_m:
-                    mask.write(to_mask(values, plan.threshold), 1, window=window)
-            if plan.dilation_m:
-                _write_dilated(plan, probability, mask)
-        cogs = [_to_cog(raw_mask, "NEAREST"), _to_cog(raw_probability, "AVERAGE")]
-        for cog, result in zip(cogs, results, strict=True):
-            os.replace(cog, result)
-    return results
-
-
-def _create(
-    path: Path, plan: _Plan, dtype: str, nodata: float, content: str, tags: Mapping[str, str]
-) -> DatasetWriter:
-    """Create a result, its band named, with what it was made by."""
-    card = plan.model.card
-    (height, width), transform, crs = plan.image.grid
-    file = rasterio.open(
-        path,
-        "w+",
-        driver="GTiff",
-        height=height,
-        width=width,
-        count=1,
-        dtype=dtype,
-        nodata=nodata,
-        crs=crs,
-        transform=transform,
-        tiled=True,
-        bigtiff="IF_SAFER",
-    )
-    file.set_band_description(1, content)
-    made_by = {
-        SOURCE: plan.source,
-        "model": card.name,
-        "model_version": card.version,
-        "threshold": plan.threshold,
-        "bands": ",".join(plan.image.bands),
-        "weights_sha256": card.weights_sha256,
-    }
-    file.update_tags(**made_by | dict(tags))
-    return file
-
-
-def _write_dilated(plan: _Plan, probability: DatasetWriter, mask: DatasetWriter) -> None:
-    """Write the mask with its clouds grown, which they do from tile to tile."""
-    height, width = plan.image.shape
-    margin = int(plan.dilation_m / plan.image.resolution) + 1
-    for window in strips(slice(0, height), slice(0, width)):
-        first, rows = window.row_off, window.height
-        top, bottom = max(0, first - margin), min(height, first + rows + margin)
-        values = probability.read(1, window=Window(0, top, width, bottom - top))
-        cloud = to_mask(values, plan.threshold)
-        cloud = dilate(cloud, plan.dilation_m, plan.image.resolution)
-        mask.write(cloud[first - top : first - top + rows], 1, window=window)
-
-
-def _to_cog(source: Path, overviews: str) -> Path:
-    """Copy a GeoTIFF as a cloud-optimised one next to it."""
-    target = source.with_stem(f"{source.stem}_cog")
-    rasterio.shutil.copy(
-        source,
-        target,
-        driver="COG",
-        compress="DEFLATE",
-        predictor="YES",
-        overview_resampling=overviews,
-        bigtiff="IF_SAFER",
-        num_threads="ALL_CPUS",
-    )
-    return target

@@ -169,6 +169,23 @@ def test_a_registry_without_paths_names_its_columns(tmp_path):
         Store(tmp_path / "registry.csv", tmp_path)
 
 
+def test_a_folder_is_replaced_complete_or_stays(tmp_path):
+    target = tmp_path / "chips.zarr"
+    for content in ("old", "new"):
+        with replacing(target) as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+        assert [path.name for path in target.iterdir()] == [content]
+    with pytest.raises(RuntimeError), replacing(target) as temporary:
+        temporary.mkdir()
+        (temporary / "half").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["new"]
+    with pytest.raises(OSError), replacing(target) as temporary:  # a file never replaces a folder
+        temporary.write_text("a file")
+    assert (target / "new").exists() and list(tmp_path.iterdir()) == [target]
+
+
 def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
     target = tmp_path / "new" / "a.txt"
     write_whole(target, b"first")

@@ -1,6 +1,7 @@
 """Prediction: no seams, results on the image's grid, and what is refused before work begins."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,16 @@ def test_results_are_cogs_on_the_grid_of_the_image(tmp_path, model):
     assert (mask[hole] == 255).all() and np.isnan(probability[hole]).all()
     np.testing.assert_array_equal(mask[~hole], probability[~hole] >= 0.5)
     assert 0.1 < (mask[~hole] == 1).mean() < 0.9
+
+
+def test_clouds_grown_by_pixels_of_unknown_size_are_warned_of(tmp_path, model):
+    np.save(tmp_path / "a.npy", ((scene(64, 64) - 0.1) * 10_000).astype(np.uint16))
+    with pytest.warns(UserWarning, match=r"a\.npy: nothing says its resolution.*taken as 10 m"):
+        run(tmp_path / "a.npy", tmp_path, model, dilation_m=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(tmp_path / "a.npy", tmp_path, model)
+        run(tmp_path / "a.npy", tmp_path, model, dilation_m=30, resolution=10)
 
 
 def test_threshold_and_dilation(tmp_path, monkeypatch, image, model):

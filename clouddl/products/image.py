@@ -20,10 +20,12 @@ import xarray as xr
 from affine import Affine
 from rasterio import warp
 from rasterio._err import CPLE_BaseError
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.transform import from_gcps
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
@@ -99,6 +101,23 @@ class Grid(NamedTuple):
     crs: CRS | None = None
 
 
+class ControlPoints(NamedTuple):
+    """Ground control points (GCPs), and their CRS."""
+
+    points: tuple[GroundControlPoint, ...] = ()
+    crs: CRS | None = None
+
+    def grid(self, shape: tuple[int, int]) -> Grid:
+        """The plane grid that fits best, without a CRS if they give none or lie on a line."""
+        if len(self.points) < 3 or not self.crs:
+            return Grid(shape)
+        try:
+            transform = from_gcps(self.points)
+        except (RasterioError, ValueError):
+            return Grid(shape)
+        return Grid(shape, transform, self.crs) if transform.determinant else Grid(shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Image(ABC):
     """An image that is read by windows as reflectance; its file stays open.
@@ -138,6 +157,16 @@ class Image(ABC):
         return [self.reading] * len(self.bands)
 
     @property
+    def ground(self) -> Grid:
+        """The grid that pixels are measured on; without a CRS nothing is known of them."""
+        return self.grid
+
+    @property
+    def control_points(self) -> ControlPoints:
+        """Ground control points, where these place the image and no transform does."""
+        return ControlPoints()
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Size (y, x) in pixels."""
         return self.grid.shape
@@ -154,9 +183,9 @@ class Image(ABC):
     @property
     def spacing(self) -> tuple[float, float]:
         """Metres from pixel to pixel on the ground, down a column and along a row."""
-        if self.grid.crs is None:
+        if self.ground.crs is None:
             return self.resolution, self.resolution
-        down, along = _ground_spacing(self.grid) or _nominal_spacing(self.grid)
+        down, along = _ground_spacing(self.ground) or _nominal_spacing(self.ground)
         if abs(along / down - 1) <= SAME_SPACING:
             return self.resolution, self.resolution
         return self.resolution, self.resolution * along / down
@@ -287,6 +316,16 @@ class RasterImage(Image):
         """Where the file says its pixels lie."""
         return Grid(self.file.shape, self.file.transform, self.file.crs)
 
+    @cached_property
+    def ground(self) -> Grid:
+        """Where the file says its pixels lie, or its ground control points."""
+        return _ground(self.file)
+
+    @property
+    def control_points(self) -> ControlPoints:
+        """Those of the file."""
+        return _control_points(self.file)
+
     @property
     def readings(self) -> list[Reading]:
         """How the numbers of every band are read: layers of a file may differ."""
@@ -349,8 +388,8 @@ class ArrayImage(Image):
 
     @cached_property
     def overview(self) -> np.ndarray:
-        """Every so many pixels: half as many as of a file, as the network is fast on arrays."""
-        every = slice(None, None, -(-2 * max(self.numbers.shape) // OVERVIEW))
+        """Every so many pixels."""
+        every = slice(None, None, -(-max(self.numbers.shape) // OVERVIEW))
         return self._reflectance(every, every)
 
     def _reflectance(self, rows: slice, columns: slice) -> np.ndarray:
@@ -405,6 +444,11 @@ def open_file(
     for band, layer in zip(layers, readings, strict=True):
         _check_offset(name, band, layer)
     reading = replace(reading, resolution=_pixel_size(file, reading.resolution))
+    if sensor and reading.resolution is None and file.gcps[0]:
+        raise InputError(
+            f"{name}: is placed by ground control points that do not say the size of its pixels "
+            f"(CRS {file.gcps[1]}, {len(file.gcps[0])} points); give it in metres (--resolution)"
+        )
     return RasterImage(name, sensor, "toa", bands, reading, file, readings, _file_mask(file, alpha))
 
 
@@ -872,15 +916,28 @@ def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
     return images[0]
 
 
+def _control_points(file: DatasetReader) -> ControlPoints:
+    """The ground control points of a file that has no CRS."""
+    points, crs = file.gcps
+    return ControlPoints() if file.crs else ControlPoints(tuple(points), crs)
+
+
+def _ground(file: DatasetReader) -> Grid:
+    """Where the pixels of a file lie, by its transform or its ground control points."""
+    if file.crs is None:
+        return _control_points(file).grid(file.shape)
+    return Grid(file.shape, file.transform, file.crs)
+
+
 def _pixel_size(file: DatasetReader, given: float | None) -> float | None:
     """Metres per pixel down a column: the file's own where its CRS says, else as given."""
-    if file.crs is None:
+    grid = _ground(file)
+    if grid.crs is None:
         return given
-    grid = Grid(file.shape, file.transform, file.crs)
-    _check_place(file.name, grid, file.crs)
+    _check_place(file.name, grid, grid.crs)
     ground = _ground_spacing(grid)
     metres, _ = ground or _nominal_spacing(grid)
-    if file.crs.is_geographic:
+    if grid.crs.is_geographic:
         return given or metres
     tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
     if given and abs(metres - given) > tolerance * given:
