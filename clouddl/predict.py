@@ -20,6 +20,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 import xarray as xr
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
@@ -316,7 +317,7 @@ def _create(
     )
     points, points_crs = plan.image.control_points
     if points:
-        file.gcps = list(points), points_crs
+        file.gcps = list(points), points_crs or CRS()
     file.set_band_description(1, content)
     made_by = {
         MADE_OF: plan.made_of,

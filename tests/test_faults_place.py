@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from test_predict import make_model
 
 from clouddl.errors import InputError
 from clouddl.network import ModelCard
+from clouddl.predict import predict_file
 from clouddl.products.image import Image, Reading, open_file
 from clouddl.scale.tiles import network_size
 from clouddl.sensors import band_name, get_sensor
@@ -257,3 +261,94 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path, name: str) -> None
 def test_a_folder_is_said_to_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder, not an image"):
         opened(tmp_path)
+
+
+def by_points(
+    path: Path, crs: str | None, transform: Affine, corners: tuple[tuple[int, int], ...]
+) -> Path:
+    """An image that ground control points place, given as (row, column) and a transform."""
+    write(path, crs=None, transform=None)
+    points = []
+    for row, column in corners:
+        x, y = transform * (column, row)
+        points.append(GroundControlPoint(row, column, x, y, 0))
+    with rasterio.open(path, "r+") as file:
+        file.gcps = points, CRS.from_string(crs) if crs else CRS()
+    return path
+
+
+def placed(path: Path, **options: object) -> Image:
+    return open_file(path, Reading(bands=BANDS, **options), get_sensor("landsat-7"))  # type: ignore[arg-type]
+
+
+CORNERS = ((0, 0), (0, 40), (40, 0), (40, 40))
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "metres", "along"),
+    [
+        (UTM, NORTH_UP, 30, 30),
+        (UTM, TURNED_30, 30, 30),
+        (UTM, Affine(20, 0, 5e5, 0, -30, 48e5), 30, 20),
+        ("EPSG:4326", Affine(4e-4, 0, 3, 0, -3e-4, 45), 33.4, 31.5),
+    ],
+)
+def test_ground_control_points_give_the_size_of_pixels(
+    crs: str, transform: Affine, metres: float, along: float, tmp_path: Path
+) -> None:
+    image = opened(by_points(tmp_path / "gcp.tif", crs, transform, CORNERS))
+    assert image.resolution == pytest.approx(metres, rel=2e-3)
+    assert image.spacing == pytest.approx((metres, along), rel=2e-3)
+    assert image.grid.crs is None and len(image.control_points.points) == 4
+
+
+@pytest.mark.parametrize(("crs", "corners"), [(None, CORNERS), (UTM, CORNERS[:2]),
+                                              (UTM, ((0, 0), (10, 10), (40, 40)))])  # fmt: skip
+def test_points_without_the_size_of_pixels_want_a_resolution(
+    crs: str | None, corners: tuple[tuple[int, int], ...], tmp_path: Path
+) -> None:
+    path = by_points(tmp_path / "gcp.tif", crs, NORTH_UP, corners)
+    with pytest.raises(InputError, match=r"gcp.tif: is placed by ground control .*--resolution"):
+        placed(path)
+    assert placed(path, resolution=25).resolution == 25
+
+
+def test_a_resolution_that_contradicts_the_points_is_refused(tmp_path: Path) -> None:
+    path = by_points(tmp_path / "gcp.tif", UTM, NORTH_UP, CORNERS)
+    with pytest.raises(InputError, match="its pixels are 30 m, not 10 m"):
+        placed(path, resolution=10)
+
+
+@pytest.mark.parametrize("crs", [UTM, None])
+def test_ground_control_points_are_handed_on_to_the_mask(crs: str | None, tmp_path: Path) -> None:
+    path = by_points(tmp_path / "gcp.tif", crs, TURNED_30, CORNERS)
+    with rasterio.open(path, "r+") as file:
+        file.write(np.random.default_rng(0).uniform(0.02, 0.6, file.read().shape).astype("float32"))
+        points, points_crs = file.gcps
+    reading = Reading(BANDS, resolution=None if crs else 30)
+    for result in predict_file(
+        path, "landsat-7", tmp_path / "out", model=make_model(), reading=reading
+    ):
+        with rasterio.open(result) as file:
+            assert file.crs is None and file.gcps[1] == points_crs
+            assert [point.asdict() for point in file.gcps[0]] == [
+                point.asdict() | {"id": made.id}
+                for point, made in zip(points, file.gcps[0], strict=True)
+            ]
+
+
+@pytest.mark.parametrize(("unit", "metres"), [('"metre",1', 100), ('"foot",0.3048', 30.48)])
+def test_a_local_crs_is_read_in_its_unit_and_handed_on(
+    unit: str, metres: float, tmp_path: Path
+) -> None:
+    local = f'LOCAL_CS["site",UNIT[{unit}]]'
+    path = write(tmp_path / "local.tif", local, Affine(100, 0, 1000, 0, -100, 2000))
+    image = opened(path)
+    assert image.resolution == pytest.approx(metres)
+    with rasterio.open(path, "r+") as file:
+        file.write(np.random.default_rng(0).uniform(0.02, 0.6, file.read().shape).astype("float32"))
+    for result in predict_file(
+        path, "landsat-7", tmp_path / "out", model=make_model(), reading=Reading(BANDS)
+    ):
+        with rasterio.open(result) as file, rasterio.open(path) as source:
+            assert file.crs == source.crs and file.transform == source.transform

@@ -1,6 +1,7 @@
 """An image as every other module sees it: reflectance, read by windows, wherever it came from."""
 
 import math
+import re
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
@@ -984,13 +985,18 @@ def _centre(grid: Grid) -> tuple[float, float]:
     return x, y
 
 
+def _unit(crs: CRS) -> float:
+    """Metres of the unit of a CRS; a local one says it in its text only."""
+    with suppress(CRSError):
+        return float(crs.linear_units_factor[1])
+    unit = re.search(r'UNIT\["[^"]*",\s*([\d.eE+-]+)', crs.to_wkt())
+    return float(unit[1]) if unit else 1.0
+
+
 def _nominal_spacing(grid: Grid) -> tuple[float, float]:
     """Units of the CRS, in metres if it has such, down a column and along a row."""
     transform = grid.transform
-    unit = 1.0
-    if grid.crs and not grid.crs.is_geographic:
-        with suppress(CRSError):  # a local CRS may not say its unit
-            unit = grid.crs.linear_units_factor[1]
+    unit = 1.0 if grid.crs is None or grid.crs.is_geographic else _unit(grid.crs)
     down = float(np.hypot(transform.b, transform.e))
     return down * unit, float(np.hypot(transform.a, transform.d)) * unit
 
