@@ -1,8 +1,14 @@
 """Chips: labelled scenes cut to one size and kept in Zarr, as training wants them."""
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,12 +16,14 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, absent, readable
 from clouddl.files import Store, replacing
 from clouddl.labels import LABEL_SOURCES, NODATA, label_scene, vote
 from clouddl.scenes import SIMULATED, Scene, open_scene, source_sha256
 
 ABOUT = ("scene", "group", "role", "sha256")  # coordinates of a chip
+STORED = np.float16  # of reflectance: its steps, 0.0005 below 1, are under the noise of a sensor
+SCENES_A_PROCESS = 16  # fewer do not pay for the start of another process
 
 
 def cut_chips(
@@ -31,38 +39,14 @@ def cut_chips(
         size: Pixels a side. Edges that fill less than a chip are padded with nodata.
 
     Returns:
-        `image` (chip, band, y, x) float32 reflectance, NaN for nodata; `mask` (source, chip, y, x)
-        uint8 (0, 1, 255); by `chip` the coordinates of `ABOUT`.
+        `image` (chip, band, y, x) reflectance of type `STORED`, NaN for nodata; `mask` (source,
+        chip, y, x) uint8 (0, 1, 255); by `chip` the coordinates of `ABOUT`.
 
     Raises:
         InputError: No scenes, several resolutions, a band or a label that a scene lacks.
     """
-    images, masks, about, resolutions = [], [], [], set()
-    for dataset in datasets:
-        image = np.stack([_band(dataset, band) for band in bands])
-        labels = np.stack(_labels(dataset, sources))
-        resolutions.add(float(dataset.attrs["resolution"]))
-        for window in _windows(dataset, size):
-            images.append(_padded(image[window], size, np.nan))
-            masks.append(_padded(labels[window], size, NODATA))
-            about.append([str(dataset.attrs.get(name, "")) for name in ABOUT])
-    if not images:
-        raise InputError("no scenes to cut chips from: check the role and the catalogue")
-    if len(resolutions) > 1:
-        raise InputError(f"scenes of several resolutions {sorted(resolutions)}: make chips of each")
-    columns = zip(ABOUT, np.array(about).T, strict=True)
-    return xr.Dataset(
-        {
-            "image": (("chip", "band", "y", "x"), np.stack(images).astype(np.float32)),
-            "mask": (("source", "chip", "y", "x"), np.stack(masks, axis=1).astype(np.uint8)),
-        },
-        {
-            "band": list(bands),
-            "source": list(sources),
-            **{name: ("chip", column) for name, column in columns},
-        },
-        {"resolution": resolutions.pop()},
-    )
+    cut = [_cut(dataset, bands, sources, size) for dataset in datasets]
+    return _joined(cut, bands, sources)
 
 
 def make_chips(
@@ -73,6 +57,7 @@ def make_chips(
     bands: Sequence[str],
     sources: Sequence[str],
     size: int = 256,
+    workers: int | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Open scenes, cut and label them, and write the chips.
@@ -84,22 +69,82 @@ def make_chips(
         bands: As for `cut_chips`.
         sources: As for `cut_chips`.
         size: As for `cut_chips`.
+        workers: Processes; default one for each processor, if there is work for them.
         progress: Whether to show a progress bar.
 
     Returns:
         The chips, as `cut_chips` gives them.
     """
 
-    def opened() -> Iterator[xr.Dataset]:
-        for scene in tqdm(scenes, desc="chips", unit="scene", disable=not progress):
-            yield open_scene(scene, store).assign_attrs(sha256=source_sha256(scene, store))
-
-    chips = cut_chips(opened(), bands=bands, sources=sources, size=size)
+    work = partial(_open_and_cut, store=store, bands=bands, sources=sources, size=size)
+    with _map(min(workers or os.cpu_count() or 1, len(scenes) // SCENES_A_PROCESS)) as mapped:
+        cut = tqdm(mapped(work, scenes), "chips", len(scenes), unit="scene", disable=not progress)
+        chips = _joined(list(cut), bands, sources)
     chunks = {"image": (1, len(bands), size, size), "mask": (1, 1, size, size)}
     encoding = {name: {"chunks": shape} for name, shape in chunks.items()}
     with replacing(Path(path)) as temporary:
         chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
     return chips
+
+
+@contextmanager
+def _map(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` over processes, or the built-in one where there are fewer than two."""
+    if workers < 2:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=4)
+
+
+def _open_and_cut(
+    scene: Scene, store: Store, bands: Sequence[str], sources: Sequence[str], size: int
+) -> "_Cut":
+    dataset = open_scene(scene, store).assign_attrs(sha256=source_sha256(scene, store))
+    return _cut(dataset, bands, sources, size)
+
+
+class _Cut(NamedTuple):
+    """The chips of one scene: images, masks, and the values of `ABOUT`."""
+
+    images: list[np.ndarray]
+    masks: list[np.ndarray]
+    about: list[str]
+    resolution: float
+
+
+def _cut(dataset: xr.Dataset, bands: Sequence[str], sources: Sequence[str], size: int) -> _Cut:
+    """Cut and label one scene."""
+    image = np.stack([_band(dataset, band) for band in bands]).astype(STORED)
+    labels = np.stack(_labels(dataset, sources)).astype(np.uint8)
+    windows = list(_windows(dataset, size))
+    return _Cut(
+        [_padded(image[window], size, np.nan) for window in windows],
+        [_padded(labels[window], size, NODATA) for window in windows],
+        [str(dataset.attrs.get(name, "")) for name in ABOUT],
+        float(dataset.attrs["resolution"]),
+    )
+
+
+def _joined(cut: Sequence[_Cut], bands: Sequence[str], sources: Sequence[str]) -> xr.Dataset:
+    """The chips of all scenes, as `cut_chips` gives them."""
+    if not cut:
+        raise InputError("no scenes to cut chips from: check the role and the catalogue")
+    resolutions = {scene.resolution for scene in cut}
+    if len(resolutions) > 1:
+        raise InputError(f"scenes of several resolutions {sorted(resolutions)}: make chips of each")
+    images = np.stack([image for scene in cut for image in scene.images])
+    masks = np.stack([mask for scene in cut for mask in scene.masks], axis=1)
+    about = np.array([scene.about for scene in cut for _ in scene.images]).T
+    columns = {name: ("chip", column) for name, column in zip(ABOUT, about, strict=True)}
+    return xr.Dataset(
+        {
+            "image": (("chip", "band", "y", "x"), images),
+            "mask": (("source", "chip", "y", "x"), masks),
+        },
+        {"band": list(bands), "source": list(sources), **columns},
+        {"resolution": resolutions.pop()},
+    )
 
 
 def _windows(dataset: xr.Dataset, size: int) -> Iterator[tuple]:
@@ -115,8 +160,7 @@ def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
             raise InputError(f"{scene}: has no DEM; leave 'elevation' out of the bands")
         return dataset.elevation.values
     if band not in dataset.band.values:
-        names = ", ".join(dataset.band.values)
-        raise InputError(f"{scene}: has no band {band!r}; it has {names}")
+        raise absent(scene, "band", band, dataset.band.values)
     return dataset.reflectance.sel(band=band).values
 
 
@@ -178,25 +222,16 @@ class Chips:
         Raises:
             InputError: The message names what is missing.
         """
-        try:
+        with readable(path, "store of chips", "run 01_data_preparation"):
             dataset = xr.open_zarr(path, chunks=None)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path}: no chips there ({error}); run 01_data_preparation"
-            ) from error
-        missing = {"image", "mask", "band", "source", "role"} - set(dataset.variables)
-        if missing:
-            raise InputError(
-                f"{path}: no chips there (no {min(missing)!r}); run 01_data_preparation"
-            )
+            missing = {"image", "mask", "band", "source", "role"} - set(dataset.variables)
+            if missing:
+                raise ValueError(f"no {min(missing)!r}")
         for axis, wanted in (("band", bands), ("source", [source])):
             present = dataset[axis].values.tolist()
-            lacking = [name for name in wanted if name not in present]
-            if lacking:
-                names = ", ".join(present)
-                raise InputError(
-                    f"{path}: no {axis} {lacking[0]!r} in these chips; they have {names}"
-                )
+            for name in wanted:
+                if name not in present:
+                    raise absent(path, axis, name, present)
         dataset = dataset.sel(band=list(bands), source=source)
         chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
         if not chosen.sizes["chip"]:
@@ -217,7 +252,7 @@ class Chips:
     def statistics(
         self, of: Callable[[Tensor], Tensor] = lambda x: x
     ) -> tuple[list[float], list[float]]:
-        """Compute the mean and the standard deviation of each band, without nodata.
+        """Compute the mean and the standard deviation of each band, of every fourth pixel each way.
 
         Args:
             of: Applied first to the image (chip, band, y, x): `network.logarithm`, say.
@@ -228,7 +263,8 @@ class Chips:
         Raises:
             InputError: A band is nodata everywhere.
         """
-        x = of(self.tensors()[0]).numpy()
+        every_fourth = torch.from_numpy(self.dataset.image.values[..., ::4, ::4]).float()
+        x = of(every_fourth).numpy()
         mean = np.asarray(np.nanmean(x, axis=(0, 2, 3), dtype=np.float64))
         std = np.asarray(np.nanstd(x, axis=(0, 2, 3), dtype=np.float64))
         if not np.isfinite(mean).all():
@@ -238,11 +274,17 @@ class Chips:
         return [round(value, 5) for value in mean.tolist()], [round(v, 5) for v in std.tolist()]
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Give the images (chip, band, y, x) float32 and the masks (chip, y, x) uint8."""
+        """Give the images (chip, band, y, x), as stored, and the masks (chip, y, x) uint8."""
         image, mask = self.dataset.image.values, self.dataset.mask.values
         return torch.from_numpy(image), torch.from_numpy(mask)
 
     def without_simulated(self) -> "Chips":
         """Select the chips of real images."""
-        real = np.flatnonzero(self.dataset.sha256.values != SIMULATED)
-        return Chips(self.dataset.isel(chip=real))
+        return self.real_and_simulated()[0]
+
+    def real_and_simulated(self) -> tuple["Chips", "Chips"]:
+        """Select the chips of real images, and those of simulated ones; either may be empty."""
+        simulated = self.dataset.sha256.values == SIMULATED
+        chosen = (np.flatnonzero(~simulated), np.flatnonzero(simulated))
+        real, other = (Chips(self.dataset.isel(chip=index)) for index in chosen)
+        return real, other

@@ -64,21 +64,36 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
-def invalid(source: Path | str, error: "ValidationError") -> InputError:
+def absent(file: Path | str, what: str, name: str, known: Iterable[str]) -> InputError:
+    """Make the error for something that a file does not have.
+
+    Args:
+        file: The file, or what else lacks it.
+        what: What it lacks, such as "band".
+        name: Its name.
+        known: The names it has.
+
+    Returns:
+        The error to raise.
+    """
+    return InputError(f"{file}: has no {what} {name!r}; it has {', '.join(known) or 'none'}")
+
+
+def invalid(path: Path | str, error: "ValidationError") -> InputError:
     """Turn the first problem that pydantic reports into an InputError that names the field.
 
     Args:
-        source: File, or other origin, of the record.
+        path: The file of the record.
         error: What pydantic raised.
 
     Returns:
         The error to raise.
     """
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the record"
+    field = ".".join(str(name) for name in first["loc"]) or "the record"
     others = error.error_count() - 1
     more = f" (and {others} more)" if others else ""
-    return InputError(f"{source}: {field}: {first['msg']}; correct this field{more}")
+    return InputError(f"{path}: {field}: {first['msg']}; correct this field{more}")
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -100,13 +115,13 @@ def read_yaml(path: Path, what: str) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def validated(model: "type[BaseModel]", fields: Any, source: Path | str) -> Any:
+def validated(model: "type[BaseModel]", fields: Any, path: Path | str) -> Any:
     """Make a record of fields that a user wrote.
 
     Args:
         model: Class of the record.
         fields: Its fields, as read from a file.
-        source: The file, for the message.
+        path: The file, for the message.
 
     Returns:
         An instance of `model`.
@@ -119,4 +134,4 @@ def validated(model: "type[BaseModel]", fields: Any, source: Path | str) -> Any:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise invalid(source, error) from error
+        raise invalid(path, error) from error

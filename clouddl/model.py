@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from clouddl.errors import InputError, invalid
+from clouddl.errors import InputError, invalid, readable
 from clouddl.files import write_whole
 from clouddl.network import ModelCard, Statistics, UNet, build, fill_gaps, statistics_for
 from clouddl.scale.backends import Backend
@@ -130,7 +129,7 @@ def load_model(
     path = _file(path, ".safetensors")
     card = read_card(path)
     advice = "fetch or train the model again; card and weights belong together"
-    try:
+    with readable(path, "file of weights", advice):
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         if sha256 != card.weights_sha256:
@@ -140,8 +139,6 @@ def load_model(
             )
         net = build(card)
         net.load_state_dict(load_file(path))  # copied into float32
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: the weights cannot be loaded ({error}); {advice}") from error
     return CloudModel(card, net, device, backend)
 
 

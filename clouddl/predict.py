@@ -25,7 +25,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from clouddl.errors import InputError, WriteError
+from clouddl.errors import InputError, WriteError, absent
 from clouddl.files import is_local, replacing, split_member, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, load_model, pick_model
@@ -175,10 +175,9 @@ def _plan(
     """Open an image and settle all that was left open."""
     image = opened = open_image(source, sensor, reading)
     wanted = list(band_names(options.use or image.bands, image.sensor))
-    unknown = [band for band in wanted if band not in image.bands]
-    if unknown:
-        has = f"it has {', '.join(image.bands)}"
-        raise InputError(f"{image.name}: has no {', '.join(unknown)} to use; {has}")
+    for band in wanted:
+        if band not in image.bands:
+            raise absent(image.name, "band", band, image.bands)
     model = model or _default_model(image.name, wanted)
     best = _best_set(model.card, wanted, image.name, exact=bool(options.use))
     used = [band for band in image.bands if band in best]

@@ -18,7 +18,7 @@ from hyperopt import STATUS_OK, Trials, hp, space_eval, tpe
 from hyperopt.base import Domain
 from tqdm.auto import tqdm
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, readable
 from clouddl.files import write_whole
 from clouddl.scale.cluster import Cluster, Died, Lost, open_cluster
 
@@ -113,16 +113,12 @@ def read_trials(path: Path | str) -> pd.DataFrame:
     """
     if not Path(path).exists():
         return pd.DataFrame(columns=COLUMNS)
-    try:
+    with readable(path, "table of trials", "delete it to search anew"):
         table = pd.read_csv(path, float_precision="round_trip")
         complete = list(table.columns) == COLUMNS and np.isfinite(table.astype(float)).all(None)
         numbered = complete and table.trial.tolist() == list(range(len(table)))
         if not numbered or not all(table[name].isin(CHOICES[name]).all() for name in CHOICES):
             raise ValueError(f"not all of {', '.join(COLUMNS)}, or not of this space")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a table of trials ({error}); delete it to search anew"
-        ) from error
     whole_numbers = dict.fromkeys(("trial", *CHOICES), int)
     return table.astype(dict.fromkeys(COLUMNS, float) | whole_numbers)
 

@@ -149,7 +149,7 @@ def test_broken_weights_are_refused(
 def test_weights_that_are_absent(tiny: MakeCard, tmp_path: Path) -> None:
     card = save_model(model(tiny()), tmp_path / "tiny")
     card.with_suffix(".safetensors").unlink()
-    with pytest.raises(InputError, match=r"tiny\.safetensors: the weights cannot be loaded"):
+    with pytest.raises(InputError, match=r"tiny\.safetensors: the file of weights cannot be read"):
         load_model(card)
 
 
@@ -176,7 +176,7 @@ def test_a_pickle_is_never_opened(tiny: MakeCard, tmp_path: Path) -> None:
         weights.write_bytes(data)
         fields["weights_sha256"] = hashlib.sha256(data).hexdigest()
         card.write_text(json.dumps(fields))
-        with pytest.raises(InputError, match=r"tiny\.safetensors: the weights cannot be loaded"):
+        with pytest.raises(InputError, match=r"tiny\.safetensors: the file of weights cannot be read"):
             load_model(card)
     assert Trap.calls == 0
 

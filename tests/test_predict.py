@@ -248,7 +248,7 @@ BAD = {
     "bands": ({"bands": BANDS[:3]}, "has 4 bands, but 3 are named: green, red, nir"),
     "band": ({"bands": [*BANDS[:3], "blue"]}, "blue: not a band of spot-5.*choose of green"),
     "twice": ({"bands": [*BANDS[:3], "red"]}, "red, red: not a band.*or named twice"),
-    "use": ({"use": ["green", "blue"]}, "has no blue to use; it has green, red"),
+    "use": ({"use": ["green", "blue"]}, "has no band 'blue'; it has green, red"),
     "set": ({"use": ["green", "red"]}, "has green, red, but model random works from"),
     "spare": ({"use": ["green", "red", "nir"], "bands": BANDS, "model": "four"}, "works from"),
     "numbers": ({"scale": 1}, "looks like digital numbers.*--scale"),

@@ -608,7 +608,7 @@ def test_an_image_of_tiles_is_read_by_windows(tmp_path: Path) -> None:
 def test_three_bands_of_pleiades_have_no_near_infrared(tmp_path: Path) -> None:
     path, _ = dimap2(tmp_path, "PHR1A", {"": ("B2", "B1", "B0")}, FOUR_GAINS)
     assert open_product(path).band.values.tolist() == ["blue", "green", "red"]
-    with pytest.raises(InputError, match="has no reflective band nir; it has blue, green, red"):
+    with pytest.raises(InputError, match="has no reflective band 'nir'; it has blue, green, red"):
         open_product(path, bands=["nir"])
 
 
@@ -834,7 +834,7 @@ def test_damaged_archives(suffix: str, tmp_path: Path) -> None:
     path, _ = landsat(tmp_path)
     archive = packed(path, suffix)
     archive.write_bytes(archive.read_bytes()[:3000])
-    with pytest.raises(InputError, match=r"cannot be unpacked|damaged archive"):
+    with pytest.raises(InputError, match=r"the (archive|file) cannot be read|damaged archive"):
         open_product(archive, bands=["red"])
 
 
@@ -944,7 +944,7 @@ def test_a_missing_band_that_is_not_asked_for(tmp_path: Path) -> None:
     path, _ = sentinel2(tmp_path)
     next(path.glob("GRANULE/*/IMG_DATA/*_B09.jp2")).unlink()
     assert open_product(path, bands=["red"]).band.values.tolist() == ["red"]
-    with pytest.raises(InputError, match="has no reflective band lwir11; it has coastal, blue"):
+    with pytest.raises(InputError, match="has no reflective band 'lwir11'; it has coastal, blue"):
         open_product(path, bands=["lwir11"])
 
 

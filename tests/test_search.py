@@ -221,7 +221,8 @@ HEAD = ",".join(COLUMNS)
 def test_a_broken_table_is_named_and_kept(tmp_path: Path, text: str) -> None:
     path = tmp_path / "trials.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"trials\.csv: not a .*delete it to search anew"):
+    fault = r"trials\.csv: the table of trials cannot be read .*delete it to search anew"
+    with pytest.raises(InputError, match=fault):
         go(path, trials=1)
     assert path.read_text() == text
     assert list(tmp_path.iterdir()) == [path]

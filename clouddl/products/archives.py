@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 from defusedxml import DTDForbidden
 from defusedxml.ElementTree import fromstring
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, readable
 
 MAX_FILES = 100_000
 
@@ -144,13 +144,11 @@ def list_files(path: Path) -> Files:
         raise InputError(f"{path}: does not exist")
     if path.is_dir():
         return _folder(path, path)
-    try:
+    with readable(path, "archive", "copy it again"):
         if zipfile.is_zipfile(path):
             return _zip(path)
         if tarfile.is_tarfile(path):
             return _tar(path)
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise InputError(f"{path}: cannot be unpacked ({error}); copy it again") from error
     if path.suffix.lower() in (".zip", ".tar", ".tgz", ".gz"):
         raise InputError(f"{path}: is a damaged archive; copy it again")
     return _folder(path, path.parent)
@@ -206,11 +204,12 @@ def _zip(path: Path) -> Files:
                 paths[info.filename] = f"/vsizip/{{{path.resolve()}}}/{info.filename}"
 
     def load(member: str, size: int) -> bytes:
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-                return file.read(size)
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: {member} cannot be unpacked ({error})") from error
+        with (
+            readable(f"{path}: {member}", "file", "copy the archive again"),
+            zipfile.ZipFile(path) as archive,
+            archive.open(member) as file,
+        ):
+            return file.read(size)
 
     return Files(str(path), paths, load)
 

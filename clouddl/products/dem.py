@@ -14,10 +14,9 @@ import numpy as np
 import rioxarray
 import xarray as xr
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, readable
 from clouddl.files import Store
 from clouddl.labels import on_grid
 
@@ -47,11 +46,9 @@ def read_dem(
     """
     if like.rio.crs is None:
         raise InputError(f"{path}: the image has no CRS, so no DEM can be laid on it")
-    try:
+    with readable(path, "DEM of one band"):
         raster = cast(xr.DataArray, rioxarray.open_rasterio(path))
         heights = raster.squeeze("band", drop=True).load()
-    except (OSError, RasterioError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a DEM of one band: {error}") from error
     if heights.rio.crs is None:
         raise InputError(f"{path}: the DEM has no CRS; write one with gdal_edit.py -a_srs")
     nodata = heights.rio.nodata
@@ -140,8 +137,8 @@ def copernicus_dem(like: xr.Dataset | xr.DataArray, store: Store | None = None) 
         raise InputError(f"{message}: there are no heights of this scene; leave elevation out")
     heights = np.full((like.sizes["y"], like.sizes["x"]), np.nan, np.float32)
     for file in files:
-        part = read_dem(file, like, covers=False).values
-        heights = np.where(np.isnan(heights), part, heights)
+        cell = read_dem(file, like, covers=False).values
+        heights = np.where(np.isnan(heights), cell, heights)
     if absent:
         warnings.warn(f"{message}: heights there stay unknown", stacklevel=2)
     attrs = {"units": "m", "source": "Copernicus DEM GLO-30", "absent": ", ".join(absent)}

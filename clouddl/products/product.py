@@ -26,7 +26,7 @@ from rasterio.transform import array_bounds
 from rasterio.windows import Window
 from scipy import ndimage
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, absent
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
@@ -150,10 +150,7 @@ class Product:
                     "incomplete: download it again"
                 )
             if band not in self.layers:
-                raise InputError(
-                    f"{self.files.name}: has no reflective band {band}; "
-                    f"it has {', '.join(self.layers)}"
-                )
+                raise absent(self.files.name, "reflective band", band, self.layers)
         return list(bands)
 
     def image(self, band: str) -> Image:

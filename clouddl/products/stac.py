@@ -23,7 +23,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds, transform_geom
 
-from clouddl.errors import InputError, read_yaml, validated
+from clouddl.errors import InputError, read_yaml, readable, validated
 from clouddl.files import write_whole, writing
 from clouddl.labels import CLOUD, NODATA
 from clouddl.products.archives import MAX_TEXT, Files
@@ -161,12 +161,8 @@ def load_item(path: Path | str) -> Item:
     Raises:
         InputError: It cannot be read or is no STAC item; the message names the field.
     """
-    try:
+    with readable(path, "STAC item", "it must be JSON: check the path, or copy it again"):
         fields = json.loads(_load(str(path), MAX_TEXT))
-    except OSError as error:  # requests' errors are of it too
-        raise InputError(f"{path}: cannot be read as a STAC item ({error})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}); copy the STAC item again") from error
     what = fields.get("type", "JSON object") if isinstance(fields, dict) else "JSON value"
     if what != "Feature":
         raise InputError(f"{path}: is a {what}, and no STAC item; give one item")
@@ -304,10 +300,8 @@ def _files(item: Item, path: str) -> Files:
     places = {key: _place(path, asset.href) for key, asset in item.assets.items()}
 
     def load(member: str, size: int) -> bytes:
-        try:
+        with readable(path, f"asset {member}", "check its address in the item"):
             return _load(places[member], size)
-        except OSError as error:
-            raise InputError(f"{path}: asset {member}: cannot be read ({error})") from error
 
     opened = {key: f"/vsicurl/{at}" if is_address(at) else at for key, at in places.items()}
     return Files(path, opened, load)
