@@ -176,7 +176,7 @@ def test_a_pickle_is_never_opened(tiny: MakeCard, tmp_path: Path) -> None:
         weights.write_bytes(data)
         fields["weights_sha256"] = hashlib.sha256(data).hexdigest()
         card.write_text(json.dumps(fields))
-        with pytest.raises(InputError, match=r"tiny\.safetensors: the file of weights cannot be read"):
+        with pytest.raises(InputError, match=r"tiny\.safetensors: the file of weights cannot be"):
             load_model(card)
     assert Trap.calls == 0
 
