@@ -1,12 +1,15 @@
 """Products as people have them: other names, other containers, other codes, a low sun."""
 
+import hashlib
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from test_products import (
     SIZE,
     edit,
@@ -21,8 +24,12 @@ from test_products import (
 )
 
 from clouddl.errors import InputError
-from clouddl.products import open_product
+from clouddl.files import Store, write_registry
+from clouddl.mission.labelling import label_image
+from clouddl.products import open_image, open_product
+from clouddl.products.image import Reading
 from clouddl.products.readers import find_product
+from clouddl.scale.batch import predict_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*surface reflectance")
 
@@ -220,3 +227,114 @@ def test_muscate_filled_with_another_number(tmp_path: Path) -> None:
         scene = open_product(path, bands=["blue", "red", "swir16"], resolution=20)
     assert np.isnan(scene.reflectance.values[:, :, :6]).all()
     assert np.isfinite(scene.reflectance.values[:, :, 7:]).all()
+
+
+def test_a_name_that_is_not_utf_8_is_refused_with_its_mend(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/bild \xe4.tif")
+    os.close(os.open(name, os.O_CREAT))
+    message = r"a name in this path is not UTF-8.*rename it \(convmv\)"
+    with pytest.raises(InputError, match=message):
+        open_image(name, "sentinel-2")
+    (outcome,) = predict_batch([name], "sentinel-2", tmp_path / "out")
+    assert outcome.status == "failed" and "is not UTF-8" in outcome.error
+
+
+class Cp437(zipfile.ZipInfo):
+    """A member of a zip whose name is not marked as UTF-8, as old programs write it."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("cp437"), self.flag_bits & ~0x800
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_names_with_accents_and_spaces(encoding: str, tmp_path: Path) -> None:
+    path, written = landsat(tmp_path)
+    place = tmp_path / "Bödele im März.zip"
+    with zipfile.ZipFile(place, "w") as archive:
+        for file in path.iterdir():
+            name = f"Bödele/{file.name}"
+            archive.writestr(name if encoding == "utf-8" else Cp437(name), file.read_bytes())
+    scene = open_product(place, bands=["red"])
+    assert scene.reflectance[0, 4, 4].item() == pytest.approx(written["B4"][4, 4] * 4e-5 - 0.2)
+
+
+def test_bands_of_a_product_in_usual_spellings(tmp_path: Path) -> None:
+    path, _ = sentinel2(tmp_path)
+    scene = open_product(path, bands=["B04", "Blue", "B8A", "SWIR"], resolution=20)
+    assert scene.band.values.tolist() == ["red", "blue", "nir08", "swir16"]
+    with pytest.raises(InputError, match="no reflective band"):
+        open_product(path, bands=["B17"])
+
+
+def test_bands_of_an_item_in_usual_spellings(tmp_path: Path) -> None:
+    values = write(tmp_path / "a.tif", numbers(1000, 5000, 2, SIZE, SIZE))
+    names = [{"common_name": name} for name in ("Red", "SWIR1")]
+    asset = {"href": "a.tif", "eo:bands": names, "raster:bands": [{"scale": 1e-4}] * 2}
+    properties = {"datetime": "2022-03-01T10:50:21Z", "platform": "sentinel-2a"}
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": "a", "geometry": None, "links": [],
+            "properties": properties, "assets": {"image": asset}}  # fmt: skip
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    scene = open_product(tmp_path / "item.json", bands=["B11", "B4"])
+    assert scene.band.values.tolist() == ["swir16", "red"]
+    np.testing.assert_allclose(scene.reflectance, values[::-1] * 1e-4, rtol=1e-6)
+    with pytest.raises(InputError, match=r"leave them out .--use takes some of its bands"):
+        open_image(tmp_path / "item.json", reading=Reading(bands=("red", "swir16")))
+
+
+def test_a_file_of_a_mirror_whose_server_gave_an_md5_or_its_size(tmp_path: Path) -> None:
+    data = b"a scene"
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / "a.tif").write_bytes(data)
+    row = {"path": "a.tif", "bytes": str(len(data)), "url": "https://x/a.tif"}
+    for checksum in ("", f"md5:{hashlib.md5(data).hexdigest()}", hashlib.sha256(data).hexdigest()):
+        write_registry(tmp_path / "r.csv", [{**row, "sha256": checksum}])
+        store = Store(tmp_path / "r.csv", tmp_path / "cache", mirror)
+        assert store.fetch("a.tif") == mirror / "a.tif"
+    write_registry(tmp_path / "r.csv", [{**row, "sha256": f"md5:{'0' * 32}"}])
+    with pytest.raises(InputError, match=r"a\.tif: md5 0{32} expected, .*copy it again"):
+        Store(tmp_path / "r.csv", tmp_path / "cache", mirror).fetch("a.tif")
+
+
+def test_an_image_is_labelled_with_the_name_of_its_sensor(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).uniform(0.02, 0.6, (4, 32, 32)).astype(np.float32)
+    write(tmp_path / "a.tif", values)
+    (proposals,) = label_image(tmp_path / "a.tif", "spot-5", tmp_path / "out", points=3)
+    assert len(json.loads(proposals.read_text())["features"]) == 3
+
+
+def netcdf(path: Path, placed: bool = True) -> np.ndarray:
+    """A netCDF file of int16 variables, with scale, offset and fill; returns the numbers."""
+    stored = numbers(300, 6000, 4, SIZE, SIZE, dtype="int16")
+    stored[:, 0, 0] = -999
+    attributes = {"scale_factor": 1e-4, "add_offset": -0.01, "_FillValue": np.int16(-999)}
+    layers = {name: (("y", "x"), layer, attributes)
+              for name, layer in zip(("B3", "B4", "B8", "B11"), stored, strict=True)}  # fmt: skip
+    centres = np.arange(SIZE) * 30 + 15
+    dataset = xr.Dataset(layers, {"x": 500_000 + centres, "y": 4_800_000 - centres})
+    dataset = dataset.rio.write_crs("EPSG:32631")
+    if placed:
+        dataset = dataset.rio.write_coordinate_system()
+    dataset.to_netcdf(path, engine="scipy")
+    return stored
+
+
+def test_netcdf_is_read_by_its_own_scale_offset_and_fill(tmp_path: Path) -> None:
+    stored = netcdf(tmp_path / "a.nc")
+    image = open_image(tmp_path / "a.nc", "sentinel-2")
+    assert image.bands == ("green", "red", "nir", "swir16")
+    assert image.resolution == pytest.approx(30) and image.grid.crs
+    assert tuple(image.grid.transform)[:6] == (30, 0, 500_000, 0, -30, 4_800_000)
+    expected = np.where(stored == -999, np.nan, stored * 1e-4 - 0.01)
+    np.testing.assert_allclose(image.read(), expected, atol=1e-6)
+    given = Reading(scale=2e-4, offset=0.0, nodata=-999)
+    numbers_as_given = open_image(tmp_path / "a.nc", "sentinel-2", given).read()
+    np.testing.assert_allclose(numbers_as_given, np.where(stored == -999, np.nan, stored * 2e-4),
+                               atol=1e-6)  # fmt: skip
+
+
+def test_netcdf_that_gdal_cannot_place_is_refused(tmp_path: Path) -> None:
+    """Without the CF attributes of x and y GDAL would turn it upside down, without a place."""
+    netcdf(tmp_path / "a.nc", placed=False)
+    with pytest.raises(InputError, match=r"a\.nc: has the CRS EPSG:32631 but no transform"):
+        open_image(tmp_path / "a.nc", "sentinel-2")

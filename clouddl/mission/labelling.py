@@ -263,7 +263,7 @@ def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int 
 
 def label_image(
     path: Path | str,
-    sensor: Sensor,
+    sensor: Sensor | str,
     out: Path | str,
     labels: Sequence[Path | str] = (),
     points: int = 10,
@@ -275,7 +275,7 @@ def label_image(
 
     Args:
         path: The image, with a CRS.
-        sensor: Card of its sensor.
+        sensor: Its sensor, the name of it or the path of its card.
         out: Folder for the results.
         labels: Files of labels; where they overlap the later one holds.
         points: How many places to propose.

@@ -21,7 +21,15 @@ from clouddl.files import is_local
 from clouddl.labels import dilate
 from clouddl.products.arrays import DATASETS, as_array, open_dataset
 from clouddl.products.dem import copernicus_dem
-from clouddl.products.image import AS_STORED, Grid, Image, Reading, open_array, open_file
+from clouddl.products.image import (
+    AS_STORED,
+    NOT_UTF_8,
+    Grid,
+    Image,
+    Reading,
+    open_array,
+    open_file,
+)
 from clouddl.products.product import Product
 from clouddl.products.readers import find_product
 from clouddl.products.stac import is_item, limit_waiting, read_item
@@ -103,6 +111,8 @@ def open_image(
         sensor = get_sensor(sensor)
     if not isinstance(source, Path | str):
         return open_array(as_array(source, sensor), reading, sensor)
+    if not _is_utf_8(str(source)):
+        raise InputError(f"{source}: {NOT_UTF_8}")
     if not is_local(source):
         limit_waiting()
     allowed = Reading(resolution=reading.resolution)
@@ -119,11 +129,20 @@ def open_image(
         return open_file(source, reading, sensor)
     if reading != allowed:
         raise InputError(
-            f"{source}: a product says its own scale, offset, nodata and bands; leave them out, "
-            "or say --sensor for a plain image"
+            f"{source}: a product says its own scale, offset, nodata and bands; leave them out "
+            "(--use takes some of its bands), or say --sensor for a plain image"
         )
     bands = *product.layers, *product.missing
     return ProductImage(str(source), product.sensor, product.level, bands, reading, product)
+
+
+def _is_utf_8(path: str) -> bool:
+    """Whether a path can be written as UTF-8; Python keeps other bytes of it as surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_product(
@@ -139,7 +158,7 @@ def open_product(
     Args:
         path: Folder, zip, tar, file of its metadata, or STAC item.
         resolution: Metres per pixel; default that of the coarsest band.
-        bands: Common names; default all that reflect.
+        bands: Names in any usual spelling; default all that reflect.
         mask_codes: A table of `labels.CODES`, to choose among several masks.
         dilation_m: Metres to grow the clouds of the mask by.
         elevation: Whether to fetch heights of the Copernicus DEM too (see `copernicus_dem`).

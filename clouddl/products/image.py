@@ -43,6 +43,7 @@ FILLS = (0, -9999, -999, -10000, -32768, float(np.finfo(np.float32).min))  # usu
 OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
 OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
 HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
+NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (convmv)"
 BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the sine of the sun
 
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
@@ -494,6 +495,8 @@ def open_array(
     grid = Grid((height, width))
     if array.rio.crs:
         grid = Grid((height, width), array.rio.transform(), array.rio.crs)
+        _check_place(name, grid, array.rio.crs)
+        resolution = resolution or _metres(grid)
     reading = replace(reading, bands=layers, resolution=resolution)
     bands = tuple(band for band in layers if band is not None)
     level = array.attrs.get("level", "toa")
@@ -710,6 +713,8 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name}: {NOT_UTF_8}") from error
     except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         path = Path(name.partition("#")[0])
         if ":" not in name[2:] and not name.startswith("/vsi"):  # else GDAL's, not a path
@@ -917,6 +922,11 @@ def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
     return images[0]
 
 
+def _metres(grid: Grid) -> float:
+    """Metres from pixel to pixel down a column, on the ground."""
+    return (_ground_spacing(grid) or _nominal_spacing(grid))[0]
+
+
 def _control_points(file: DatasetReader) -> ControlPoints:
     """The ground control points of a file that has no CRS."""
     points, crs = file.gcps
@@ -937,7 +947,7 @@ def _pixel_size(file: DatasetReader, given: float | None) -> float | None:
         return given
     _check_place(file.name, grid, grid.crs)
     ground = _ground_spacing(grid)
-    metres, _ = ground or _nominal_spacing(grid)
+    metres = _metres(grid)
     if grid.crs.is_geographic:
         return given or metres
     tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere

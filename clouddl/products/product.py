@@ -32,7 +32,7 @@ from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import Image, Level, Reading, check_reflectance, open_file
 from clouddl.products.mosaic import open_tiles
-from clouddl.sensors import Sensor, middle
+from clouddl.sensors import Sensor, band_names, middle
 
 STRIP = 1 << 24  # pixels of a band in memory at once
 
@@ -133,16 +133,17 @@ class Product:
         """Check that bands can be read.
 
         Args:
-            bands: Common names, default all the product should have.
+            bands: Names in any usual spelling, default all the product should have.
 
         Returns:
-            Their names.
+            Their common names.
 
         Raises:
             InputError: The product has no such band, or its file is missing.
         """
         if bands is None:
             bands = [*self.layers, *self.missing]
+        bands = band_names(bands, self.sensor)
         for band in bands:
             if band in self.missing:
                 raise InputError(

@@ -29,7 +29,7 @@ from clouddl.labels import CLOUD, NODATA
 from clouddl.products.archives import MAX_TEXT, Files
 from clouddl.products.image import AS_STORED, Level, Reading, open_raster
 from clouddl.products.product import Product, reflective, sine_of_sun
-from clouddl.sensors import Sensor, get_sensor, sensors
+from clouddl.sensors import Sensor, band_names, get_sensor, sensors
 
 TIMEOUT = 30  # seconds without an answer
 
@@ -194,6 +194,7 @@ def read_item(
     level = _level(item)
     if card.id.startswith("landsat"):
         bands = _landsat_bands(bands, card, level, item, reading)
+    bands = _spelled(bands, card)
     nodata = _nodata(bands, reading.nodata, path)
     product = Product(files, card, level, nodata, format="STAC item")
     sun = item.properties.get("view:sun_elevation")
@@ -331,6 +332,15 @@ def _bands(item: Item) -> Bands:
             if layer.common and not PICTURES & set(asset.roles):
                 bands.setdefault(layer.common, (key, layer, names))
     return bands
+
+
+def _spelled(bands: Bands, card: Sensor) -> Bands:
+    """Bands of an item by their common names, which some items spell in another way."""
+    spelled: Bands = {}
+    for name, (asset, numbers, layers) in bands.items():
+        (common,) = band_names([name], card)
+        spelled.setdefault(common, (asset, numbers, [*band_names(layers, card)]))
+    return spelled
 
 
 def _landsat_bands(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> Bands:

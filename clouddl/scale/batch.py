@@ -226,7 +226,7 @@ def _outcome_before(job: _Job) -> Outcome:
         try:
             with rasterio.open(result) as file:
                 made_from = file.tags().get("made_from")
-        except RasterioError:
+        except (RasterioError, UnicodeEncodeError):  # of a name that is not UTF-8
             return outcome
         if not job.made_from or made_from != job.made_from:
             return outcome
@@ -391,6 +391,6 @@ def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
     table = pd.DataFrame([outcome.model_dump() for outcome in outcomes])
     columns = ["scene", "status", "seconds", "error"]
     try:
-        write_whole(path, table[columns].to_csv(index=False).encode())
+        write_whole(path, table[columns].to_csv(index=False).encode(errors="backslashreplace"))
     except OSError as error:  # the masks are there, or the run has a worse error to report
         warnings.warn(f"{path}: not written ({error.strerror})", stacklevel=2)
