@@ -30,16 +30,20 @@ Effect = Callable[[Tensor, Tensor, Generator], Batch]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """All training effects, with their strengths; a strength of 0 switches an effect off."""
+    """All training effects, with their strengths; a strength of 0 switches an effect off.
+
+    Strengths are those of sensors: calibrations differ by some per cent, response curves change the
+    colour of the ground by as much. Stronger ones would blur the differences between bands that
+    tell snow, water and soil from cloud.
+    """
 
     resolution: tuple[float, float] = (10.0, 60.0)  # metres, finest and coarsest (log-uniform)
-    gain: float = 0.08  # standard deviations of these three: `change_light`
-    offset: float = 0.015
-    brightness: float = 0.15
-    ground: float = 0.3  # standard deviation: `change_ground`
+    gain: float = 0.03  # standard deviations of these three: `change_light`
+    offset: float = 0.003
+    brightness: float = 0.05
+    ground: float = 0.05  # standard deviation: `change_ground`
     paste: float = 0.5  # fraction of images: `paste_clouds`
-    ice: float = 0.3  # fraction of images: `darken_ice`
-    haze: float = 0.03  # standard deviation: `add_haze`
+    haze: float = 0.01  # standard deviation: `add_haze`
     turns: bool = True  # whether to turn and mirror
     crop: int = CROP  # pixels, the largest side of the result
 
@@ -52,7 +56,6 @@ class Augmentation:
         return {
             "ground": partial(change_ground, strength=self.ground),
             "paste": partial(paste_clouds, fraction=self.paste),
-            "ice": partial(darken_ice, fraction=self.ice, bands=bands),
             "haze": partial(add_haze, strength=self.haze, bands=bands),
             "light": partial(
                 change_light, gain=self.gain, brightness=self.brightness, offset=self.offset
@@ -179,24 +182,6 @@ def paste(x: Tensor, y: Tensor, donor_x: Tensor, donor_y: Tensor) -> Batch:
     y = torch.where(weight[:, 0] >= 0.5, donor_y, y)
     x = torch.where(weight > 0, donor_x * weight + x * (1 - weight), x)
     return x, torch.where(x.isnan().all(1), torch.nan, y)
-
-
-def darken_ice(
-    x: Tensor, y: Tensor, rng: Generator, fraction: float, bands: Sequence[str]
-) -> Batch:
-    """Darken clouds in the short-wave infrared by up to 80 %, as if they were of ice.
-
-    Water ice absorbs there, and droplets hardly do (Pilewskie and Twomey 1987).
-
-    Args:
-        fraction: Of the images with such clouds.
-        bands: Common names of the bands.
-    """
-    n = len(x)
-    absorbed = 0.8 * torch.rand(n, 1, 1, generator=rng)
-    absorbed = absorbed * (torch.rand(n, 1, 1, generator=rng) < fraction)
-    factor = 1 - absorbed.to(x) * torch.nan_to_num(y)
-    return torch.where(bands_named("swir", bands, x), x * factor[:, None], x), y
 
 
 def add_haze(x: Tensor, y: Tensor, rng: Generator, strength: float, bands: Sequence[str]) -> Batch:

@@ -252,7 +252,7 @@ class Chips:
     def statistics(
         self, of: Callable[[Tensor], Tensor] = lambda x: x
     ) -> tuple[list[float], list[float]]:
-        """Compute the mean and the standard deviation of each band, of every fourth pixel each way.
+        """Compute the mean and the standard deviation of each band, without nodata.
 
         Args:
             of: Applied first to the image (chip, band, y, x): `network.logarithm`, say.
@@ -263,10 +263,13 @@ class Chips:
         Raises:
             InputError: A band is nodata everywhere.
         """
-        every_fourth = torch.from_numpy(self.dataset.image.values[..., ::4, ::4]).float()
-        x = of(every_fourth).numpy()
-        mean = np.asarray(np.nanmean(x, axis=(0, 2, 3), dtype=np.float64))
-        std = np.asarray(np.nanstd(x, axis=(0, 2, 3), dtype=np.float64))
+        count = total = squares = torch.zeros(1)
+        for images in self.tensors()[0].split(64):  # all at once would fill the memory
+            x = of(images.float()).double()
+            count = count + x.isfinite().sum((0, 2, 3))
+            total, squares = total + x.nansum((0, 2, 3)), squares + (x**2).nansum((0, 2, 3))
+        mean = (total / count).numpy()
+        std = (squares / count - (total / count) ** 2).clamp_min(0).sqrt().numpy()
         if not np.isfinite(mean).all():
             band = self.dataset.band.values[~np.isfinite(mean)][0]
             raise InputError(f"chips: band {band} is nodata everywhere; leave it out of the bands")
@@ -274,7 +277,7 @@ class Chips:
         return [round(value, 5) for value in mean.tolist()], [round(v, 5) for v in std.tolist()]
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Give the images (chip, band, y, x), as stored, and the masks (chip, y, x) uint8."""
+        """Give the images (chip, band, y, x) of type `STORED` and the masks (chip, y, x) uint8."""
         image, mask = self.dataset.image.values, self.dataset.mask.values
         return torch.from_numpy(image), torch.from_numpy(mask)
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, absent
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from clouddl.products.image import Reading
+    from clouddl.scenes import Catalogue, Scene
     from clouddl.sensors import Range, Sensor
 
 app = typer.Typer(
@@ -83,6 +84,12 @@ Offset = Annotated[
 Nodata = Annotated[
     float | None, typer.Option(help="Number that means nodata; default: the file's own.")
 ]
+
+
+SENSOR = "Name of a sensor (see `clouddl sensors`) or path of a card."
+
+
+Results = Annotated[Path, typer.Option(help="Folder for the results.")]
 
 
 Model = Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")]
@@ -178,10 +185,7 @@ def fetch(
     if corpus:
         raise InputError(f"fetch {corpus}: only alcd is gathered by name; for others --catalogue")
     records = load_catalogue(catalogue)
-    scenes = records.select(role)
-    if not scenes:
-        known = ", ".join(sorted({scene.role for scene in records.scenes}))
-        raise InputError(f"no scenes of role {role!r} in catalogue {catalogue}; it has {known}")
+    scenes = _scenes_of_role(records, role)
     store = store_of(records, mirror)
     files = list(dict.fromkeys(name for scene in scenes for name in scene.files()))
     if not files:
@@ -203,12 +207,10 @@ def predict(
             help="Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    out: Results,
     sensor: Annotated[
         str | None,
-        typer.Option(
-            help="Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which say it themselves."
-        ),
+        typer.Option(help=f"{SENSOR[:-1]}; not for products, which say it themselves."),
     ] = None,
     use: Annotated[
         str | None,
@@ -355,11 +357,10 @@ def score(
         rows.append({"scene": name, **counts(mask.values, decoded.values)})
     table = pd.DataFrame(rows)
     total = pooled(table, unit="scene")
-    parts = [pooled(table, by=["scene"], unit="scene"), total.assign(scene="all, pooled")]
-    scores = pd.concat(parts, ignore_index=True)
+    single = pooled(table, by=["scene"], unit="scene")
+    scores = pd.concat([single, total.assign(scene="all, pooled")], ignore_index=True)
     if csv:
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        scores.to_csv(csv, index=False)
+        _write_table(csv, scores)
     print(_table(scores[["scene", *MEASURES, "cloud"]]))
     if len(rows) > 1:
         interval = f"{total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}"
@@ -371,10 +372,8 @@ def score(
 def label(
     reading: "Reading",
     image: Annotated[str, typer.Argument(help="GeoTIFF of reflectance, with a CRS.")],
-    sensor: Annotated[
-        str, typer.Option(help="Name of a sensor (see `clouddl sensors`) or path of a card.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    sensor: Annotated[str, typer.Option(help=SENSOR)],
+    out: Results,
     labels: Annotated[
         list[str] | None,
         typer.Option(
@@ -429,9 +428,7 @@ def gate(
     demands = read_spec(spec)
     loaded = load_model(model)
     records = load_catalogue(catalogue)
-    scenes = records.select("reference")
-    if not scenes:
-        raise InputError(f"catalogue {catalogue}: has no scenes of role reference to score")
+    scenes = _scenes_of_role(records, "reference")
     opened = open_scenes(scenes, store_of(records, mirror), loaded.card.resolution)
     verdict = run_gate(loaded, opened, demands)
     print(_table(verdict.rows))
@@ -443,9 +440,7 @@ def gate(
 
 @app.command()
 def preflight(
-    card: Annotated[
-        str, typer.Argument(help="Name of a sensor (see `clouddl sensors`) or path of a card.")
-    ],
+    card: Annotated[str, typer.Argument(help=SENSOR)],
     out: Annotated[Path, typer.Option(help="Folder for the model and the table.")],
     corpus: Corpus = "auto",
     mirror: Mirror = None,
@@ -473,7 +468,7 @@ def preflight(
     model = coarse_model(sensor, chips, labels, run, epochs=epochs, seed=seed)
     table = expected(model, sensor, draws=draws)
     print(save_model(model, out / sensor.id))
-    table.to_csv(out / "expected.csv", index=False)
+    _write_table(out / "expected.csv", table)
     spread = ""
     if len(table) > 1:
         spread = f", from {table.f2.min():.3f} to {table.f2.max():.3f} over {len(table)} draws"
@@ -523,9 +518,7 @@ def refine(
 
     start = load_model(model)
     records = load_catalogue(catalogue)
-    scenes = records.select("train")
-    if not scenes:
-        raise InputError(f"catalogue {catalogue}: has no scenes of role train to learn from")
+    scenes = _scenes_of_role(records, "train")
     opened = open_scenes(scenes, store_of(records, mirror), start.card.resolution)
     folder = out.with_name(f"{out.name}-run").resolve()
     print(save_model(adapt(start, opened, folder, epochs=epochs), out))
@@ -614,6 +607,21 @@ def _print_shared(chosen: "list[Sensor]") -> None:
         for bands in card.band_sets:
             verdict = "fits" if set(bands) <= set(available) else "does not fit"
             print(f"model {card.name} ({', '.join(bands)}): {verdict}")
+
+
+def _scenes_of_role(catalogue: "Catalogue", role: str | None) -> "list[Scene]":
+    scenes = catalogue.select(role)
+    if not scenes:
+        known = sorted({scene.role for scene in catalogue.scenes})
+        raise absent(f"catalogue {catalogue.name}", "scenes of role", str(role), known)
+    return scenes
+
+
+def _write_table(path: Path, table: "pd.DataFrame") -> None:
+    from clouddl.files import write_whole, writing
+
+    with writing(path.parent):
+        write_whole(path, table.to_csv(index=False).encode())
 
 
 def _table(table: "pd.DataFrame") -> str:

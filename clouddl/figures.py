@@ -288,9 +288,9 @@ def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
     for name, colour in BANDS.items():
         if name in {band.common for band in bands}:
             handles.append(Patch(color=colour, alpha=0.6, label=name))
-    for source, line in RESPONSES.items():
-        if source in {band.response for band in bands}:
-            handles.append(Line2D([], [], color=BANDS["pan"], ls=line, label=source))
+    for name, line in RESPONSES.items():
+        if name in {band.response for band in bands}:
+            handles.append(Line2D([], [], color=BANDS["pan"], ls=line, label=name))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9)
     return _close(figure)
 

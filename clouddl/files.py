@@ -296,8 +296,8 @@ class Store:
         url = row["url"]
         if not url and not (self.cache / path).is_file():
             raise InputError(f"{path}: was made here and is gone; repeat: clouddl fetch alcd")
-        part = self.cache / f"{path}.part"
-        download = partial(_download, part=part, size=int(row["bytes"]), bar=bar)
+        incomplete = self.cache / f"{path}.part"
+        download = partial(_download, incomplete=incomplete, size=int(row["bytes"]), bar=bar)
         downloads = pooch.create(
             self.cache,
             base_url="",
@@ -321,24 +321,24 @@ class _Truncated(requests.ConnectionError):
     """The stream ended early; the `.part` file keeps what arrived."""
 
 
-def _download(url: str, output: str, _: object, *, part: Path, size: int, bar: tqdm) -> None:
-    """Download to `output` as pooch asks, continuing from `part` after an earlier attempt."""
-    part.parent.mkdir(parents=True, exist_ok=True)
-    arrived = part.stat().st_size if part.exists() else 0
+def _download(url: str, output: str, _: object, *, incomplete: Path, size: int, bar: tqdm) -> None:
+    """Download to `output` as pooch asks, continuing from `incomplete` after an earlier attempt."""
+    incomplete.parent.mkdir(parents=True, exist_ok=True)
+    arrived = incomplete.stat().st_size if incomplete.exists() else 0
     if arrived < size:
-        arrived = _append(url, part, arrived, bar)
+        arrived = _append(url, incomplete, arrived, bar)
     if arrived < size:
         bar.update(-arrived)  # the next attempt counts them again
         raise _Truncated(f"truncated: {arrived} of {size} bytes arrived")
-    part.replace(output)  # pooch verifies it there, and only then moves it into place
+    incomplete.replace(output)  # pooch verifies it there, and only then moves it into place
 
 
-def _append(url: str, part: Path, start: int, bar: tqdm) -> int:
-    """Download what `part` lacks, or all where the server ignores the range; return its size."""
+def _append(url: str, incomplete: Path, start: int, bar: tqdm) -> int:
+    """Download what a file lacks, or all where the server ignores the range; return its size."""
     headers = {"Range": f"bytes={start}-"} if start else {}
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
         response.raise_for_status()
-        with part.open("ab" if response.status_code == 206 else "wb") as stream:
+        with incomplete.open("ab" if response.status_code == 206 else "wb") as stream:
             bar.update(stream.tell())
             for chunk in response.iter_content(1 << 16):
                 bar.update(stream.write(chunk))

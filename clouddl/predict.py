@@ -41,7 +41,7 @@ from clouddl.products.image import (
     open_raster,
     strips,
 )
-from clouddl.scale.tiles import Part, TilePredictor
+from clouddl.scale.tiles import Prediction, TilePredictor
 from clouddl.sensors import Sensor, band_names, middle
 
 TRAINED = (10, 60)  # metres; training samples resolutions of this range
@@ -259,9 +259,9 @@ def _best_set(card: ModelCard, bands: Sequence[str], name: str, exact: bool = Fa
 
 
 def _write(
-    plan: _Plan, parts: Iterable[Part], out: Path | str, tags: Mapping[str, str]
+    plan: _Plan, predictions: Iterable[Prediction], out: Path | str, tags: Mapping[str, str]
 ) -> tuple[Path, Path]:
-    """Write the probability, part by part, and the mask of it, as cloud-optimised GeoTIFF."""
+    """Write the probability, window by window, and its mask, as cloud-optimised GeoTIFF."""
     results = results_of(plan.image.name, out)
     check_results(results, plan.made_of)
     make_results_folder(out, math.prod(plan.image.shape) * RESULT_BYTES)
@@ -282,7 +282,7 @@ def _write(
             ) as probability,
         ):
             mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
-            for window, values in parts:
+            for window, values in predictions:
                 probability.write(values, 1, window=window)
                 if not plan.dilation_m:
                     mask.write(to_mask(values, plan.threshold), 1, window=window)
@@ -425,7 +425,7 @@ def join_parts(
     return _write(plan, _saved_parts(plan, Path(parts)), out, tags or {})
 
 
-def _saved_parts(plan: _Plan, parts: Path) -> Iterator[Part]:
+def _saved_parts(plan: _Plan, parts: Path) -> Iterator[Prediction]:
     """What `predict_part` has left in a folder; InputError if that is not all of the image."""
     missing = math.prod(plan.image.shape)
     for path in sorted(parts.glob("*.npy")):

@@ -21,7 +21,7 @@ from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import Reading, check_reflectance, read_image
 from clouddl.sensors import Sensor, get_sensor
-from clouddl.simulate import simulate_scene
+from clouddl.simulate import places, simulate_scene
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
 SIMULATED = "simulated"  # stands for the SHA-256 of the image of a simulated scene
@@ -180,7 +180,9 @@ def load_catalogue(name_or_path: str | Path) -> Catalogue:
     try:
         fields["scenes"] = _scenes_of(fields.pop("collections"))
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: collections: each wants a list `scenes` ({error})") from error
+        raise InputError(
+            f"{path}: collections: each wants a list `scenes`, or `places` to simulate ({error})"
+        ) from error
     for scene in fields["scenes"]:  # a user's card lies in the folder of the catalogue
         card = path.parent / str(scene.get("sensor"))
         if card.suffix == ".yaml" and card.is_file():
@@ -196,8 +198,27 @@ def _scenes_of(collections: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The fields of every scene, those of its collection included."""
     scenes = []
     for name, fields in collections.items():
-        common = {key: value for key, value in fields.items() if key != "scenes"}
-        scenes += [{"collection": name, **common, **scene} for scene in fields["scenes"]]
+        own = {key: value for key, value in fields.items() if key not in ("scenes", "places")}
+        listed = fields["scenes"] if "scenes" in fields else _simulated_places(fields["places"])
+        scenes += [{"collection": name, **own, **scene} for scene in listed]
+    return scenes
+
+
+def _simulated_places(roles: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Scenes of `simulate.places`: for each role their count and the seed of the first."""
+    scenes = []
+    for role, extent in roles.items():
+        for arguments in places(**extent):
+            surface = arguments["surface"]
+            scenes.append(
+                {
+                    "id": f"simulated_{surface}_{arguments['seed']}",
+                    "group": f"simulated_{surface}_{role}",
+                    "role": role,
+                    "biome": surface,
+                    "simulated": arguments,
+                }
+            )
     return scenes
 
 

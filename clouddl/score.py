@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 
 from clouddl.errors import InputError
 from clouddl.labels import CLOUD, NODATA
@@ -188,10 +189,31 @@ def best_threshold(
     Returns:
         The threshold and the highest score; (0.5, nan) without any cloud.
     """
-    if not truth.any():
+    return common_threshold([(probability, truth)], beta)
+
+
+def common_threshold(
+    sets: Sequence[tuple[np.ndarray, np.ndarray]], beta: float = 2
+) -> tuple[float, float]:
+    """Choose one threshold for several sets of pixels: as `best_threshold`, on their mean F-beta.
+
+    However many pixels a set has, it counts like the others.
+
+    Args:
+        sets: Probability and truth of each, as for `best_threshold`.
+        beta: Of F-beta.
+
+    Returns:
+        The threshold and the highest mean; (0.5, nan) without any cloud.
+    """
+    scores = []
+    for probability, truth in sets:
+        thresholds, tp, fp, fn = _by_threshold(probability, truth.astype(bool))
+        if truth.any():
+            scores.append(f_beta(tp, fp, fn, beta))
+    if not scores:
         return 0.5, float("nan")
-    thresholds, tp, fp, fn = _by_threshold(probability, truth.astype(bool))
-    score = f_beta(tp, fp, fn, beta)
+    score = np.mean(scores, axis=0)
     top = np.flatnonzero(score >= np.nanmax(score) - PLATEAU)
     middle = (top[0] + top[-1]) // 2
     return float(thresholds[middle]), float(np.nanmax(score))
@@ -239,3 +261,33 @@ def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 10) -> p
             "pixels": pixels,
         }
     )
+
+
+def logits(probability: np.ndarray) -> np.ndarray:
+    """Compute ln(p / (1 - p)), with p kept within 1e-6 of 0 and 1.
+
+    Args:
+        probability: Of any shape.
+    """
+    return logit(np.clip(probability.astype(np.float64), 1e-6, 1 - 1e-6))
+
+
+def calibration(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Fit the scale and shift of logits with which probabilities are frequencies (Platt 1999).
+
+    Args:
+        sets: Probability and truth (pixel,) of sets that count alike, however many pixels they
+            have.
+
+    Returns:
+        Scale and shift; 1 and 0 where all is cloud or all is clear.
+    """
+    z = np.concatenate([logits(probability) for probability, _ in sets])
+    cloud = np.concatenate([truth for _, truth in sets]).astype(float)
+    weight = np.concatenate([np.full(len(truth), 1 / len(truth)) for _, truth in sets])
+    if len(np.unique(cloud)) < 2:
+        return 1.0, 0.0
+    from sklearn.linear_model import LogisticRegression  # late: only training needs it
+
+    fitted = LogisticRegression(C=np.inf).fit(z[:, np.newaxis], cloud, weight / weight.mean())
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])

@@ -83,11 +83,11 @@ def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:
     return "| | |\n|---|---|\n" + "".join(lines)
 
 
-def build_book(source: Path) -> Path:
+def build_book(book: Path) -> Path:
     """Build a Jupyter Book in its own folder, with warnings as errors.
 
     Args:
-        source: Folder of the book.
+        book: Its folder.
 
     Returns:
         Its index.html.
@@ -97,7 +97,7 @@ def build_book(source: Path) -> Path:
     """
     # jupyter_book has no __main__, and its script need not be on the PATH.
     start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "build", str(source)]
+    command = [sys.executable, "-c", start, "build", str(book)]
     options = ["--all", "-W", "-n", "--keep-going"]
     environment = {**os.environ, "NO_COLOR": "1"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment)
@@ -105,8 +105,8 @@ def build_book(source: Path) -> Path:
         printed = (done.stdout + done.stderr).splitlines()
         faults = [line for line in printed if re.search("WARNING|ERROR|Error:", line)]
         listed = "\n".join((faults or printed[-1:])[:20])
-        raise InputError(f"{source}: the book does not build:\n{listed}")
-    return source / "_build" / "html" / "index.html"
+        raise InputError(f"{book}: the book does not build:\n{listed}")
+    return book / "_build" / "html" / "index.html"
 
 
 def check_readme() -> None:

@@ -51,40 +51,40 @@ class Manifest(BaseModel):
     hardware: dict[str, str]
     finished: str
 
-    def is_current(self, source: Path, parameters: Mapping[str, Any], after: str) -> bool:
+    def is_current(self, script: Path, parameters: Mapping[str, Any], after: str) -> bool:
         """Tell whether a run now would start from the same things.
 
         Args:
-            source: The notebook.
+            script: The notebook.
             parameters: Its parameters, checked.
             after: `finished` of the notebook before.
 
         Returns:
             False where the page has to be made again.
         """
-        now = (parameters, data_hashes(parameters), code_hash(source), after)
+        now = (parameters, data_hashes(parameters), code_hash(script), after)
         return now == (self.parameters, self.data, self.code, self.after)
 
 
-def manifest_path(source: Path, parameters: Mapping[str, Any]) -> Path:
+def manifest_path(script: Path, parameters: Mapping[str, Any]) -> Path:
     """Tell where the manifest of a page lies: `<work>/manifests/<name>.json`.
 
     Args:
-        source: The notebook.
+        script: The notebook.
         parameters: Its parameters, of which `work` counts.
 
     Returns:
         The path, whether or not there is such a file.
     """
     work = workspace.ROOT / parameters.get("work", "build/work")
-    return work / "manifests" / f"{source.stem}.json"
+    return work / "manifests" / f"{script.stem}.json"
 
 
-def read_manifest(source: Path, page: Path, parameters: Mapping[str, Any]) -> Manifest | None:
+def read_manifest(script: Path, page: Path, parameters: Mapping[str, Any]) -> Manifest | None:
     """Read the manifest of a page.
 
     Args:
-        source: The notebook.
+        script: The notebook.
         page: The page.
         parameters: As for `manifest_path`.
 
@@ -92,25 +92,25 @@ def read_manifest(source: Path, page: Path, parameters: Mapping[str, Any]) -> Ma
         The manifest; None if it or the page is missing, or if another version wrote it.
     """
     try:
-        text = manifest_path(source, parameters).read_text("utf-8")
+        text = manifest_path(script, parameters).read_text("utf-8")
         manifest = Manifest.model_validate_json(text)
     except (OSError, ValueError):
         return None
     return manifest if page.exists() else None
 
 
-def code_hash(source: Path) -> str:
+def code_hash(script: Path) -> str:
     """Compute the SHA-256 of what the results of a notebook depend on.
 
     Args:
-        source: The notebook.
+        script: The notebook.
 
     Returns:
         The hash over the files of both packages and the notebook.
     """
     folders = WEIGHTS.parent, Path(__file__).parent
     files = sorted(file for folder in folders for file in folder.rglob("*") if file.suffix in CODE)
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in [*files, source])).hexdigest()
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in [*files, script])).hexdigest()
 
 
 def data_hashes(parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -69,11 +69,11 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: Path | str) 
     return InputError(f"{where}: unknown {what} {name!r}{suggestion} there is: {', '.join(known)}")
 
 
-def read_notebook(source: Path) -> NotebookNode:
+def read_notebook(script: Path) -> NotebookNode:
     """Read a script in the percent format as a notebook.
 
     Args:
-        source: The script.
+        script: The script.
 
     Returns:
         The notebook. Its cells are numbered, so that every run gives them the same ids.
@@ -82,9 +82,9 @@ def read_notebook(source: Path) -> NotebookNode:
         InputError: There is no such file.
     """
     try:
-        notebook = jupytext.read(source, fmt="py:percent")
+        notebook = jupytext.read(script, fmt="py:percent")
     except OSError as error:
-        raise InputError(f"{source}: no such notebook") from error
+        raise InputError(f"{script}: no such notebook") from error
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -92,11 +92,11 @@ def read_notebook(source: Path) -> NotebookNode:
     return notebook
 
 
-def check_parameters(source: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def check_parameters(script: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Check parameters against names and types of a notebook's cell tagged `parameters`.
 
     Args:
-        source: The notebook.
+        script: The notebook.
         parameters: Values by name; an int is taken for a float.
 
     Returns:
@@ -105,17 +105,17 @@ def check_parameters(source: Path, parameters: Mapping[str, Any]) -> dict[str, A
     Raises:
         InputError: The message names notebook, parameter, type and value.
     """
-    notebook = read_notebook(source)
+    notebook = read_notebook(script)
     tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
-        raise InputError(f"{source}: tag one cell `parameters`, neither none nor more")
+        raise InputError(f"{script}: tag one cell `parameters`, neither none nor more")
     known = papermill.inspect_notebook(notebook)
     checked = {}
     for name, value in parameters.items():
         if name not in known:
-            raise unknown_name("parameter", name, known, source)
+            raise unknown_name("parameter", name, known, script)
         type_name = known[name]["inferred_type_name"].replace(" ", "")
-        checked[name] = _checked(f"{source}: parameter {name}", type_name, value)
+        checked[name] = _checked(f"{script}: parameter {name}", type_name, value)
     return checked
 
 
@@ -130,12 +130,12 @@ def _checked(parameter: str, type_name: str, value: Any) -> Any:
 
 
 def run_notebook(
-    source: Path, page: Path, parameters: Mapping[str, Any], *, after: str = ""
+    script: Path, page: Path, parameters: Mapping[str, Any], *, after: str = ""
 ) -> Manifest:
     """Run a notebook at the project's root, and write its page and its manifest.
 
     Args:
-        source: The notebook, in the percent format.
+        script: The notebook, in the percent format.
         page: The .ipynb to write; it stays as it was when a cell fails.
         parameters: Checked first, by `check_parameters`.
         after: `finished` of the notebook before.
@@ -147,13 +147,13 @@ def run_notebook(
         InputError: A cell failed; the message gives the cell and the reason, and what was run is
             in `<work>/<name>.failed.ipynb`.
     """
-    parameters = check_parameters(source, parameters)
-    code = manifest.code_hash(source)
+    parameters = check_parameters(script, parameters)
+    code = manifest.code_hash(script)
     start = time.monotonic()
-    record = manifest.manifest_path(source, parameters)
+    record = manifest.manifest_path(script, parameters)
     # From here on results may change under the old page: it no longer counts as finished.
     record.unlink(missing_ok=True)
-    executed = _execute(source, parameters, record.parents[1])
+    executed = _execute(script, parameters, record.parents[1])
     memory = "".join(output.get("text", "") for output in executed.cells.pop().outputs).strip()
     text = nbformat.writes(clean_page(executed, record.parents[2]))
     write_whole(page, f"{text.rstrip()}\n".encode())
@@ -174,13 +174,13 @@ def run_notebook(
     return made
 
 
-def _execute(source: Path, parameters: dict[str, Any], work: Path) -> NotebookNode:
+def _execute(script: Path, parameters: dict[str, Any], work: Path) -> NotebookNode:
     """Run the cells, and the one that measures memory; a failed run stays in `work`."""
-    notebook = read_notebook(source)
+    notebook = read_notebook(script)
     measure = MEMORY_CELL if Path("/proc/self").exists() else ""
     notebook.cells.append(nbformat.v4.new_code_cell(measure))
     work.mkdir(parents=True, exist_ok=True)
-    failed = work / f"{source.stem}.failed.ipynb"
+    failed = work / f"{script.stem}.failed.ipynb"
     try:
         executed = papermill.execute_notebook(
             notebook,
@@ -193,20 +193,20 @@ def _execute(source: Path, parameters: dict[str, Any], work: Path) -> NotebookNo
             progress_bar=sys.stderr.isatty(),
         )
     except PapermillExecutionError as error:
-        raise _failure(error, source, failed) from error
+        raise _failure(error, script, failed) from error
     except DeadKernelError as error:
         failed.unlink(missing_ok=True)
-        raise InputError(f"{source.name}: Python ended early; is there enough memory?") from error
+        raise InputError(f"{script.name}: Python ended early; is there enough memory?") from error
     failed.unlink(missing_ok=True)
     return executed
 
 
-def _failure(error: PapermillExecutionError, source: Path, failed: Path) -> InputError:
+def _failure(error: PapermillExecutionError, script: Path, failed: Path) -> InputError:
     if error.ename == "InputError":
         return InputError(error.evalue)
     lines = [line.strip() for line in str(error.evalue).splitlines() if line.strip()]
     reason = lines[-1] if lines else ""
-    where = f"{source.name}, cell [{error.exec_count}]"
+    where = f"{script.name}, cell [{error.exec_count}]"
     return InputError(f"{where}: {error.ename}: {reason}; see {failed}")
 
 

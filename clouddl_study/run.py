@@ -93,7 +93,7 @@ def run_study(
     with _locked(folder):
         book = copy_sources(folder)
         made = _make_pages(plan, book / "notebooks", only, force)
-        absent = [source.stem for source in plan if source.stem not in made]
+        absent = [script.stem for script in plan if script.stem not in made]
         if absent and publish:
             raise InputError(f"nothing published: no page of {absent[0]}; run without --only")
         if absent:
@@ -122,20 +122,20 @@ def _choose_corpus(requested: str, mirror: str | Path | None) -> str:
 def _plan(profile: str, requested: Profile, corpus: str) -> Plan:
     """Each notebook with its parameters, all of them checked before the first one runs."""
     folder = workspace.ROOT / "notebooks"
-    sources = sorted(folder.glob("*.py"))
-    if not sources:
+    scripts = sorted(folder.glob("*.py"))
+    if not scripts:
         raise InputError(f"{folder}: no notebooks; run from a checkout of the project")
-    _check_names(requested.notebooks, sources, f"{profile}.yaml")
+    _check_names(requested.notebooks, scripts, f"{profile}.yaml")
     shared = {"corpus": corpus, "work": f"build/{profile}/work"}
     plan = {}
-    for source in sources:
-        special = requested.notebooks.get(source.stem, {})
-        plan[source] = check_parameters(source, {**requested.common, **special, **shared})
+    for script in scripts:
+        special = requested.notebooks.get(script.stem, {})
+        plan[script] = check_parameters(script, {**requested.common, **special, **shared})
     return plan
 
 
-def _check_names(names: Iterable[str], sources: Iterable[Path], where: str) -> None:
-    known = [source.stem for source in sources]
+def _check_names(names: Iterable[str], scripts: Iterable[Path], where: str) -> None:
+    known = [script.stem for script in scripts]
     for name in names:
         if name not in known:
             raise unknown_name("notebook", name, known, where)
@@ -147,17 +147,17 @@ def _make_pages(
     """Run what has to be run; the manifests of all pages there are, by name of the notebook."""
     made: dict[str, Manifest] = {}
     after = ""
-    for source, parameters in plan.items():
-        name = source.stem
+    for script, parameters in plan.items():
+        name = script.stem
         page = pages / f"{name}.ipynb"
-        manifest = read_manifest(source, page, parameters)
+        manifest = read_manifest(script, page, parameters)
         if only and name not in only:
             print(f"{name}: left as it is" if manifest else f"{name}: no page yet")
-        elif manifest and not force and manifest.is_current(source, parameters, after):
+        elif manifest and not force and manifest.is_current(script, parameters, after):
             print(f"{name}: up to date, made {manifest.finished[:16]} UTC")
         else:
             print(f"{name}: running")
-            manifest = run_notebook(source, page, parameters, after=after)
+            manifest = run_notebook(script, page, parameters, after=after)
         if manifest:
             made[name] = manifest
         after = manifest.finished if manifest else ""

@@ -159,8 +159,8 @@ def test_a_file_that_is_missing(servers: Web) -> None:
 
 
 def test_no_space_left(servers: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(*_: Any, part: Path, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(part))
+    def full(*_: Any, incomplete: Path, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(incomplete))
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "_download", full)

@@ -97,7 +97,7 @@ def test_ground_changes_only_chips_without_cloud() -> None:
 
 def test_haze_brightens_dark_ground_most_and_blue_most() -> None:
     x, y = batch()
-    change = Augmentation((10.0, 10.0), **STILL | {"haze": 0.3, "ice": 0.0}, turns=False)
+    change = Augmentation((10.0, 10.0), **STILL | {"haze": 0.3}, turns=False)
     changed, mask = change(x, y, 10.0, rng(), ["blue", "swir16"])
     assert torch.equal(mask, y)  # haze is no cloud
     gain = changed - x
@@ -164,7 +164,7 @@ def test_elevation_is_left_as_it_is() -> None:
 def test_an_effect_leaves_its_input_alone(name: str) -> None:
     x, y = batch()
     before = x.clone(), y.clone()
-    effect = Augmentation(paste=1.0, ice=1.0).effects(["red", "swir16"])[name]
+    effect = Augmentation(paste=1.0).effects(["red", "swir16"])[name]
     changed, mask = effect(x, y, rng())
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
     assert changed.shape == x.shape and mask.shape == y.shape

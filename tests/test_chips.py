@@ -34,7 +34,7 @@ def test_chips_are_the_scene_cut_to_pieces(simulated: MakeScene, tmp_path: Path)
     stored = xr.open_zarr(tmp_path / "a.zarr", chunks=None)
     assert stored.image.dims == ("chip", "band", "y", "x")
     assert stored.image.shape == (8, 2, 32, 32)
-    assert stored.image.dtype == np.float32
+    assert stored.image.dtype == np.float16
     assert stored.mask.dims == ("source", "chip", "y", "x")
     assert stored.mask.shape == (1, 8, 32, 32)
     assert stored.mask.dtype == np.uint8
@@ -53,7 +53,8 @@ def test_chips_are_the_scene_cut_to_pieces(simulated: MakeScene, tmp_path: Path)
         ("image", whole.elevation.values, {"band": 1}),
     ):
         tiles = quarters[name].isel(extra).values.reshape(2, 2, 32, 32)
-        np.testing.assert_array_equal(tiles.swapaxes(1, 2).reshape(64, 64), values)
+        expected = values.astype(tiles.dtype)  # float16 holds reflectance to 0.0005
+        np.testing.assert_array_equal(tiles.swapaxes(1, 2).reshape(64, 64), expected)
 
 
 def test_edges_are_filled_with_nodata(simulated: MakeScene, tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_open_chooses_role_and_bands(zarr: Path) -> None:
     train = Chips.open(zarr, ["swir16", "green"], "truth", "train")
     image, mask = train.tensors()
     assert image.shape == (6, 2, 64, 64)
-    assert image.dtype == torch.float32
+    assert image.dtype == torch.float16
     assert mask.shape == (6, 64, 64)
     assert mask.dtype == torch.uint8
     both = Chips.open(zarr, ["green", "swir16"], "truth", "train").tensors()[0]

@@ -247,7 +247,7 @@ def test_exit_codes(run: Any, place: Path) -> None:
         ((place / "none.json", *line[1:], place / "low.yml"), "there is no such model card"),
         (
             (line[0], place / "bare.yaml", "--spec", place / "low.yml"),
-            "no scenes of role reference",
+            "no scenes of role 'reference'; it has",
         ),
         ((*line, place / "low.yml", "--report", place / "low.yml"), "low.yml"),
     ):

@@ -266,12 +266,12 @@ class FileMask:
 
     Attributes:
         shared: Whether one mask, in the file or beside it (.msk), holds for all layers.
-        own: Whether layers have masks of their own.
+        separate: Whether layers have masks of their own.
         alpha: Number of the layer of transparency, from 1; None if there is none.
     """
 
     shared: bool = False
-    own: bool = False
+    separate: bool = False
     alpha: int | None = None
 
     def invalid(
@@ -296,7 +296,7 @@ class FileMask:
         if self.alpha is not None:
             size = (1, *shape) if shape else None
             invalid = file.read([self.alpha], window=window, out_shape=size) == 0
-        if self.shared or self.own:
+        if self.shared or self.separate:
             masked = [1] if self.shared else layers
             size = (len(masked), *shape) if shape else None
             hidden = file.read_masks(masked, window=window, out_shape=size) == 0

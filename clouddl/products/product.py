@@ -420,10 +420,10 @@ def _resample(image: Image, rows: int, columns: int) -> np.ndarray:
     out = np.empty((rows, columns), np.float32)
     step = max(1, int(STRIP / width * rows / height))
     for top in range(0, rows, step):
-        part = down[top : top + step]
-        first = int(part.indices.min())
-        last = int(part.indices.max()) + 1
+        strip = down[top : top + step]
+        first = int(strip.indices.min())
+        last = int(strip.indices.max()) + 1
         values = image.read(Window(0, first, width, last - first))[0]
-        means, _ = weighted_mean(values, np.isfinite(values), part[:, first:last], across)
+        means, _ = weighted_mean(values, np.isfinite(values), strip[:, first:last], across)
         out[top : top + step] = means
     return out

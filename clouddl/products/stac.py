@@ -98,10 +98,10 @@ class Asset(Numbers):
         described: list[tuple[Numbers | None, ...]] = [
             *zip_longest(self.bands, self.eo, self.raster)
         ]
-        for parts in described or [()]:
+        for statements in described or [()]:
             fields = self.model_dump(include=set(Numbers.model_fields))
-            for part in filter(None, parts):
-                fields |= part.model_dump(exclude_none=True)
+            for statement in filter(None, statements):
+                fields |= statement.model_dump(exclude_none=True)
             layers.append(Numbers.model_construct(**fields))
         return layers
 
@@ -212,11 +212,11 @@ def read_item(
     return product
 
 
-def date_of(scene: Path | str) -> str:
+def date_of(path: Path | str) -> str:
     """When a scene was taken, by its name: 20220301T105021, 20220301_105021, 20220301.
 
     Args:
-        scene: Path of the scene.
+        path: Of the scene.
 
     Returns:
         Date and time (RFC 3339); midnight if the name has no time.
@@ -225,7 +225,7 @@ def date_of(scene: Path | str) -> str:
         InputError: The name has no date, which a STAC item must have.
     """
     pattern = r"(?<!\d)(\d{8})(?:[T-]?(\d{6})\d{0,3}|_(\d{6}))?(?!\d)"
-    for match in re.finditer(pattern, Path(scene).name):
+    for match in re.finditer(pattern, Path(path).name):
         day, *times = match.groups(default="")
         try:
             date = datetime.strptime(day + ("".join(times) or "000000"), "%Y%m%d%H%M%S")
@@ -234,18 +234,18 @@ def date_of(scene: Path | str) -> str:
         if 1972 <= date.year <= 2100:
             return f"{date.isoformat()}Z"
     raise InputError(
-        f"{scene}: its name has no date (YYYYMMDD), which a STAC item must have; rename it, or "
+        f"{path}: its name has no date (YYYYMMDD), which a STAC item must have; rename it, or "
         "leave --stac out"
     )
 
 
-def write_item(scene: Path | str, mask: Path, probability: Path) -> Path:
+def write_item(path: Path | str, mask: Path, probability: Path) -> Path:
     """Write the STAC item of a mask and its probability.
 
     Date and platform are those of the item that was predicted, if it was one, else of the name.
 
     Args:
-        scene: What was predicted: a path, or the path or address of an item.
+        path: Of what was predicted, or the path or address of its item.
         mask: File of the mask.
         probability: File of the probability, in the same folder.
 
@@ -260,13 +260,13 @@ def write_item(scene: Path | str, mask: Path, probability: Path) -> Path:
     item = read_yaml(MASK_ITEM, "template of items")
     item["id"] = target.stem
     properties = item["properties"]
-    if is_item(scene):
-        properties |= _inherited(load_item(scene))
-        href = str(scene) if is_address(scene) else os.path.relpath(scene, mask.parent)
+    if is_item(path):
+        properties |= _inherited(load_item(path))
+        href = str(path) if is_address(path) else os.path.relpath(path, mask.parent)
         item["links"] = [{"rel": "derived_from", "href": href, "type": "application/geo+json"}]
     properties.setdefault("datetime", None)
     if properties["datetime"] is None and "start_datetime" not in properties:
-        properties["datetime"] = date_of(scene)
+        properties["datetime"] = date_of(path)
     for name, file in (("cloud", mask), ("probability", probability)):
         item["assets"][name]["href"] = f"./{quote(file.name)}"
     with open_raster(mask) as file:
@@ -288,8 +288,8 @@ def _load(place: str, size: int) -> bytes:
     data = bytearray()
     with requests.get(place, headers=first, stream=True, timeout=TIMEOUT) as answer:
         answer.raise_for_status()
-        for part in answer.iter_content(1 << 16):
-            data += part
+        for chunk in answer.iter_content(1 << 16):
+            data += chunk
             if len(data) >= size:
                 break
     return bytes(data[:size])

@@ -230,8 +230,8 @@ class CPUEngine:
 
         def block(rows: slice) -> None:
             pixels[rows] = squares[rows].transpose(0, 2, 1)
-            part = slice(rows.start * stem, rows.stop * stem)
-            np.copyto(probability[part], np.nan, where=invalid[part])
+            lines = slice(rows.start * stem, rows.stop * stem)
+            np.copyto(probability[lines], np.nan, where=invalid[lines])
 
         _in_blocks(block, h, w * stem**2)
         with self._lock:
@@ -274,9 +274,8 @@ def fill_squares(
     invalid = np.ones((h * stem, w * stem), bool)
 
     def block(rows: slice) -> None:
-        part = invalid[rows.start * stem : rows.stop * stem]
         lines = range(rows.start * stem, rows.stop * stem)
-        values = np.empty(part.shape, np.float32)
+        values = np.empty((len(lines), w * stem), np.float32)
         for band, name in enumerate(card.bands):
             np.take(x[band], lines, 0, out=values[:, :width], mode="clip")
             values[:, width:] = values[:, width - 1 : width]
@@ -288,7 +287,7 @@ def fill_squares(
             values *= scale[band]
             nodata = np.isnan(values)
             np.copyto(values, 0, where=nodata)
-            part &= nodata
+            invalid[lines.start : lines.stop] &= nodata
             channels[rows, :, band] = _runs(values, stem).reshape(-1, stem, w).transpose(0, 2, 1)
 
     _in_blocks(block, h, w * stem**2)

@@ -30,7 +30,7 @@ SIMILAR = 0.15  # a resolution this near the model's is left alone: resampling w
 TILE = 1024  # pixels of the network's grid a side; of smaller tiles more is margin
 STEM_TILE = 2048  # the same with a stem, which needs a quarter of the memory and a wider margin
 
-Part = tuple[Window, np.ndarray]  # a window of the image, and its probability (y, x)
+Prediction = tuple[Window, np.ndarray]  # a window of the image, and its probability (y, x)
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Axis:
         self.to_network = weights(pixels, network_pixels)
         self.to_image = weights(network_pixels, pixels)
 
-    def on_image(self, part: slice) -> slice:
-        """Find the pixels of the image whose centres lie in a part of the network's grid.
+    def on_image(self, pixels: slice) -> slice:
+        """Find the pixels of the image whose centres lie in pixels of the network's grid.
 
         Args:
-            part: Pixels of the network's grid.
+            pixels: Of the network's grid.
 
         Returns:
             Pixels of the image.
@@ -77,7 +77,7 @@ class Axis:
         def on_image(edge: int) -> int:
             return math.ceil(edge * self.pixels / self.network_pixels - 0.5)
 
-        return slice(on_image(part.start), on_image(part.stop))
+        return slice(on_image(pixels.start), on_image(pixels.stop))
 
 
 class TilePredictor:
@@ -117,7 +117,7 @@ class TilePredictor:
         self,
         label: str | None = None,
         part: tuple[int, int] = (0, 1),
-    ) -> Iterator[Part]:
+    ) -> Iterator[Prediction]:
         """Predict the tiles, or a part of them.
 
         Args:
@@ -133,9 +133,9 @@ class TilePredictor:
         tiles = self.tiles[first:last]
         work = zip(tiles, ahead(self._read, tiles, 1), strict=True)
         with tqdm(total=len(tiles), desc=label, unit="tile", disable=label is None) as bar:
-            for parts in ahead(self._compute, work, self.model.backend.workers):
+            for predictions in ahead(self._compute, work, self.model.backend.workers):
                 bar.update()
-                yield from parts
+                yield from predictions
 
     def _read(self, tile: Tile) -> np.ndarray:
         """Reflectance on the network's grid, in the order of the model's bands."""
@@ -163,7 +163,7 @@ class TilePredictor:
                 weight[index] += sums[1]
         return mean_of_sums(total, weight)
 
-    def _compute(self, work: tuple[Tile, np.ndarray]) -> list[Part]:
+    def _compute(self, work: tuple[Tile, np.ndarray]) -> list[Prediction]:
         """Probability of a tile, on the image's grid."""
         (rows, columns), reflectance = work
         probability = self.model.probability(reflectance, self.statistics)
@@ -172,7 +172,7 @@ class TilePredictor:
             return [(window, probability[rows.inner, columns.inner])]
         return list(self._on_image(probability, rows, columns))
 
-    def _on_image(self, probability: np.ndarray, rows: Span, columns: Span) -> Iterator[Part]:
+    def _on_image(self, probability: np.ndarray, rows: Span, columns: Span) -> Iterator[Prediction]:
         """Bring a tile from the network's grid back to the image's, strip by strip."""
         image_rows = self.rows.on_image(rows.core)
         image_columns = self.columns.on_image(columns.core)

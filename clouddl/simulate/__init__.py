@@ -6,6 +6,8 @@ adding method (Petty 2006, ch. 13); the sensor's responses bring it to bands. No
 far to believe the scenes.
 """
 
+from typing import Any
+
 import numpy as np
 import rioxarray  # noqa: F401  registers the .rio accessor
 import xarray as xr
@@ -28,9 +30,17 @@ from clouddl.simulate.instrument import observe
 from clouddl.simulate.landscape import LANDSCAPES, Ground, simulate_ground
 from clouddl.simulate.sunlight import Sun, incidence, terrain_shadow
 
-__all__ = ["CLOUDS", "CLOUD_OPTICAL_DEPTH", "LANDSCAPES", "simulate_scene", "simulate_set"]
+__all__ = [
+    "CLOUDS",
+    "CLOUD_OPTICAL_DEPTH",
+    "LANDSCAPES",
+    "places",
+    "simulate_scene",
+    "simulate_set",
+]
 
-CLOUD_FRACTIONS = (0.2, 0.0, 0.5, 0.1, 0.35, 0.7)  # of the places of a set, in turn
+#: Of the places of a set, in turn: wholly clear and wholly cloudy ones are among them.
+CLOUD_FRACTIONS = (0.2, 0.0, 0.5, 0.05, 1.0, 0.3, 0.0, 0.8)
 
 
 def simulate_scene(
@@ -149,6 +159,25 @@ def _top_of_atmosphere(
     return atmosphere.reflectance_above(reflectance, bottom, np.inf)
 
 
+def places(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """List places of every landscape and every cloud fraction, in turn.
+
+    Args:
+        count: Number of places.
+        seed: Seed of the first place; the next ones count up.
+
+    Returns:
+        Arguments of `simulate_scene` for each place: seed, surface and cloud_fraction.
+    """
+    listed = []
+    for number in range(count):
+        turn, landscape = divmod(number, len(LANDSCAPES))
+        fraction = CLOUD_FRACTIONS[(turn + landscape) % len(CLOUD_FRACTIONS)]
+        surface = list(LANDSCAPES)[landscape]
+        listed.append({"seed": seed + number, "surface": surface, "cloud_fraction": fraction})
+    return listed
+
+
 def simulate_set(
     sensor: Sensor | str,
     count: int,
@@ -159,7 +188,7 @@ def simulate_set(
     role: str = "reference",
     days: int = 1,
 ) -> dict[str, xr.Dataset]:
-    """Simulate places of every landscape and several cloud fractions, in turn.
+    """Simulate `places`.
 
     Places of one `seed` are the same for every sensor.
 
@@ -177,20 +206,15 @@ def simulate_set(
         place is one group.
     """
     scenes = {}
-    for number in range(count):
-        turn, landscape = divmod(number, len(LANDSCAPES))
-        surface = list(LANDSCAPES)[landscape]
-        place = f"{surface}-{seed + number}"
+    for arguments in places(count, seed):
+        surface, fraction = arguments["surface"], arguments["cloud_fraction"]
+        place = f"{surface}-{arguments['seed']}"
         for day in range(days):
             name = f"{place}-{day}" if days > 1 else place
+            turned = CLOUD_FRACTIONS.index(fraction) + day
+            arguments["cloud_fraction"] = CLOUD_FRACTIONS[turned % len(CLOUD_FRACTIONS)]
             scene = simulate_scene(
-                sensor,
-                seed=seed + number,
-                size=size,
-                resolution=resolution,
-                surface=surface,
-                cloud_fraction=CLOUD_FRACTIONS[(turn + number + day) % len(CLOUD_FRACTIONS)],
-                weather=day,
+                sensor, size=size, resolution=resolution, weather=day, **arguments
             )
             attributes = {"scene": name, "group": place, "role": role, "biome": surface}
             scenes[name] = scene.assign_attrs(
