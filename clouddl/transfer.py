@@ -124,6 +124,11 @@ def model_method(
     return Method(tuple(use or ()), mask)
 
 
+def all_cloud() -> Method:
+    """Make the method that calls every pixel cloud: what any other must be better than."""
+    return Method((), lambda scene: np.full(scene.reflectance.shape[1:], CLOUD, np.uint8))
+
+
 def processor_method(n_bands: int = 4) -> Method:
     """Make a method of ukis-csmask, the peer that runs on every sensor here.
 

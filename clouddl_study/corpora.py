@@ -3,10 +3,11 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from clouddl import simulate
-from clouddl.chips import make_chips
+from clouddl.chips import Chips, make_chips
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import LABEL_SOURCES
@@ -63,23 +64,36 @@ def open_corpus(
     return catalogue, store
 
 
-def study_chips(catalogue: Catalogue, store: Store, work: Path | str) -> Path:
+def study_chips(
+    catalogue: Catalogue, store: Store, work: Path | str, simulated: int | None = None
+) -> Path:
     """Make the chips of a corpus, unless those of the same scenes and labels exist.
 
     Args:
         catalogue: Its scenes of the roles train and validation are cut.
         store: Where their files are.
         work: The work folder.
+        simulated: How many of the simulated training scenes are taken beside real ones, and a ninth
+            as many to validate on; default all.
 
     Returns:
         The Zarr store of the chips.
     """
-    scenes = [*catalogue.select("train"), *catalogue.select("validation")]
+    scenes = [
+        *_some(catalogue.select("train"), simulated),
+        *_some(catalogue.select("validation"), None if simulated is None else simulated // 9),
+    ]
     chips = work_folder(work) / f"chips-{catalogue.name}-{_digest(scenes)[:12]}.zarr"
     if not chips.exists():
         truth = ["truth"] if all(scene.simulated for scene in scenes) else []
         make_chips(scenes, store, chips, bands=STUDY_BANDS, sources=[*truth, *LABEL_SOURCES])
     return chips
+
+
+def _some(scenes: list[Scene], most: int | None) -> list[Scene]:
+    """All real scenes, and the first simulated ones beside them."""
+    real = [scene for scene in scenes if not scene.simulated]
+    return real + [scene for scene in scenes if scene.simulated][:most] if real else scenes
 
 
 def _digest(scenes: list[Scene]) -> str:
@@ -97,8 +111,9 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
     """Choose the source of labels to train with.
 
     Args:
-        requested: One of `LABEL_SOURCES`, truth, or auto: the consensus for real images, and for
-            simulated ones alone their truth, since processors are made for real images.
+        requested: One of `LABEL_SOURCES`, truth, or auto: the majority of processors for real
+            images, and for simulated ones alone their truth, since processors are made for real
+            images.
         catalogue: The corpus.
 
     Returns:
@@ -106,4 +121,25 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
     """
     if requested != "auto":
         return requested
-    return "truth" if all(scene.simulated for scene in catalogue.select("train")) else "consensus"
+    return "truth" if all(scene.simulated for scene in catalogue.select("train")) else "majority"
+
+
+def yardsticks(chips: Path, bands: Sequence[str]) -> dict[str, Chips]:
+    """Open the validation chips on which sources of labels are compared.
+
+    Args:
+        chips: The Zarr store of `study_chips`.
+        bands: Common names.
+
+    Returns:
+        By name: real chips where all processors agree, real chips by their majority, and simulated
+        chips by their truth; those that the corpus lacks are left out.
+    """
+    agreed, majority = (
+        Chips.open(chips, bands, source, "validation").real_and_simulated()
+        for source in ("consensus", "majority")
+    )
+    named = {"real, agreed": agreed[0], "real, majority": majority[0], "simulated": agreed[1]}
+    if not agreed[0].dataset.sizes["chip"]:
+        named["simulated"] = Chips.open(chips, bands, "truth", "validation")
+    return {name: part for name, part in named.items() if part.dataset.sizes["chip"]}

@@ -27,6 +27,7 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
+simulated: int = 1280  # scenes simulated to train on, beside the real ones
 seed: int = 0  # of everything random
 scenes_shown: int = 8  # scenes in the gallery
 dilations: list[float] = [0.0, 20.0, 40.0, 80.0]  # metres, for the look at dilation
@@ -107,20 +108,31 @@ for axis in axes:
 # %% [markdown]
 # ## What existing processors call cloud
 #
-# In 2020 the labels came from MAJA and Fmask. Neither can run here, so two others play that part:
-# s2cloudless, a classifier of single pixels that uses ten bands, and ukis-csmask, a network of DLR
-# that uses four. Their consensus keeps what both say and leaves the rest out of the loss. The
-# parameters are written down in the package:
+# In 2020 the labels came from MAJA and Fmask. Neither can run here, so three others play that part:
+#
+# | processor | how it decides | what it learnt from |
+# |---|---|---|
+# | s2cloudless | a classifier of single pixels, ten bands, the cirrus band among them | masks of MAJA |
+# | ukis-csmask | a U-Net of DLR, four bands | hand-labelled masks: SPARCS (Landsat 8), CloudSEN12+ (Sentinel-2) and others, by its README |
+# | spectral tests | published thresholds of Zhu and Woodcock (2012), six bands | nothing |
+#
+# So a model trained on ukis-csmask, or on a vote it takes part in, descends at second hand from masks
+# that people labelled; one trained on the spectral tests descends from no mask. Votes join the three:
+# `consensus` keeps what all say and leaves the rest out of the loss, `majority` is what two of three say,
+# `union` what ukis-csmask or the spectral tests call cloud. The parameters are written down in the
+# package:
 
 # %%
 LABEL_SOURCES
 
 # %%
-path = study_chips(catalogue, store, work)
+path = study_chips(catalogue, store, work, simulated)
 bands = ["blue", "green", "red", "nir", "swir16"]
-layers = {name: Chips.open(path, bands, name, "train") for name in LABEL_SOURCES}
-if catalogue.name != "simulated":  # drawn scenes have their truth, whatever the source
-    layers = {name: chips.without_simulated() for name, chips in layers.items()}
+real = catalogue.name != "simulated"  # simulated scenes among real ones have their truth
+layers = {}
+for name in LABEL_SOURCES:
+    chips = Chips.open(path, bands, name, "train")
+    layers[name] = chips.without_simulated() if real else chips
 masks = {name: chips.dataset.mask.values for name, chips in layers.items()}
 
 # %% tags=["hide-input"]

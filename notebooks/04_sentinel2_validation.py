@@ -37,9 +37,11 @@ from myst_nb import glue
 
 from clouddl import figures
 from clouddl.labels import to_mask
+from clouddl.mission.classical import spectral_method
 from clouddl.score import MEASURES, pooled, precision_recall, reliability
 from clouddl.sensors import BAND_SETS
 from clouddl.transfer import (
+    all_cloud,
     evaluate,
     model_method,
     open_scenes,
@@ -86,6 +88,8 @@ for name, use in BAND_SETS.items():
     methods[f"CloudDL, one model for any bands: {', '.join(use)}"] = model_method(
         models["any"], use
     )
+    methods[f"spectral tests: {', '.join(use)}"] = spectral_method(use)
+methods["everything is cloud"] = all_cloud()
 if catalogue.name != "simulated":
     methods["ukis-csmask: blue, green, red, nir"] = processor_method(4)
 

@@ -30,8 +30,9 @@ card: str = "co3d"  # name of a sensor, or path of a card
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
+simulated: int = 1280  # scenes simulated to train on, beside the real ones
 seed: int = 0  # of fits, drawn scenes and the bootstrap
-epochs: int = 40  # of the coarse model
+epochs: int = 8  # of the coarse model
 draws: int = 6  # samples of an open specification
 places: int = 20  # drawn places that each is scored on
 shots: list[int] = [0, 1, 2, 4, 8]  # labelled scenes of the new sensor to refine with
@@ -78,7 +79,7 @@ figures.style()
 # %%
 sensor = get_sensor(card)
 catalogue, store = open_corpus(corpus, mirror or None)
-path = study_chips(catalogue, store, work)
+path = study_chips(catalogue, store, work, simulated)
 labels = training_labels("auto", catalogue)
 runs = work_folder(work) / "runs"
 resolution = working_resolution(sensor)

@@ -27,12 +27,14 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
+simulated: int = 1280  # scenes simulated to train on, beside the real ones
 seed: int = 0  # of the models, the bootstrap and the drawn places
 places: int = 60  # drawn places to train on, for the comparison with and without elevation
 tested: int = 30  # drawn places to score on, other ones
 days: int = 3  # dates of each place scored, which the multi-temporal test needs
 size: int = 128  # pixels of 30 m, of one drawn place
-epochs: int = 60  # passes of each fit
+epochs: int = 60  # passes of the fits to the tables of 2020
+simulated_epochs: int = 8  # passes of the fit to simulated chips alone
 draws: int = 2000  # of the bootstrap
 
 # %% tags=["hide-input"]
@@ -59,7 +61,7 @@ figures.style()
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
-path = study_chips(catalogue, store, work)
+path = study_chips(catalogue, store, work, simulated)
 chosen = training_labels("auto", catalogue)
 train = Chips.open(path, STUDY_BANDS, chosen, "train")
 is_drawn = train.dataset.sha256.values == "simulated"
@@ -175,7 +177,7 @@ only_drawn = fit(
     Chips(short.dataset.isel(chip=drawn)),
     validation,
     work_folder(work) / "runs" / "drawn-only",
-    Schedule(epochs, batch_size=8, patience=epochs),
+    Schedule(simulated_epochs, batch_size=8, patience=simulated_epochs),
 )
 references = catalogue.select("reference")
 opened = {
