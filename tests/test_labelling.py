@@ -32,7 +32,9 @@ def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def scene() -> xr.Dataset:
-    return simulate_scene("spot-5", seed=6, size=SIZE, cloud_fraction=0.35, clouds="cumulus")
+    """A scene whose person calls plain cloud cloud, and everything else clear."""
+    simulated = simulate_scene("spot-5", seed=6, size=SIZE, cloud_fraction=0.35, clouds="cumulus")
+    return simulated.assign(mask=(simulated.optical_depth > 0.8).astype("uint8"))
 
 
 @pytest.fixture
