@@ -164,33 +164,20 @@ worth(table).round(3)
 # the middle one is used. No model is trained on the validation scenes afterwards: retraining would shift
 # the probabilities and invalidate the threshold.
 #
-# With SPOT's bands there are five more fits: two with other seeds, to tell the noise; one with labels of
-# the spectral tests, which descend from no mask that people made; and one on the real images alone, for
-# as many steps. The shipped model is that of the first seed, fixed beforehand.
+# With SPOT's bands there are two more fits, with other seeds, to tell the noise. The shipped model is that
+# of the first seed, fixed beforehand.
 
 # %%
 shape = {k: v for k, v in best.items() if k != "learning_rate"}
 finals = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
 other_seeds = {f"spot-seed-{seed + number}": seed + number for number in (1, 2)}
-finals |= {key: [BAND_SETS["spot"]] for key in [*other_seeds, "spot-spectral-tests"]}
-both = set(chips(BAND_SETS["spot"])[0].dataset.sha256.values == "simulated") == {True, False}
-if both:  # there is something to leave out, and something left
-    finals["spot-without-drawn"] = [BAND_SETS["spot"]]
+finals |= {name: [BAND_SETS["spot"]] for name in other_seeds}
 rows = []
 for name, band_sets in finals.items():
-    source = "spectral-tests" if name.endswith("spectral-tests") else chosen
-    blank = card(name, band_sets, **shape).model_copy(
-        update={"seed": other_seeds.get(name, seed), "labels": source}
-    )
-    training, validation = (Chips.open(path, blank.bands, source, r) for r in roles)
-    whole = training.dataset.sizes["chip"]
-    if name.endswith("without-drawn") or not choices["grounds"]:
-        training = training.without_simulated()
-    schedule = Schedule(
-        epochs=round(epochs * whole / training.dataset.sizes["chip"]),
-        batch_size=batch_size,
-        learning_rate=best["learning_rate"],
-    )
+    blank = card(name, band_sets, **shape)
+    blank = blank.model_copy(update={"seed": other_seeds.get(name, seed)})
+    training, validation = chips(blank.bands)
+    schedule = Schedule(epochs, batch_size, best["learning_rate"])
     fitted = fit(blank, training, None, work_folder(work) / "runs" / name, schedule)
     model = calibrated(fitted, validation)
     file = save_model(model, work_folder(work) / "models" / name).with_suffix(".safetensors")
