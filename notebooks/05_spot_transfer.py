@@ -129,8 +129,7 @@ for sensor, part in per_scene.groupby("sensor", sort=False):
 tables.show(write_table(work, "differences_transfer", pd.DataFrame(rows).round(3)))
 
 # %% [markdown]
-# The same fit with three seeds, and one whose labels are those of the spectral tests, so that they
-# descend from no mask that people made:
+# The same fit with three seeds, on the same scenes:
 
 # %% tags=["hide-input"]
 names = ["spot", *sorted(p.stem for p in (work_folder(work) / "models").glob("spot-s*.json"))]
