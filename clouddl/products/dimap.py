@@ -1,8 +1,8 @@
 """SPOT-4/5 in DIMAP 1; Pléiades, Pléiades Neo and SPOT-6/7 in DIMAP 2; by Airbus."""
 
 import math
+from dataclasses import dataclass, field
 from datetime import date
-from typing import NamedTuple
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
@@ -15,7 +15,8 @@ from clouddl.sensors import get_sensor
 SPOT_BANDS = {"XS1": "green", "XS2": "red", "XS3": "nir", "SWIR": "swir16"}
 
 
-class Camera(NamedTuple):
+@dataclass(frozen=True)
+class Camera:
     """What products in DIMAP 2 of a satellite have in common.
 
     Attributes:
@@ -26,7 +27,7 @@ class Camera(NamedTuple):
 
     bands: dict[str, str]
     layers: tuple[str, ...] = ()
-    irradiance: dict[str, float] = {}  # noqa: RUF012 (of a NamedTuple, so never changed)
+    irradiance: dict[str, float] = field(default_factory=dict)
 
 
 FOUR_BANDS = {"B0": "blue", "B1": "green", "B2": "red", "B3": "nir"}
