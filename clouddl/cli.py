@@ -445,6 +445,9 @@ def preflight(
     corpus: Corpus = "auto",
     mirror: Mirror = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the archive.")] = 40,
+    simulated: Annotated[
+        int, typer.Option(min=0, help="Simulated scenes beside the real images of the archive.")
+    ] = 272,
     draws: Annotated[int, typer.Option(min=1, help="Samples of an open specification.")] = 5,
     seed: Annotated[int, typer.Option(help="Of training and of simulated scenes.")] = 0,
 ) -> None:
@@ -462,7 +465,7 @@ def preflight(
 
     sensor = get_sensor(card)
     catalogue, store = open_corpus(corpus, mirror)
-    chips = study_chips(catalogue, store, out.resolve())
+    chips = study_chips(catalogue, store, out.resolve(), simulated)
     labels = training_labels("auto", catalogue)
     run = out.resolve() / f"run-{sensor.id}"
     model = coarse_model(sensor, chips, labels, run, epochs=epochs, seed=seed)
