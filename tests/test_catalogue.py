@@ -10,6 +10,7 @@ from clouddl.files import Store
 from clouddl.labels import CODES
 from clouddl.scenes import load_catalogue
 from clouddl.sensors import get_sensor
+from clouddl.simulate import CLOUD_FRACTIONS, LANDSCAPES
 from clouddl_study.corpora import choose_corpus
 
 
@@ -105,3 +106,16 @@ collections:
     path.write_text(old)
     with pytest.warns(FutureWarning, match="key `drawn` of a scene is now called `simulated`"):
         assert load_catalogue(path).scenes[0].simulated == {"seed": 1}
+
+
+def test_places_are_simulated_by_a_rule_and_shared_by_no_two_roles() -> None:
+    scenes = load_catalogue("real").select(collection="simulated_grounds")
+    roles = Counter(scene.role for scene in scenes)
+    assert roles == {"train": 1280, "validation": 136}
+    places = [scene.simulated for scene in scenes if scene.simulated]
+    assert len({place["seed"] for place in places}) == len(scenes)
+    for surface in LANDSCAPES:
+        fractions = {p["cloud_fraction"] for p in places if p["surface"] == surface}
+        assert fractions == set(CLOUD_FRACTIONS)  # wholly clear and wholly cloudy among them
+    groups = {(scene.group, scene.role) for scene in scenes}
+    assert len({group for group, _ in groups}) == len(groups) == 2 * len(LANDSCAPES)
