@@ -112,7 +112,7 @@ for axis in axes:
 #
 # | processor | how it decides | what it learnt from |
 # |---|---|---|
-# | s2cloudless | a classifier of single pixels, ten bands, the cirrus band among them | masks of MAJA |
+# | s2cloudless | a classifier of single pixels, ten bands, the cirrus band among them | its package does not say |
 # | ukis-csmask | a U-Net of DLR, four bands | hand-labelled masks: SPARCS (Landsat 8), CloudSEN12+ (Sentinel-2) and others, by its README |
 # | spectral tests | published thresholds of Zhu and Woodcock (2012), six bands | nothing |
 #
