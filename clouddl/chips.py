@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from clouddl.errors import InputError, absent, readable
 from clouddl.files import Store, replacing
-from clouddl.labels import LABEL_SOURCES, NODATA, label_scene, vote
+from clouddl.labels import LABEL_SOURCES, NODATA, PROCESSORS, label_scene, vote
 from clouddl.scenes import SIMULATED, Scene, open_scene, source_sha256
 
 ABOUT = ("scene", "group", "role", "sha256")  # coordinates of a chip
+SOFT = "soft"  # labels of `Chips.open`: the fraction of the processors that say cloud
 STORED = np.float16  # of reflectance: its steps, 0.0005 below 1, are under the noise of a sensor
 SCENES_A_PROCESS = 16  # fewer do not pay for the start of another process
 
@@ -194,6 +195,15 @@ def _truth(dataset: xr.Dataset) -> np.ndarray:
     return dataset.mask.values
 
 
+def _soft(dataset: xr.Dataset) -> xr.DataArray:
+    """Soft labels (chip, y, x) float16 from the masks of all processors; NaN for nodata."""
+    fraction = (
+        sum(xr.where(mask == NODATA, 0.5, mask).astype(np.float16) for mask in dataset.mask)
+        / dataset.sizes["source"]
+    )
+    return fraction.where(dataset.image.notnull().all("band"))
+
+
 def _padded(array: np.ndarray, size: int, value: float) -> np.ndarray:
     height, width = array.shape[-2:]
     margins = [(0, 0), (0, size - height), (0, size - width)]
@@ -213,7 +223,9 @@ class Chips:
         Args:
             path: The Zarr store.
             bands: Common names, in the order wanted.
-            source: Source of the labels.
+            source: Source of the labels, or `SOFT`: the fraction of the processors that say cloud,
+                one half for simulated cloud too thin to be labelled. Soft labels are to train
+                with; another role gets the majority instead.
             role: "train" or "validation".
 
         Returns:
@@ -227,16 +239,21 @@ class Chips:
             missing = {"image", "mask", "band", "source", "role"} - set(dataset.variables)
             if missing:
                 raise ValueError(f"no {min(missing)!r}")
-        for axis, wanted in (("band", bands), ("source", [source])):
+        if source == SOFT and role != "train":
+            source = "majority"
+        sources = PROCESSORS if source == SOFT else [source]
+        for axis, wanted in (("band", bands), ("source", sources)):
             present = dataset[axis].values.tolist()
             for name in wanted:
                 if name not in present:
                     raise absent(path, axis, name, present)
-        dataset = dataset.sel(band=list(bands), source=source)
+        dataset = dataset.sel(band=list(bands), source=sources)
         chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
         if not chosen.sizes["chip"]:
             raise InputError(f"{path}: no chips of role {role!r}")
-        return cls(chosen.load())
+        chosen = chosen.load()
+        mask = _soft(chosen) if source == SOFT else chosen.mask.isel(source=0)
+        return cls(chosen.assign(mask=mask))
 
     @property
     def resolution(self) -> float:
@@ -277,7 +294,10 @@ class Chips:
         return [round(value, 5) for value in mean.tolist()], [round(v, 5) for v in std.tolist()]
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Give the images (chip, band, y, x) of type `STORED` and the masks (chip, y, x) uint8."""
+        """Give the images (chip, band, y, x) of type `STORED` and the masks (chip, y, x).
+
+        Masks are uint8, soft ones float16: 0 clear to 1 cloud, NaN where there is nodata.
+        """
         image, mask = self.dataset.image.values, self.dataset.mask.values
         return torch.from_numpy(image), torch.from_numpy(mask)
 

@@ -139,7 +139,7 @@ def gallery(scenes: Sequence[tuple[str, xr.Dataset]]) -> Figure:
 
 
 def learning_curves(curves: Tables) -> Figure:
-    """Plot training loss and validation F2 against the epoch.
+    """Plot training loss against the epoch.
 
     Args:
         curves: metrics.csv of training runs, by name.
@@ -147,14 +147,11 @@ def learning_curves(curves: Tables) -> Figure:
     Returns:
         The figure.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    figure, axis = plt.subplots(figsize=(8, 3.6))
     for name, table in curves.items():
-        per_epoch = table.groupby("epoch").mean()
-        left.plot(per_epoch.loss, label=name)
-        right.plot(per_epoch.val_f2, label=name)
-    left.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
-    right.set(xlabel="epoch", ylabel="validation F2", ylim=(max(0, right.get_ylim()[0]), 1))
-    right.legend(fontsize=9)
+        axis.plot(table.groupby("epoch").loss.mean(), label=name)
+    axis.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return _close(figure)
 
 

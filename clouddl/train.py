@@ -168,7 +168,6 @@ def fit_trial(
     point: dict[str, Any],
     *,
     chips: str,
-    grounds: bool,
     card: dict[str, Any],
     folder: str,
     epochs: int,
@@ -179,7 +178,6 @@ def fit_trial(
     Args:
         point: dropout, base_filters, kernel_size and learning_rate.
         chips: A Zarr of `make_chips`.
-        grounds: Whether to train on simulated scenes too.
         card: Fields of a ModelCard, to which those of the point are added.
         folder: Gets a folder for each point, from which a killed trial goes on.
         epochs: Of the trial.
@@ -196,12 +194,12 @@ def fit_trial(
     )
     model = fit(
         model_card,
-        train if grounds else train.without_simulated(),
-        validation,
+        train,
+        None,
         Path(folder, "-".join(f"{value:.6g}" for value in point.values())),
-        Schedule(epochs, batch_size, point["learning_rate"], patience=epochs),
+        Schedule(epochs, batch_size, point["learning_rate"]),
     )
-    return model.card.scores["validation_f2"]
+    return calibrated(model, validation).card.scores["validation_f2"]
 
 
 def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +290,7 @@ def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Turn masks into fractions of cloud, and fill gaps of images as prediction does.
 
     Args:
-        batch: Images (n, bands, y, x) and masks (n, y, x) of 0, 1 and 255.
+        batch: Images (n, bands, y, x) and masks (n, y, x): 0 to 1, 255 or NaN where unlabelled.
 
     Returns:
         Images and fractions of cloud (n, y, x), float32, NaN where unlabelled.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clouddl import simulate
-from clouddl.chips import Chips, make_chips
+from clouddl.chips import SOFT, Chips, make_chips
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import LABEL_SOURCES
@@ -73,7 +73,7 @@ def study_chips(
         catalogue: Its scenes of the roles train and validation are cut.
         store: Where their files are.
         work: The work folder.
-        simulated: How many of the simulated training scenes are taken beside real ones, and a ninth
+        simulated: How many of the simulated training scenes are taken beside real ones, and a sixth
             as many to validate on; default all.
 
     Returns:
@@ -81,7 +81,7 @@ def study_chips(
     """
     scenes = [
         *_some(catalogue.select("train"), simulated),
-        *_some(catalogue.select("validation"), None if simulated is None else simulated // 9),
+        *_some(catalogue.select("validation"), None if simulated is None else simulated // 6),
     ]
     chips = work_folder(work) / f"chips-{catalogue.name}-{_digest(scenes)[:12]}.zarr"
     if not chips.exists():
@@ -111,9 +111,8 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
     """Choose the source of labels to train with.
 
     Args:
-        requested: One of `LABEL_SOURCES`, truth, or auto: the majority of processors for real
-            images, and for simulated ones alone their truth, since processors are made for real
-            images.
+        requested: One of `LABEL_SOURCES`, soft, truth, or auto: soft labels for real images, and
+            for simulated ones alone their truth, since processors are made for real images.
         catalogue: The corpus.
 
     Returns:
@@ -121,7 +120,7 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
     """
     if requested != "auto":
         return requested
-    return "truth" if all(scene.simulated for scene in catalogue.select("train")) else "majority"
+    return "truth" if all(scene.simulated for scene in catalogue.select("train")) else SOFT
 
 
 def yardsticks(chips: Path, bands: Sequence[str]) -> dict[str, Chips]:

@@ -1,13 +1,87 @@
-"""Experiments of single pages: what search parameters are worth, what labelling would bring."""
+"""Experiments of single pages: fits side by side, what parameters and labelling are worth."""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 
+from clouddl.augment import Augmentation
+from clouddl.chips import Chips
 from clouddl.labels import CLEAR, CLOUD, NODATA
 from clouddl.mission.labelling import choose_places, fill
+from clouddl.model import CloudModel, load_model, save_model
+from clouddl.network import ModelCard
 from clouddl.score import COUNTS, counts, measures
 from clouddl.search import CHOICES, SPACE
+from clouddl.train import Schedule, calibrated, fit
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit of `fit_all`: the card says with which bands and labels.
+
+    `of` says on which chips: "all", "real" or "simulated".
+    """
+
+    card: ModelCard
+    of: str = "all"
+    augmentation: Augmentation | None = None  # default: all effects
+
+
+def fit_all(
+    fits: Sequence[Fit], chips: Path, work: Path, schedule: Schedule, at_once: int = 1
+) -> dict[str, CloudModel]:
+    """Fit models to the end, calibrate them on validation, and save them.
+
+    All take as many steps, however many chips they see.
+
+    Args:
+        fits: What to fit; a fit that was killed goes on where it was.
+        chips: A Zarr of `chips.make_chips`.
+        work: Gets the folders `runs` and `models`.
+        schedule: Its epochs are passes over all training chips.
+        at_once: Fits at the same time, each in a process with one thread.
+
+    Returns:
+        The models as saved, by the names of their cards.
+    """
+    one = partial(_fit, chips=chips, work=work, schedule=schedule)
+    if at_once < 2:
+        saved = [one(fit) for fit in fits]
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(at_once, spawn, torch.set_num_threads, (1,)) as pool:
+            saved = list(pool.map(one, fits))
+    return {path.stem: load_model(path) for path in saved}
+
+
+def _fit(what: Fit, chips: Path, work: Path, schedule: Schedule) -> Path:
+    """One fit of `fit_all`; the path of its card."""
+    card = what.card
+    train, validation = (
+        Chips.open(chips, card.bands, card.labels, role) for role in ("train", "validation")
+    )
+    every = train.dataset.sizes["chip"]
+    real, simulated = train.real_and_simulated()
+    train = {"all": train, "real": real, "simulated": simulated}[what.of]
+    epochs = round(schedule.epochs * every / train.dataset.sizes["chip"])
+    model = fit(
+        card,
+        train,
+        None,
+        work / "runs" / card.name,
+        replace(schedule, epochs=epochs),
+        augmentation=what.augmentation,
+        progress=False,
+    )
+    return save_model(calibrated(model, validation), work / "models" / card.name)
 
 
 def worth(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from clouddl.scenes import Catalogue
 ROOT = Path(__file__).resolve().parents[1]
 
 # Used where 02_training has not run: what it chose for the published pages.
-DEFAULT_CHOICES = {"labels": "auto", "normalisation": "log", "resolution": 30.0, "grounds": True}
+DEFAULT_CHOICES = {"labels": "auto", "normalisation": "log", "resolution": 30.0}
 
 
 def work_folder(work: Path | str) -> Path:

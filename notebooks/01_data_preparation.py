@@ -27,7 +27,7 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 1280  # scenes simulated to train on, beside the real ones
+simulated: int = 816  # scenes simulated to train on, beside the real ones
 seed: int = 0  # of everything random
 scenes_shown: int = 8  # scenes in the gallery
 dilations: list[float] = [0.0, 20.0, 40.0, 80.0]  # metres, for the look at dilation

@@ -27,15 +27,15 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 1280  # scenes simulated to train on, beside the real ones
+simulated: int = 816  # scenes simulated to train on, beside the real ones
 seed: int = 0  # of weights, order and augmentation
 bands: list[str] = ["green", "red", "nir", "swir16"]  # inputs; SPOT's four
-labels: str = "auto"  # one of LABEL_SOURCES, or truth (simulated scenes); auto: see below
-grounds: bool = True  # train on drawn scenes too, where the catalogue has them
+labels: str = "auto"  # one of LABEL_SOURCES, soft, or truth (simulated scenes); auto: see below
 resolution: float = 30.0  # metres at which the model works
 epochs: int = 6  # passes over the training chips, for each fit
 batch_size: int = 8  # chips per step
 learning_rate: float = 3e-3  # of Adam, at its highest
+at_once: int = 1  # fits at the same time, each on one core
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -45,14 +45,14 @@ import torch
 
 from clouddl import figures
 from clouddl.augment import Augmentation
-from clouddl.chips import Chips
+from clouddl.chips import SOFT, Chips
 from clouddl.labels import LABEL_SOURCES
-from clouddl.model import save_model
 from clouddl.network import ModelCard, build
 from clouddl.score import best_threshold
-from clouddl.train import Schedule, fit, labelled, on_validation
+from clouddl.train import Schedule, labelled, on_validation
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels, yardsticks
+from clouddl_study.experiments import Fit, fit_all
 from clouddl_study.workspace import work_folder, write_choices, write_table
 
 figures.style()
@@ -67,22 +67,16 @@ validation = Chips.open(path, bands, chosen, "validation")
 # %% [markdown]
 # ## How much cloud there is
 
-
 # %% tags=["hide-input"]
-def balance(chips):
-    mask = chips.dataset.mask.values
-    known = mask[mask != 255]
-    clear = (mask == 1).mean((1, 2)) < 0.01
-    return {
-        "chips": len(mask),
-        "regions": len(set(chips.dataset.group.values.tolist())),
-        "cloud": (known == 1).mean(),
-        "chips without cloud": int(clear.sum()),
-    }
-
-
-roles = {"train": train, "validation": validation}
-tables.show(pd.DataFrame([{"role": role, **balance(chips)} for role, chips in roles.items()]))
+rows = []
+for role, chips in {"train": train, "validation": validation}.items():
+    mask = chips.dataset.mask.values.astype(np.float32)
+    mask[mask == 255] = np.nan
+    regions = len(set(chips.dataset.group.values.tolist()))
+    wholly_clear = int((np.nanmax(mask, (1, 2)) < 0.5).sum())
+    row = {"role": role, "chips": len(mask), "regions": regions, "cloud": np.nanmean(mask)}
+    rows.append({**row, "chips without cloud": wholly_clear})
+tables.show(pd.DataFrame(rows))
 
 # %% [markdown]
 # ## The network
@@ -121,38 +115,36 @@ for number, axis in enumerate(axes.flat):
 # %% [markdown]
 # ## Short fits: which labels, which normalisation
 #
-# Each setting is trained for the same number of epochs. Validation scenes are those of regions never
-# trained on, with labels by processors: no mask drawn by people plays a part in any choice.
-
+# Each setting is trained for as many steps. Validation scenes are those of regions never trained on,
+# with labels by processors: no mask drawn by people plays a part in any choice. `fit_all` fits to the
+# last epoch, calibrates on validation, and saves the model.
+#
+# The candidates are the three processors, their votes, and **soft labels**: the fraction of the three
+# that say cloud, so that the network learns to be unsure where they differ.
 
 # %%
-def short_fit(name, source, normalisation, augmentation=None, simulated=grounds):
-    card = ModelCard(
-        name=name,
-        bands=bands,
-        resolution=resolution,
-        seed=seed,
-        labels=source,
-        normalisation=normalisation,
-    )
-    chips = Chips.open(path, bands, source, "train")
-    model = fit(
-        card,
-        chips if simulated else chips.without_simulated(),
-        Chips.open(path, bands, source, "validation"),
-        work_folder(work) / "runs" / name,
-        Schedule(epochs, batch_size, learning_rate, patience=epochs),
-        augmentation=augmentation,
-    )
-    save_model(model, work_folder(work) / "models" / name)
-    return model
-
+candidates = ["truth"] if chosen == "truth" else [*LABEL_SOURCES, SOFT]
+short = ModelCard(
+    name="short",
+    bands=bands,
+    resolution=resolution,
+    seed=seed,
+    base_filters=12,
+    normalisation="log",
+)
+schedule = Schedule(epochs, batch_size, learning_rate)
+fits = [
+    Fit(short.model_copy(update={"name": f"labels-{source}", "labels": source}))
+    for source in candidates
+]
+by_source = fit_all(fits, path, work_folder(work), schedule, at_once)
 
 # %% [markdown]
 # Scores on one's own labels cannot be compared between sources, so there are three yardsticks, which
 # count alike: F2 on the real validation pixels where all three processors agree, on the real
 # validation pixels as two of three label them, and on simulated validation scenes, whose truth is exact;
-# each at the threshold that suits best there. The source with the highest mean is used from here on.
+# each at the threshold that suits best there. The source with the highest mean is used from here on,
+# unless it was fixed beforehand, by the longer trials of {doc}`../protocol`.
 
 # %%
 yards = yardsticks(path, bands)
@@ -164,39 +156,54 @@ def score(model):
 
 
 # %%
-sources = list(dict.fromkeys([*LABEL_SOURCES, *([chosen] if chosen == "truth" else [])]))
-models, rows = {}, []
-for source in sources:
-    models[source] = short_fit(f"labels-{source}", source, "log")
-    own = models[source].card.scores["validation_f2"]
-    rows.append({"labels": source, "F2, own labels": own, **score(models[source])})
+rows = []
+for source, name in zip(candidates, by_source, strict=True):
+    own = by_source[name].card.scores["validation_f2"]
+    rows.append({"labels": source, "F2, own labels": own, **score(by_source[name])})
 by_labels = pd.DataFrame(rows).round(4)
-if labels == "auto" and chosen != "truth":
+if labels == "auto":
     chosen = by_labels.labels[by_labels["mean"].idxmax()]
 
 # %% tags=["hide-input"]
 tables.show(write_table(work, "label_sources", by_labels))
 
 # %%
-print(f"labels used from here on: {chosen}")
+beforehand = "" if labels == "auto" else ", fixed beforehand"
+print(f"labels used from here on: {chosen}{beforehand}")
 
 # %% [markdown]
 # ## What the training effects and the simulated scenes are worth
 #
 # The same fit without any change of reflectance, with changes of the strength used before (a
-# spread of .3 in the colour of the ground, offsets of .015), and without simulated scenes.
+# spread of .3 in the colour of the ground, offsets of .015), and from real or simulated scenes alone.
 
 # %%
+used = short.model_copy(update={"labels": chosen})
 none = Augmentation(gain=0, offset=0, brightness=0, ground=0, haze=0, paste=0)
 strong = Augmentation(gain=0.08, offset=0.015, brightness=0.15, ground=0.3, haze=0.03)
 variants = {
-    "as used": models[chosen],
-    "no change of reflectance": short_fit("effects-none", chosen, "log", none),
-    "strong changes": short_fit("effects-strong", chosen, "log", strong),
+    "effects-none": Fit(used.model_copy(update={"name": "effects-none"}), augmentation=none),
+    "effects-strong": Fit(used.model_copy(update={"name": "effects-strong"}), augmentation=strong),
 }
-if len(train.without_simulated().dataset.chip) not in (0, len(train.dataset.chip)):
-    variants["real images alone"] = short_fit("effects-real", chosen, "log", simulated=False)
-by_effect = [{"training": name, **score(model)} for name, model in variants.items()]
+if chosen != "truth":
+    for part in ("real", "simulated"):
+        variants[f"{part} alone"] = Fit(used.model_copy(update={"name": f"{part}-alone"}), part)
+for normalisation in ("fixed", "chip"):
+    update = {"name": f"normalisation-{normalisation}", "normalisation": normalisation}
+    variants[normalisation] = Fit(used.model_copy(update=update))
+fitted = fit_all(list(variants.values()), path, work_folder(work), schedule, at_once)
+as_used = by_source[f"labels-{chosen}"]
+
+# %% tags=["hide-input"]
+texts = {
+    "as used": as_used,
+    "no change of reflectance": fitted["effects-none"],
+    "strong changes": fitted["effects-strong"],
+}
+if chosen != "truth":
+    texts["real images alone"] = fitted["real-alone"]
+    texts["simulated images alone"] = fitted["simulated-alone"]
+by_effect = [{"training": name, **score(model)} for name, model in texts.items()]
 tables.show(write_table(work, "training_effects", pd.DataFrame(by_effect).round(4)))
 
 # %% [markdown]
@@ -204,25 +211,19 @@ tables.show(write_table(work, "training_effects", pd.DataFrame(by_effect).round(
 # the logarithm of reflectance, which turns band ratios into differences.
 
 # %%
-norms = {"log": models[chosen]}
-for normalisation in ("fixed", "chip"):
-    norms[normalisation] = short_fit(f"normalisation-{normalisation}", chosen, normalisation)
-by_norm = pd.DataFrame(
-    [
-        {"normalisation": name, **score(model), "threshold": model.card.threshold}
-        for name, model in norms.items()
-    ]
-).round(4)
+norms = {"log": as_used} | {n: fitted[f"normalisation-{n}"] for n in ("fixed", "chip")}
+rows = [{"normalisation": name, **score(model)} for name, model in norms.items()]
+by_norm = pd.DataFrame(rows).round(4)
 best = by_norm.normalisation[by_norm["mean"].idxmax()]
 
 # %% tags=["hide-input"]
-write_choices(work, labels=chosen, normalisation=best, resolution=resolution, grounds=grounds)
+write_choices(work, labels=chosen, normalisation=best, resolution=resolution)
 tables.show(write_table(work, "normalisation", by_norm))
 
 # %% tags=["hide-input"]
-runs = [f"labels-{source}" for source in sources] + ["normalisation-fixed", "normalisation-chip"]
 curves = {
-    name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv") for name in runs
+    name: pd.read_csv(work_folder(work) / "runs" / name / "curves" / "metrics.csv")
+    for name in [*by_source, *fitted]
 }
 figures.learning_curves(curves)
 # %%

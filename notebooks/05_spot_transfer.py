@@ -41,6 +41,7 @@ import pandas as pd
 from myst_nb import glue
 
 from clouddl import figures
+from clouddl.chips import SOFT
 from clouddl.labels import LABEL_SOURCES
 from clouddl.mission.classical import spectral_method
 from clouddl.score import f_beta, paired, pooled
@@ -98,6 +99,14 @@ for name, use in BAND_SETS.items():
     )
 ours = f"CloudDL: {', '.join(BAND_SETS['spot'])}"
 tests = f"spectral tests: {', '.join(BAND_SETS['spot'])}"
+shelf = work_folder(work) / "models"
+others = {"real images alone": "spot-real", "simulated images alone": "spot-simulated"}
+others["labels of the spectral tests alone"] = "spot-spectral-tests"
+for trained, name in others.items():
+    if (shelf / f"{name}.json").exists():
+        methods[f"CloudDL, {trained}: {', '.join(BAND_SETS['spot'])}"] = model_method(
+            trained_model(work, name)
+        )
 methods |= {"everything is cloud": all_cloud(), tests: spectral_method(BAND_SETS["spot"])}
 if catalogue.name != "simulated":
     methods["ukis-csmask: blue, green, red, nir"] = processor_method(4)
@@ -132,7 +141,7 @@ tables.show(write_table(work, "differences_transfer", pd.DataFrame(rows).round(3
 # The same fit with three seeds, on the same scenes:
 
 # %% tags=["hide-input"]
-names = ["spot", *sorted(p.stem for p in (work_folder(work) / "models").glob("spot-s*.json"))]
+names = ["spot", *sorted(p.stem for p in (work_folder(work) / "models").glob("spot-seed-*.json"))]
 rows = []
 for name in names:
     counted = evaluate({name: model_method(trained_model(work, name))}, scenes).counts
@@ -199,7 +208,7 @@ panel
 
 # %% tags=["hide-input"]
 rows = []
-for source in LABEL_SOURCES:
+for source in [*LABEL_SOURCES, SOFT]:
     if (work_folder(work) / "models" / f"labels-{source}.json").exists():
         model = trained_model(work, f"labels-{source}")
         for sensor, part in sets.items():

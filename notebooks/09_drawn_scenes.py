@@ -27,7 +27,7 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 1280  # scenes simulated to train on, beside the real ones
+simulated: int = 816  # scenes simulated to train on, beside the real ones
 seed: int = 0  # of the models, the bootstrap and the drawn places
 places: int = 60  # drawn places to train on, for the comparison with and without elevation
 tested: int = 30  # drawn places to score on, other ones
@@ -201,7 +201,7 @@ tables.show(write_table(work, "scores_drawn_only", alone[["sensor", *columns]].r
 # the threshold that its validation scenes gave.
 
 # %% tags=["hide-input"]
-pair = {"real and drawn scenes": "spot", "real scenes alone": "spot-without-drawn"}
+pair = {"real and drawn scenes": "spot", "real scenes alone": "spot-real"}
 shelf = work_folder(work) / "models"
 beside = pd.DataFrame()
 if all((shelf / f"{file}.json").exists() for file in pair.values()):

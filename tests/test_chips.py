@@ -11,9 +11,10 @@ import pytest
 import torch
 import xarray as xr
 
-from clouddl.chips import Chips, make_chips
+from clouddl.chips import SOFT, Chips, make_chips
 from clouddl.errors import InputError
 from clouddl.files import Store
+from clouddl.labels import PROCESSORS
 from clouddl.scenes import Scene
 from clouddl.simulate import simulate_scene
 
@@ -78,6 +79,29 @@ def test_a_layer_for_each_source_of_labels(simulated: MakeScene, tmp_path: Path)
     assert masks[0].shape == masks[1].shape == (1, 64, 64)
     assert not (masks[0] == masks[1]).all()
     assert (masks[0] == masks[1])[masks[0] != 255].float().mean() > 0.6
+
+
+def test_soft_labels_are_the_fraction_of_processors(tmp_path: Path) -> None:
+    masks = np.zeros((3, 2, 1, 6), np.uint8)  # three processors; a real and a simulated chip
+    masks[:, 0, 0] = np.array([[0, 1, 1, 1, 0, 255], [0, 0, 1, 1, 0, 255], [0, 0, 0, 1, 0, 255]])
+    masks[:, 1, 0] = [0, 0, 255, 1, 1, 1]  # between clear and cloud: thin
+    image = np.full((2, 1, 1, 6), 0.2, np.float16)
+    image[0, ..., 5] = np.nan
+    about = {name: ("chip", ["a", "b"]) for name in ("scene", "group")}
+    coordinates = {"band": ["red"], "source": PROCESSORS, "role": ("chip", ["train"] * 2), **about}
+    variables = {"image": (("chip", "band", "y", "x"), image)}
+    variables["mask"] = (("source", "chip", "y", "x"), masks)
+    coordinates["sha256"] = ("chip", ["0f" * 32, "simulated"])
+    chips = xr.Dataset(variables, coordinates, {"resolution": 10.0})
+    chips.to_zarr(tmp_path / "soft.zarr", zarr_format=2)
+    labels = Chips.open(tmp_path / "soft.zarr", ["red"], SOFT, "train").tensors()[1]
+    expected = np.array([[0, 1 / 3, 2 / 3, 1, 0, np.nan], [0, 0, 0.5, 1, 1, 1]])
+    np.testing.assert_allclose(labels[:, 0].float().numpy(), expected, atol=1e-3)
+
+
+def test_validation_has_no_soft_labels(zarr: Path) -> None:
+    with pytest.raises(InputError, match="no source 'majority'"):
+        Chips.open(zarr, BANDS, SOFT, "validation")
 
 
 def test_open_chooses_role_and_bands(zarr: Path) -> None:

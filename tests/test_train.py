@@ -28,6 +28,7 @@ from clouddl.train import (
     PlainCheckpoints,
     Schedule,
     at_resolution,
+    calibrated,
     fit,
     fit_trial,
     labelled,
@@ -296,10 +297,10 @@ def test_fit_without_cloud_in_validation(
 def test_a_trial_is_a_fit_described_by_plain_data(zarr: Path, tmp_path: Path) -> None:
     point = {"base_filters": 8, "dropout": 0.1, "kernel_size": 3, "learning_rate": 2e-3}
     fields = {"name": "trial", "bands": BANDS, "labels": "truth", "resolution": 30.0}
-    options = {"chips": str(zarr), "grounds": True, "card": fields, "folder": str(tmp_path)}
+    options = {"chips": str(zarr), "card": fields, "folder": str(tmp_path)}
     result = fit_trial(point, **options, epochs=1, batch_size=4)
     assert [path.name for path in tmp_path.iterdir()] == ["8-0.1-3-0.002"]
     card = ModelCard(**fields, base_filters=8, dropout=0.1, kernel_size=3)
-    chips = [Chips.open(zarr, BANDS, "truth", role) for role in ("train", "validation")]
-    model = fit(card, *chips, tmp_path / "fit", Schedule(1, 4, patience=1))
+    train, validation = (Chips.open(zarr, BANDS, "truth", r) for r in ("train", "validation"))
+    model = calibrated(fit(card, train, None, tmp_path / "fit", Schedule(1, 4)), validation)
     assert result == model.card.scores["validation_f2"]
