@@ -91,7 +91,7 @@ print(f"{sum(p.numel() for p in net.parameters()):,} parameters")
 
 # %% [markdown]
 # Beside the real images the training set has simulated ones, with their exact truth, since the archive
-# holds few bare soils, sands and snow fields. {doc}`09_drawn_scenes` shows them, and what they add.
+# holds few bare soils, sands and snow fields. {doc}`12_simulated_scenes` shows them, and what they add.
 #
 # The loss is binary cross-entropy plus soft Dice, and ignores unlabelled pixels. Adam minimises it.
 #

@@ -378,4 +378,4 @@ tables.show(write_table(work, "difference_sensor_matrix", pd.DataFrame(rows).rou
 # tables below it say what moving them is worth in F2 on real references, where clouds, which the
 # adjustment never saw, are what counts. The matrix asks the question of 2020 between all pairs, but
 # of drawn scenes: it holds what responses, blur and noise do, and not what a real sensor does besides.
-# A sensor of your own goes the same way in {doc}`08_new_sensor`.
+# A sensor of your own goes the same way in {doc}`11_new_sensor`.

@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 9. Drawn scenes, and what a DEM is worth
+# # 12. Simulated scenes
 #
 # **What you will see.** Scenes drawn from spectra and optics beside real ones, and how far their bands
 # agree; what a model trained on drawn scenes alone is worth on real references; and the tables of

@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 8. The life of a new sensor
+# # 11. The life of a new sensor
 #
 # **What you will see.** A sensor from its card to retirement: a coarse model before launch and what to
 # expect of it; a first reference set, labelled with few clicks; a refined model, and how many labelled

@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 7. How much harm a model bears
+# # 10. How much harm a model bears
 #
 # **What you will see.** The model of SPOT's bands on references that are harmed by known amounts: badly
 # calibrated, noisy, striped, saturated, hazy, blurred, coarser, misregistered, turned. Where F2 breaks.
