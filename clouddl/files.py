@@ -30,6 +30,11 @@ NO_NETWORK = (
 Row = dict[str, str]  # of a registry: path, bytes, sha256, url
 
 
+def cache_folder() -> Path:
+    """Name the folder for what can be made or fetched again: CLOUDDL_CACHE, else the user's."""
+    return Path(os.environ.get("CLOUDDL_CACHE") or pooch.os_cache("clouddl"))
+
+
 @contextmanager
 def replacing(target: Path, work: Path | None = None) -> Iterator[Path]:
     """Write a file or a folder completely, or leave it as it was.
@@ -196,7 +201,7 @@ class Store:
             InputError: No such mirror, or an unreadable registry.
         """
         self.progress = progress
-        self.cache = Path(cache or os.environ.get("CLOUDDL_CACHE") or pooch.os_cache("clouddl"))
+        self.cache = Path(cache or cache_folder())
         folder = mirror or os.environ.get("CLOUDDL_MIRROR")
         self.mirror = Path(folder) if folder else None
         if self.mirror and not self.mirror.is_dir():

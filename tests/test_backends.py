@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build, normalise, statistics_for
 from clouddl.scale import backends
-from clouddl.scale.backends import Backend, choose, fill_squares, folded
+from clouddl.scale.backends import NEAR, Backend, choose, fill_squares, folded
 from clouddl.scenes import Scene, load_catalogue, open_scene, store_of
 from clouddl.score import counts, f_beta
 from clouddl.transfer import open_scenes, probability
@@ -181,6 +182,42 @@ def test_the_backend_is_chosen_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CLOUDDL_BACKEND", "abacus")
     with pytest.raises(InputError, match="abacus: there is none; choose one of auto, float32"):
         choose(None, CPU)
+
+
+@needs_openvino
+def test_a_converted_network_is_kept_for_the_next_process(
+    tiny: Callable[..., ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDDL_CACHE", str(tmp_path))
+    first = trained(tiny())
+    expected = CloudModel(first.card, first.net, "cpu", "openvino").probability(image(32, 32))
+    (kept,) = (path for path in (tmp_path / "openvino").iterdir() if path.name != "compiled")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, "trace", None)  # not needed again
+        again = CloudModel(first.card, first.net, "cpu", "openvino").probability(image(32, 32))
+    np.testing.assert_array_equal(again, expected)
+    broken = bytearray((kept / "network.bin").read_bytes())
+    broken[100] ^= 255
+    (kept / "network.bin").write_bytes(broken)
+    mended = CloudModel(first.card, first.net, "cpu", "openvino").probability(image(32, 32))
+    np.testing.assert_array_equal(mended, expected)
+    with torch.no_grad():
+        first.net.last.bias.add_(1)  # other weights are another network
+    other = CloudModel(first.card, first.net, "cpu", "openvino").probability(image(32, 32))
+    assert np.nanmin(other - expected) > 0
+
+
+@needs_openvino
+def test_openvino_works_without_a_cache(
+    tiny: Callable[..., ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLOUDDL_CACHE", str(tmp_path / "file"))  # no folder can be made there
+    plain = trained(tiny())
+    quick = CloudModel(plain.card, plain.net, "cpu", "openvino")
+    np.testing.assert_allclose(
+        quick.probability(image(32, 32)), plain.probability(image(32, 32)), atol=NEAR
+    )
 
 
 @needs_openvino

@@ -5,14 +5,15 @@ Three backends give the same mask, or so nearly that tests/test_backends.py boun
 - `float32`: PyTorch as it is, the reference.
 - `mixed`: batch normalisation folded into the convolutions, half precision by autocast: float16 on
   a graphics card, bfloat16 on a processor that computes with it.
-- `openvino`: the same network compiled by OpenVINO (the extra `fast`), in this process and from the
-  weights in memory; in bfloat16 where the processor computes with it.
+- `openvino`: the same network compiled by OpenVINO (the extra `fast`), in this process, in bfloat16
+  where the processor computes with it. What was made of some weights is kept in the user's cache.
 
 `auto` takes the fastest of these. The argument `backend` of `load_model`, or the environment
 variable CLOUDDL_BACKEND, asks for one by name.
 """
 
 import copy
+import hashlib
 import importlib.util
 import math
 import os
@@ -22,8 +23,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +36,14 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from clouddl.errors import InputError
+from clouddl.files import cache_folder, replacing
 from clouddl.network import DARK, ELEVATION, ModelCard, Statistics, UNet, normalise
 
 BACKENDS = ("auto", "float32", "mixed", "openvino")
 
 SHAPES = 2  # shapes of image that are kept ready: each needs memory of its own
+
+KEPT = ("network.xml", "network.bin", "sha256")  # files of a converted network in the cache
 
 BLOCK = 1 << 16  # pixels of one band that are processed at once: they stay in the cache
 
@@ -348,12 +354,12 @@ def openvino_buffers(net: UNet, card: ModelCard, half: bool) -> MakeBuffer:
     import openvino
 
     core = openvino.Core()
-    side = 4 * 2**card.depth
-    sample = torch.rand(1, side, side, len(card.bands) * card.stem**2)
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        traced = torch.jit.trace(_Squares(folded(net)).eval(), sample, check_trace=False)
-        network = openvino.convert_model(traced, example_input=sample)
+    cache = cache_folder() / "openvino"
+    with suppress(OSError):  # a cache that cannot be written to is done without
+        (cache / "compiled").mkdir(parents=True, exist_ok=True)
+        if os.access(cache / "compiled", os.W_OK):
+            core.set_property({"CACHE_DIR": str(cache / "compiled")})
+    network = openvino_network(core, net, card, cache)
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "NUM_STREAMS": 1,
@@ -376,6 +382,42 @@ def openvino_buffers(net: UNet, card: ModelCard, half: bool) -> MakeBuffer:
         return Buffer(request.get_input_tensor().data, run)
 
     return make
+
+
+def openvino_network(core: Any, net: UNet, card: ModelCard, cache: Path) -> Any:
+    """Convert a network for OpenVINO, or take what was made of the same weights before.
+
+    Args:
+        core: The `openvino.Core`.
+        net: The network.
+        card: The card of its model.
+        cache: Folder to keep it in; without one that can be written to, it is made each time.
+
+    Returns:
+        The `openvino.Model`.
+    """
+    import openvino
+
+    digest = hashlib.sha256(f"{openvino.__version__} {card.stem} {net}".encode())
+    for value in net.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    kept = cache / digest.hexdigest()
+    with suppress(OSError):
+        xml, weights, sha256 = ((kept / name).read_bytes() for name in KEPT)
+        if hashlib.sha256(xml + weights).hexdigest().encode() == sha256:
+            return core.read_model(xml, weights)
+    side = 4 * 2**card.depth
+    sample = torch.rand(1, side, side, len(card.bands) * card.stem**2)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = torch.jit.trace(_Squares(folded(net)).eval(), sample, check_trace=False)
+        network = openvino.convert_model(traced, example_input=sample)
+    with suppress(OSError, RuntimeError), replacing(kept) as folder:
+        folder.mkdir()
+        openvino.save_model(network, folder / KEPT[0], compress_to_fp16=False)
+        content = b"".join((folder / name).read_bytes() for name in KEPT[:2])
+        (folder / KEPT[2]).write_text(hashlib.sha256(content).hexdigest())
+    return network
 
 
 class _Squares(nn.Module):
