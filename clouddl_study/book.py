@@ -51,11 +51,17 @@ def gather_results(work: Path, book: Path, profile: str, made: Mapping[str, Mani
     """
     import pandas as pd  # late: these two take seconds
 
+    from clouddl_study.pages.cards import model_table, sensor_table
     from clouddl_study.tables import readable
 
     target = book / "results"
     shutil.rmtree(target, ignore_errors=True)
     (target / "shown").mkdir(parents=True)
+    models = work / "models"
+    cards = {"model_cards": model_table(models)}
+    cards["sensor_models"] = sensor_table(models, work / "results")
+    for name, table in cards.items():
+        table.to_csv(work / "results" / f"{name}.csv", index=False)
     written = sorted((work / "results").glob("*"))
     for file in written:
         if file.suffix == ".csv":

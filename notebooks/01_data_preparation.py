@@ -17,11 +17,15 @@
 # %% [markdown]
 # # 1. Preparing the data
 #
-# **What you will see.** The scenes and their roles; how images, masks and heights come to one grid;
-# what two existing processors call cloud, and what dilation does to that; the chips the network is
-# trained on.
+# A network learns from pairs: an image, and a mask that says which of its pixels are cloud. This
+# page makes those pairs. The images are real and simulated Sentinel-2 images; the masks of the real
+# ones come from existing cloud processors, because nobody has labelled them by hand.
 #
-# **Prerequisites.** None. **Time.** A few minutes, most of it spent by the two processors.
+# **What you will see.** The scenes and their roles; how images, masks and heights come to one grid;
+# what three existing processors call cloud, where they disagree, and what dilation changes; the
+# chips that the network is trained on.
+#
+# **Prerequisites.** None. **Time.** A few minutes, most of it spent by the processors.
 
 # %% tags=["parameters"]
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
@@ -33,18 +37,16 @@ scenes_shown: int = 8  # scenes in the gallery
 dilations: list[float] = [0.0, 20.0, 40.0, 80.0]  # metres, for the look at dilation
 
 # %% tags=["hide-input"]
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
 from clouddl import figures
-from clouddl.chips import Chips
-from clouddl.labels import LABEL_SOURCES, dilate
+from clouddl.chips import SOFT, Chips
+from clouddl.labels import LABEL_SOURCES, PROCESSORS
 from clouddl.scenes import open_scene, resample
-from clouddl.score import MEASURES, counts, measures
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips
+from clouddl_study.pages import data
 from clouddl_study.workspace import results_folder, write_corpus_note
 
 figures.style()
@@ -52,60 +54,71 @@ figures.style()
 # %% [markdown]
 # ## Scenes and roles
 #
-# The catalogue gives each scene a role. Training and validation are Sentinel-2, labelled by
-# processors, and no region is on both sides. References only score.
+# The catalogue is a list of scenes: for each its files, sensor, region and **role**. There are four
+# roles.
+#
+# - *train*: the weights of the network are fitted to these. Sentinel-2 only.
+# - *validation*: everything that has to be chosen is chosen on these. No region is in both roles: patches
+#   of one region show the same ground, and a network that has seen the ground would look better than it is.
+# - *reference*: images with hand-labelled masks. They score the finished model and decide nothing.
+# - *extra*: images for single pages, with heights or from other sensors.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
-scenes = pd.DataFrame([scene.model_dump() for scene in catalogue.scenes])
-scenes["role"] = pd.Categorical(scenes.role, ["train", "validation", "reference", "extra"])
-roles = scenes.sort_values("role", kind="stable").groupby(
-    ["role", "sensor", "collection"], sort=False, observed=True, as_index=False
-)
-tables.show(
-    roles.agg(scenes=("id", "size"), regions=("group", "nunique"), metres=("resolution", "first"))
-)
-
-# %% tags=["hide-input"]
-results = results_folder(work)
-Markdown(write_corpus_note(catalogue, results / "corpus.md"))
+tables.show(data.roles_table(catalogue))
 
 # %% [markdown]
-# A few of the training scenes:
+# One row of the table is one collection of images. "Metres" is the size of a pixel as delivered. A
+# region may have many scenes; it is the number of regions that says how varied a collection is.
+#
+# Not every copy of this page is made from the same images. The next lines state what this one
+# shows.
+
+# %%
+Markdown(write_corpus_note(catalogue, results_folder(work) / "corpus.md"))
+
+# %% [markdown]
+# Here are some of the training scenes, taken at equal distances from the list:
 
 # %% tags=["wide"]
 train = catalogue.select("train")
-step = max(1, len(train) // scenes_shown)
-shown = [(s.id, open_scene(s, store)) for s in train[::step][:scenes_shown]]
+shown = [(record.id, open_scene(record, store)) for record in data.some_of(train, scenes_shown)]
 figures.gallery(shown)
+
 # %% [markdown]
+# *Figure 1.1. Training scenes. An orange line follows the edge of the cloud where a scene comes
+# with an exact mask of its own, as simulated scenes do. Real training scenes have none: their masks
+# are made below.*
+#
 # ## One grid for all sensors
 #
-# The method works at lowered resolution, where sensors of different sharpness resemble each other.
-# Reflectance is averaged by area, masks become fractions of cloud, heights are reprojected.
+# The network works on coarser pixels than a sensor delivers. Two sensors of different sharpness
+# look more alike when both are averaged to the same, coarser grid, and clouds are large. `resample`
+# averages reflectance and heights by area. A pixel of the mask is cloud where at least half of what
+# is labelled in it is cloud. Training goes further and keeps the fraction itself
+# ({doc}`02_training`).
 
-# %% tags=["hide-input", "wide"]
+# %% tags=["wide"]
 name, scene = shown[-1]
-own = scene.attrs["resolution"]
-coarse = [resample(scene, r) for r in (20.0, 30.0, 60.0) if r > own]
-figures.gallery([(f"{s.attrs['resolution']:.0f} m", s) for s in (scene, *coarse)])
-# %% [markdown]
-# The terrain model is an input that can be switched on (`elevation` among the bands). Few open
-# images come with one; here is what there is, on the grid of its image.
-
-# %% tags=["hide-input"]
-with_dem = next(s for s in catalogue.scenes if s.dem or s.simulated)
-terrain = open_scene(with_dem, store)
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
-axes[0].imshow(figures.picture(terrain)[0])
-axes[0].set_title(with_dem.id)
-image = axes[1].imshow(terrain.elevation, cmap="terrain")
-axes[1].set_title("elevation")
-figure.colorbar(image, label="metres")
-for axis in axes:
-    axis.axis("off")
+coarser = [metres for metres in (20.0, 30.0, 60.0) if metres > scene.attrs["resolution"]]
+coarse = [resample(scene, metres) for metres in coarser]
+data.resolutions_figure([scene, *coarse])
 
 # %% [markdown]
+# *Figure 1.2. One scene as delivered and averaged to coarser pixels. Look for the smallest cloud or
+# field that can still be recognised at each size.*
+#
+# A terrain model is an optional input: `elevation` counts as one more band. Few open images come
+# with one. This is the first scene of the catalogue that has one, on the grid of its image.
+
+# %%
+with_dem = next(record for record in catalogue.scenes if record.dem or record.simulated)
+data.terrain_figure(with_dem.id, open_scene(with_dem, store))
+
+# %% [markdown]
+# *Figure 1.3. A scene (left) and the height of its ground (right), pixel for pixel. What heights
+# are worth is measured in {doc}`12_simulated_scenes`.*
+#
 # ## What existing processors call cloud
 #
 # In 2020 the labels came from MAJA and Fmask. Neither can run here, so three others play that part:
@@ -116,83 +129,141 @@ for axis in axes:
 # | ukis-csmask | a U-Net of DLR, four bands | hand-labelled masks: SPARCS (Landsat 8), CloudSEN12+ (Sentinel-2) and others, by its README |
 # | spectral tests | published thresholds of Zhu and Woodcock (2012), six bands | nothing |
 #
-# So a model trained on ukis-csmask, or on a vote it takes part in, descends at second hand from masks
-# that people labelled; one trained on the spectral tests descends from no mask. Votes join the three:
-# `consensus` keeps what all say and leaves the rest out of the loss, `majority` is what two of three say,
-# `union` what ukis-csmask or the spectral tests call cloud. The parameters are written down in the
-# package:
+# So a model trained on ukis-csmask, or on a vote it takes part in, descends at second hand from
+# hand-labelled masks; one trained on the spectral tests descends from no mask. This matters for
+# every claim that no hand-labelled mask was used, and later pages repeat it.
+#
+# Three votes combine the processors, pixel by pixel:
+#
+# - `consensus` labels a pixel only if all three agree. The rest stays unlabelled and is left out of the loss.
+# - `majority` is what at least two of the three say.
+# - `union` is cloud where ukis-csmask or the spectral tests say cloud.
+#
+# A fourth combination, **soft labels**, keeps the disagreement: the label is the fraction of the
+# three that say cloud. The settings of all sources are fixed in the package:
 
 # %%
 LABEL_SOURCES
 
+# %% [markdown]
+# `study_chips` cuts the scenes into chips (squares of equal size) and labels each chip with every
+# source. A simulated scene among real ones needs no processor: its exact mask is known, and is
+# stored for every source. Simulated chips are therefore left out of the comparison that follows.
+
 # %%
 path = study_chips(catalogue, store, work, simulated)
 bands = ["blue", "green", "red", "nir", "swir16"]
-real = catalogue.name != "simulated"  # simulated scenes among real ones have their truth
+sources = [*LABEL_SOURCES, SOFT]
 layers = {}
-for name in LABEL_SOURCES:
-    chips = Chips.open(path, bands, name, "train")
-    layers[name] = chips.without_simulated() if real else chips
-masks = {name: chips.dataset.mask.values for name, chips in layers.items()}
-
-# %% tags=["hide-input"]
-labels = pd.DataFrame(
-    {
-        "labelled": {name: (mask != 255).mean() for name, mask in masks.items()},
-        "cloud": {name: (mask == 1).sum() / (mask != 255).sum() for name, mask in masks.items()},
-    }
-).rename_axis("labels")
-tables.show(labels.reset_index())
+for source in sources:
+    chips = Chips.open(path, bands, source, "train")
+    layers[source] = data.labelled_by_processors(chips, catalogue)
+masks = {source: layers[source].dataset.mask.values for source in LABEL_SOURCES}
+tables.show(data.labels_table(masks))
 
 # %% [markdown]
-# Cloud is the minority, as in 2020 (about 20 % there): the reason for a Dice term in the loss.
-# Where the two disagree is where the decision is hard:
+# "Labelled" is the part of all pixels that a source labels; only `consensus` leaves pixels out on
+# purpose. "Cloud" is the part of the labelled pixels that it calls cloud. If the last column
+# differs much from row to row, a network trained on one source will disagree with a network trained
+# on another, however long both are trained. In 2020 about 20 % of the pixels were cloud. Such a
+# minority is the reason for the Dice term in the loss ({doc}`02_training`).
+#
+# The next figure shows one chip with all its labels. It is the one that has most of all three kinds
+# of pixel: cloud for all, clear for all, and divided.
 
-# %% tags=["hide-input", "wide"]
-a, b = masks["s2cloudless"], masks["ukis-csmask"]
-apart = (a != b).mean((1, 2))
-agreement = 1 - apart.mean()
-worst = np.argsort(apart)[::-1][:4]
-rows = []
-for index in worst:
-    chip = layers["ukis-csmask"].dataset.isel(chip=index)
-    scene = chip.rename(image="reflectance")[["reflectance", "mask"]]
-    rows.append((str(chip.scene.values), scene, {"s2cloudless": a[index]}))
-figures.panel(rows)
+# %% tags=["wide"]
+index = data.most_divided(masks, PROCESSORS)
+chip = layers[SOFT].dataset.isel(chip=index)
+data.sources_figure(chip, {source: mask[index] for source, mask in masks.items()}, chip.mask.values)
+
 # %% [markdown]
-# Here the column "reference" is ukis-csmask, only to have something to compare with: orange is what
-# s2cloudless leaves out of it, blue what it adds.
+# *Figure 1.4. One chip and its labels. First the three processors, then their votes; orange is
+# unlabelled. In the last picture, yellow means that all three say cloud, dark blue that none does,
+# and the shades between that they are divided.*
+#
+# ## Where they disagree
+#
+# Next we compare two processors on all real training chips. Of each region we take the chip in
+# which they differ most, and show the four worst. Beside the image is Sentinel-2's **cirrus band**
+# at 1.38 µm. Water vapour absorbs that light, so the ground stays dark there and only what is high
+# in the air is bright. Of the three processors, only s2cloudless reads this band. SPOT and Pléiades
+# do not have it, so our network does not read it either.
 
 # %%
-print(f"the two agree on {agreement:.1%} of {a.size:,} pixels of {len(a)} chips")
+a, b = masks["s2cloudless"], masks["ukis-csmask"]
+chips = layers["ukis-csmask"]
+worst = data.furthest_apart(a, b, chips.dataset.group.values, most=4)
+cirrus = [data.cirrus_of(chips, i, catalogue, store, a.shape[-1]) for i in worst]
+three = {name: masks[name] for name in PROCESSORS}
+tables.show(data.disagreement_table(chips, three, worst, cirrus))
+
+# %% tags=["wide"]
+data.disagreement_figure(chips, three, worst, cirrus)
+
+# %% [markdown]
+# *Figure 1.5. The worst chip of each of four regions. Read a row from left to right: the image as
+# the eye sees it, the cirrus band (white from a reflectance of 0.05), then what each processor
+# calls cloud.*
+#
+# Look for three cases. If a chip looks clear but is evenly bright in the cirrus band, and
+# s2cloudless calls all of it cloud, it has seen a **thin high veil** that the other bands show as a
+# faint haze at most. The spectral tests may call that haze cloud too. Whether it is one is a
+# question of definition. If the image shows snow, ice, sand or another **bright ground**, one of
+# the processors has probably taken it for cloud. If the masks differ along a rim only, they draw
+# the **edge of the cloud** at different distances. A network without the cirrus band can hardly
+# learn the first case: its inputs hold little of what decides it.
+
+# %%
+agreement = 1 - (a != b).mean()
+agreed_by_all = (masks["consensus"] != 255).mean()
+Markdown(
+    f"s2cloudless and ukis-csmask agree on {agreement:.1%} of {a.size:,} pixels of {len(a)} chips; "
+    f"all three processors agree on {agreed_by_all:.1%}."
+)
 
 # %% [markdown]
 # ## Dilation
 #
-# Processors draw their outlines at different distances from the cloud. Growing a mask by some metres
-# raises its recall and lowers its precision against any other:
+# **Dilation** grows every cloud of a mask by some metres. Processors draw the edge of a cloud at
+# different distances from its core, so part of their disagreement is only a matter of such a
+# margin. Here the masks of s2cloudless are dilated and scored against those of ukis-csmask, as if
+# the latter were true. Neither is; the table shows how far a margin alone moves a score.
 
-# %% tags=["hide-input"]
-pixel = layers["ukis-csmask"].resolution
-rows = []
-for metres in dilations:
-    total = np.zeros(4)
-    for mask, other in zip(a, b, strict=True):
-        total += list(counts(dilate(mask, metres, pixel), other).values())
-    rows.append({"dilation (m)": metres, **{k: float(v) for k, v in measures(total).items()}})
-tables.show(pd.DataFrame(rows)[["dilation (m)", *MEASURES]])
+# %%
+dilated = [data.score_dilated(a, b, metres, chips.resolution) for metres in dilations]
+tables.show(pd.DataFrame(dilated))
 
 # %% [markdown]
+# Dilation can only add cloud. So recall rises from row to row, and precision falls when what is
+# added is clear in the other mask. F2 weights recall four times as much as precision, so it may
+# rise where F1 falls. If it falls too, the first mask was already the wider one.
+#
 # ## Chips
 #
 # All of this is stored as Zarr: images, one mask for each source of labels, and for each chip the
-# scene, its region, its role and the checksum of its image.
+# scene, its region, its role and the checksum of its image. Later pages open the store with
+# `Chips.open`, which picks the bands, the source of labels and the role.
 
 # %%
-validation = Chips.open(path, bands, "ukis-csmask", "validation")
-stored = {"train": layers["ukis-csmask"], "validation": validation}
-tables.show(pd.DataFrame([{"role": r, **c.dataset.sizes} for r, c in stored.items()]))
+stored = data.chips_table(path, bands[:1], "majority")
+tables.show(stored)
 
 # %% [markdown]
-# **What we learnt.** The two processors agree on most pixels and differ on thin cloud, on bright
-# ground, and on where a cloud ends. What the labels call cloud will decide much of the score.
+# Real and simulated chips are counted apart, since this page compares processors on real ones alone
+# while {doc}`02_training` trains on both. All dates and patches of one place make one region, and
+# so do all simulated scenes of one landscape.
+
+# %%
+totals = stored.groupby("origin").chips.sum()
+Markdown(
+    f"In this run: {totals['real']} real and {totals['simulated']} simulated chips; "
+    f"s2cloudless calls {(a == 1).mean():.1%} of the pixels compared cloud, ukis-csmask "
+    f"{(b == 1).mean():.1%}; the two agree on {agreement:.1%}."
+)
+
+# %% [markdown]
+# **What we learnt.** Masks of processors cost nothing, but they are not the truth: each has its own
+# idea of thin cloud, bright ground and the edge of a cloud, and one of them learnt from
+# hand-labelled masks. The more two sources differ, the more the choice of labels decides the later
+# scores. The numbers above say how large that disagreement is here. The next page,
+# {doc}`02_training`, compares networks trained on each source.

@@ -17,9 +17,10 @@
 # %% [markdown]
 # # 3. HyperOpt search and the final models
 #
-# **What you will see.** A search over dropout, number of filters, kernel size and learning rate, each
-# trial a short fit scored on validation F2; what each parameter was worth; the models that are
-# trained with the best trial and that ship with the package.
+# **What you will see.** A search over dropout, number of filters, kernel size and learning rate. Each
+# trial is a short fit, scored by F2 on the validation patches. Then: what each parameter explains, the
+# final models trained with the best trial, how far the seed alone moves their score, and the rule that
+# sets the threshold of each model.
 #
 # **Prerequisites.** {doc}`02_training` (its choices are used; without them, the defaults).
 # **Time.** Tens of minutes in the `full` profile. A search that was stopped goes on where it was.
@@ -44,19 +45,27 @@ scheduler: str = ""  # fits them together: local, or the address of a Dask sched
 # %% tags=["hide-input"]
 from functools import partial
 
-import pandas as pd
+from IPython.display import Markdown
 
 from clouddl import figures
-from clouddl.network import ModelCard, build
+from clouddl.score import precision_recall
 from clouddl.search import best_trial, search
 from clouddl.sensors import BAND_SETS
-from clouddl.train import Schedule, fit_trial
+from clouddl.train import Schedule, fit_trial, on_validation
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
-from clouddl_study.experiments import Fit, fit_all, worth
+from clouddl_study.experiments import Fit, fit_all
+from clouddl_study.pages import search as page
 from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
 figures.style()
+
+# %% [markdown]
+# ## What is already settled
+#
+# The chips are those of {doc}`01_data_preparation`: squares of 256 pixels with a mask for each source of
+# labels. {doc}`02_training` chose the source of the labels, the normalisation and the working resolution
+# on validation. The search takes these three as they are and does not vary them.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -66,22 +75,38 @@ chosen = training_labels(choices["labels"] if labels == "auto" else labels, cata
 choices
 
 # %% [markdown]
-# ## The search
+# ## The space of the search
 #
-# "Filter size" in the abstract of 2020 can mean how many filters or how large their kernel, so both
-# are searched. TPE proposes a configuration; we train it for a few epochs, calibrate it, and return
-# validation F2. Several can be fitted at once, by the processes of this machine or of a cluster.
-
+# The abstract of 2020 names dropout and "filter size". Filter size can mean how many filters a layer has
+# or how large their kernel is, so both are searched. The learning rate is added, since no other setting
+# means much at a wrong one. The table is read from `clouddl.search.SPACE`, the object that HyperOpt
+# itself is given.
+#
+# Dropout starts at 0.1 and not at 0. Short fits hardly over-fit and so favour no dropout at all; the long
+# fits that follow would pay for it.
 
 # %%
-def card(name, band_sets, **fields):
-    bands = list(dict.fromkeys(b for s in band_sets for b in s))
-    defaults = {"seed": seed, "labels": chosen, "depth": depth}
-    of_page_2 = {key: choices[key] for key in ("normalisation", "resolution")}
-    return ModelCard(
-        name=name, bands=bands, band_sets=band_sets, **{**defaults, **of_page_2, **fields}
-    )
+tables.show(page.space())
 
+# %% [markdown]
+# *Table 3.1. The space. A learning rate is sampled uniformly in its logarithm, so that each doubling is as
+# likely as any other.*
+#
+# ## One trial
+#
+# A trial turns a point of this space into one number. It makes a network of that shape, trains it for
+# `trial_epochs` passes, calibrates its probabilities and returns F2 on the validation patches. F2 weights
+# recall four times as much as precision. It is the mean of two F2, one over real and one over simulated
+# patches, so that both count alike. The labels of the real patches come from processors: validation F2
+# measures agreement with them. Agreement with hand-labelled masks is measured in
+# {doc}`04_sentinel2_validation`.
+#
+# Every model on this page has a *card*: its bands, its shape, its labels, its seed. The trials use the
+# bands of SPOT (green, red, NIR, SWIR), the set that the study is about.
+
+# %%
+settled = {key: choices[key] for key in ("normalisation", "resolution")}
+card = partial(page.model_card, seed=seed, labels=chosen, depth=depth, **settled)
 
 # %%
 objective = partial(
@@ -92,6 +117,26 @@ objective = partial(
     epochs=trial_epochs,
     batch_size=batch_size,
 )
+
+# %% [markdown]
+# ## The loop
+#
+# HyperOpt's `fmin(objective, SPACE, algo=tpe.suggest)` would run the whole search. `clouddl.search` runs
+# the same loop with the table of trials as its only state, so that a search may be stopped, resumed or
+# spread over several machines:
+#
+# ```python
+# while len(table) < trials:
+#     point = tpe.suggest(...)  # HyperOpt proposes, from the rows of the table so far
+#     score = objective(point)  # train, calibrate, F2 on validation
+#     table = table + [point, score]  # written to disk at once
+# ```
+#
+# TPE stands for tree-structured Parzen estimator (Bergstra 2013). It divides the trials so far into a
+# good and a poor part, estimates for each parameter how the values are distributed in either, and
+# proposes the value whose density among the good ones, divided by that among the poor ones, is highest.
+# It needs some trials before it has anything to divide: the first third of the budget, and at least
+# three trials, are sampled at random from the space.
 
 # %%
 table = search(
@@ -106,49 +151,86 @@ table = search(
 )
 
 # %% [markdown]
-# The models ship inside the package, so they must be small: the best of the trials that are.
-
+# The search ends at the number of trials or at the limit of time, whichever comes first. The next line
+# says which of the two it was.
 
 # %%
-def millions(trial):
-    shape = {k: trial[k] for k in ("base_filters", "kernel_size")}
-    net = build(card("size", [BAND_SETS["spot"]], **shape))
-    return sum(p.numel() for p in net.parameters()) / 1e6
+fitted = table.seconds.sum() / 60
+Markdown(
+    f"**{len(table)} of {trials} trials**, {fitted:.1f} minutes of fitting; "
+    f"no trial begins after {minutes:g} minutes."
+)
 
+# %% [markdown]
+# The models ship inside the package, so they must be small. The winner is the best of the trials with at
+# most `largest` million parameters; if none is that small, it is the best of all.
 
-sizes = pd.Series([millions(trial) for trial in table.to_dict("records")])
-best = best_trial(table[sizes <= largest] if (sizes <= largest).any() else table)
+# %%
+sizes = page.millions(table, card("size", [BAND_SETS["spot"]]))
+small = table[sizes <= largest]
+best = best_trial(table if small.empty else small)
 best
 
-# %% tags=["hide-input"]
-ranked = table.assign(millions=sizes).sort_values("val_f2", ascending=False).round(4)
-tables.show(write_table(work, "trials", ranked))
+# %%
+tables.show(write_table(work, "trials", page.ranked(table, sizes)))
 
-# %% tags=["hide-input"]
-figures.trial_losses(table)
-# %% tags=["hide-input"]
-figures.parameter_slices(table)
 # %% [markdown]
-# What each parameter was worth: mean F2 of its better and its worse setting, and the share of the
-# variance between trials that it explains alone. So few trials give an indication, not a test.
+# *Table 3.2. All trials, best first. The winner is the first row whose network is small enough, which need
+# not be the first row.*
+#
+# Two pictures of the same table follow. The first is in the order of time, the second by parameter.
 
 # %%
-worth(table).round(3)
+figures.trial_losses(table)
 
 # %% [markdown]
-# ## The final models, and their thresholds
+# *Figure 3.1. Validation F2 of each trial, in the order they were proposed. The line is the best so far. If
+# TPE learns, the later dots lie higher than the early ones, which are random; a line that is still rising
+# at the end says that the search was cut short.*
+
+# %%
+figures.parameter_slices(table)
+
+# %% [markdown]
+# *Figure 3.2. The same trials against each parameter; the colour goes from dark (early) to light (late). A
+# parameter matters where the dots form a slope or a peak. Where the dots of one value spread as far as
+# those of all values, something else decides.*
 #
-# The best trial is trained at length and to the end: once for each set of bands, and once for any of
-# them, by leaving out bands at random. The threshold of each is chosen here, once, and used everywhere
-# from now on: probabilities are calibrated on the validation scenes (a scale and a shift of the
-# logits), and the threshold is that of the highest F2, averaged over real and simulated validation scenes
-# so that both count alike. Thresholds whose mean F2 is within 0.01 of the highest are taken as equal, and
-# the middle one is used. No model is trained on the validation scenes afterwards: retraining would shift
-# the probabilities and invalidate the threshold.
+# ## What each parameter explains
 #
-# With SPOT's bands there are five more fits, of as many steps: two with other seeds, to tell the noise;
-# one of real and one of simulated images alone; one with labels of the spectral tests alone, which
-# descend from no mask drawn by people. The shipped model is the first, fixed beforehand.
+# For each parameter the trials are divided into groups: at the median for dropout and learning rate, by
+# value for filters and kernel. The table gives the mean F2 of the best and of the worst group, and the
+# fraction of the variance of F2 that lies between the groups.
+#
+# These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at
+# alone, without holding the others fixed. TPE proposes good values together, so in the table of trials the
+# parameters are correlated: if the trials with a low learning rate are also those with a small kernel, both
+# are credited with the same difference in F2. A small number of trials does this by chance alone. The
+# last column says what a parameter without any effect would explain on average, (groups − 1) /
+# (trials − 1). A value near it is no evidence.
+
+# %%
+tables.show(page.parameter_worth(table).round(3))
+
+# %% [markdown]
+# *Table 3.3. What each parameter explains alone. So few trials give an indication, not a test.*
+#
+# ## The final models
+#
+# The best trial is trained at length and to the last epoch: once for each set of bands, and once for any
+# of them, by leaving out bands at random. Nothing is stopped early, so validation does not decide when
+# training ends.
+#
+# With SPOT's bands there are five more fits of as many steps, as controls:
+#
+# - two with other seeds, to measure the noise;
+# - one of real and one of simulated patches alone;
+# - one with labels of the spectral tests alone, which descend from no hand-labelled mask.
+#
+# The last three need real patches: a build of simulated patches alone leaves them out.
+#
+# The model `spot` is the headline model of the study. It is the fit of the first seed. That was fixed
+# beforehand, whichever seed scores best.
 
 # %%
 shape = {k: v for k, v in best.items() if k != "learning_rate"}
@@ -162,20 +244,86 @@ if chosen != "truth":
     tests = {**shape, "labels": "spectral-tests"}
     fits.append(Fit(card("spot-spectral-tests", spot, **tests)))
 
+# %% [markdown]
+# The fits differ in their cards and in the patches they see, and in nothing else. The schedule is the same
+# for all: `epochs` passes over all training chips, with the learning rate of the best trial.
+
 # %%
 schedule = Schedule(epochs, batch_size, best["learning_rate"])
 finals = fit_all(fits, path, work_folder(work), schedule, at_once)
 
 # %% tags=["hide-input"]
-rows = []
-for name, model in finals.items():
-    weights = work_folder(work) / "models" / f"{name}.safetensors"
-    row = {"model": name, "bands": ", ".join(model.card.bands), "threshold": model.card.threshold}
-    row["validation F2"] = round(model.card.scores["validation_f2"], 4)
-    rows.append({**row, "MB": round(weights.stat().st_size / 1e6, 2)})
-tables.show(write_table(work, "final_models", pd.DataFrame(rows)))
+summary = page.final_models(finals, work_folder(work) / "models")
+tables.show(write_table(work, "final_models", summary))
 
 # %% [markdown]
-# **What we learnt.** The search says which settings matter at this budget. The threshold stands in
-# each model's card and is used on every page that follows: {doc}`04_sentinel2_validation` scores these
-# models on Sentinel-2 against masks drawn by people, {doc}`05_spot_transfer` on sensors never seen.
+# *Table 3.4. The final models. Compare a row only with rows that have the same bands and the same labels:
+# `spot-spectral-tests` is scored against the labels of the spectral tests, and so against another target.*
+#
+# ## How much is chance?
+#
+# The seed sets the first weights, the order of the patches and the random effects of training. Fits that
+# differ in the seed alone differ in F2 too, and no difference between settings means anything below that.
+# We take two standard deviations of the seeds as the limit. Three seeds give a rough value of it, and
+# they are long fits: the noise of a short trial is likely to be larger, not smaller.
+
+# %%
+same_but_seed = ["spot", "spot-seed-1", "spot-seed-2"]
+seeds = [finals[name].card.scores["validation_f2"] for name in same_but_seed]
+page.trials_with_noise(table, seeds)
+
+# %% [markdown]
+# *Figure 3.3. Left: the trials from best to worst. The band reaches two standard deviations of the seeds
+# below the best trial; trials inside it cannot be told from the best. Right: the three long fits of the
+# winner, which differ in the seed alone.*
+#
+# ## The threshold
+#
+# The network gives a probability; a mask needs a threshold. It is chosen here, once, on the validation
+# patches, and used on every page that follows, for every sensor. There are three steps.
+#
+# 1. *Calibrate.* The logits are scaled and shifted so that of the pixels given 0.3, about 30 % are cloud.
+# 2. *Average.* F2 is computed for the thresholds 0.01 to 0.99 on the real and on the simulated patches,
+#    and the two curves are averaged. The real patches hold little snow, sand and bare soil; the simulated
+#    ones are not real. Neither should decide alone.
+# 3. *Take the middle of the plateau.* Thresholds whose mean F2 is within 0.01 of the highest count as
+#    equal, because a dozen validation scenes cannot tell them apart. The middle one of them is used. The
+#    highest point itself would often lie at an edge, and by chance.
+#
+# Steps 1 to 3 were done for each model as it was fitted. Here they are repeated, for the headline model,
+# to be looked at.
+
+# %%
+model = finals["spot"]
+curves = {}
+for name, part in page.validation_parts(path, model.card).items():
+    probability, truth = on_validation(model, part)
+    curves[name] = precision_recall(probability, truth)
+rule = page.plateau(curves)
+page.threshold_rule(curves, rule, model.card.threshold)
+
+# %% [markdown]
+# *Figure 3.4. F2 of the headline model against the threshold, on validation. The shaded plateau holds the
+# thresholds whose mean F2 is within 0.01 of the best; the dotted line is the threshold in the card of the
+# model. A wide plateau means that the choice hardly matters here. Where the two coloured curves peak at
+# different thresholds, the mean is a compromise.*
+#
+# No model is trained on the validation patches afterwards: retraining would shift the probabilities and
+# invalidate the threshold. What the threshold costs on images with hand-labelled masks is shown in
+# {doc}`04_sentinel2_validation`.
+
+# %% tags=["hide-input"]
+limit = 200 * page.spread(seeds)
+best_f2 = (table if small.empty else small).val_f2.max()
+Markdown(
+    f"The winning trial reached a validation F2 of **{best_f2:.1%}**. Two standard deviations of "
+    f"the seeds are **{limit:.1f} points**. The threshold of the headline model is "
+    f"**{model.card.threshold:.2f}**, on a plateau from {rule.low:.2f} to {rule.high:.2f}."
+)
+
+# %% [markdown]
+# **What we learnt.** TPE spends a small budget where earlier trials were good. Whether one trial is better
+# than another has to be read against the noise of the seeds, and trials inside it are equal. The
+# threshold is not a free parameter of later pages: it follows from a rule on validation, it stands in the
+# card of each model, and it is not changed for any sensor. {doc}`04_sentinel2_validation` scores these
+# models on Sentinel-2 against hand-labelled masks, {doc}`05_spot_transfer` on sensors they never saw.

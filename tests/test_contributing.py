@@ -115,6 +115,6 @@ def test_a_degradation(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not np.isnan(degrade(scene, "dead_columns", 0.0).reflectance.values).any()
 
 
-@pytest.mark.parametrize("example", ["10_my_page.py"], indirect=True)
+@pytest.mark.parametrize("example", ["13_my_page.py"], indirect=True)
 def test_a_page(example: Path) -> None:
     assert check_parameters(example, {"corpus": "simulated", "seed": 3})["seed"] == 3

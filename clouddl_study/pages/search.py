@@ -1,0 +1,302 @@
+"""Page 3: the space of the search, its trials and their noise, and the rule of the threshold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from hyperopt.pyll import dfs
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clouddl.chips import Chips
+from clouddl.model import CloudModel
+from clouddl.network import ModelCard, build
+from clouddl.score import PLATEAU
+from clouddl.search import CHOICES, SPACE
+from clouddl_study.experiments import worth
+
+# How a distribution of HyperOpt is called on the page.
+LAWS = {"uniform": "uniform", "loguniform": "uniform in the logarithm"}
+
+MEANINGS = {
+    "dropout": "fraction of feature maps left out while training",
+    "base_filters": "filters of the first level; each level below has twice as many",
+    "kernel_size": "pixels a side of each convolution",
+    "learning_rate": "highest rate of the one-cycle schedule",
+}
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Thresholds that the validation scenes cannot tell apart.
+
+    Attributes:
+        low: The lowest of them.
+        high: The highest of them.
+        middle: The one that is used.
+        best: The highest mean F2 of all thresholds.
+    """
+
+    low: float
+    high: float
+    middle: float
+    best: float
+
+
+def space() -> pd.DataFrame:
+    """Tabulate the space of the search, read from `clouddl.search.SPACE` itself.
+
+    Returns:
+        A row for each parameter: parameter, meaning, distribution, values.
+    """
+    rows = []
+    for name, expression in SPACE.items():
+        if name in CHOICES:
+            law = "one of"
+            values = ", ".join(str(value) for value in CHOICES[name])
+        else:
+            law, low, high = _range(expression)
+            values = f"{low:g} to {high:g}"
+        row = {"parameter": name, "meaning": MEANINGS.get(name, "")}
+        rows.append({**row, "distribution": law, "values": values})
+    return pd.DataFrame(rows)
+
+
+def _range(expression: Any) -> tuple[str, float, float]:
+    """Law and ends of a continuous parameter, from the nodes of HyperOpt's expression."""
+    nodes = dfs(expression)
+    (law,) = (node.name for node in nodes if node.name in LAWS)
+    numbers = [node.obj for node in nodes if node.name == "literal" and node.obj not in SPACE]
+    low, high = (float(number) for number in numbers)
+    if law == "loguniform":
+        low, high = float(np.exp(low)), float(np.exp(high))
+    return LAWS[law], low, high
+
+
+def model_card(name: str, band_sets: Sequence[Sequence[str]], **fields: Any) -> ModelCard:
+    """Make the card of a model to train.
+
+    Args:
+        name: Of the model and of its run.
+        band_sets: Common names; each training image is shown with one of these sets.
+        **fields: Other fields of the card.
+
+    Returns:
+        The card; its bands are those of all sets, each once.
+    """
+    bands = list(dict.fromkeys(band for bands in band_sets for band in bands))
+    return ModelCard(name=name, bands=bands, band_sets=[list(s) for s in band_sets], **fields)
+
+
+def millions(table: pd.DataFrame, card: ModelCard) -> pd.Series:
+    """Count the parameters of the network of each trial.
+
+    Args:
+        table: The trials, as `clouddl.search.search` returns them.
+        card: Its bands and depth are those of the trials.
+
+    Returns:
+        Millions of parameters, in the order of the trials.
+    """
+    sizes = []
+    for trial in table.to_dict("records"):
+        shape = {name: trial[name] for name in CHOICES}
+        net = build(card.model_copy(update=shape))
+        sizes.append(sum(parameter.numel() for parameter in net.parameters()) / 1e6)
+    return pd.Series(sizes, dtype=float)
+
+
+def ranked(table: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:
+    """Order trials by their score.
+
+    Args:
+        table: The trials.
+        sizes: Millions of parameters of each.
+
+    Returns:
+        The trials with the column `millions`, best first, rounded.
+    """
+    return table.assign(millions=sizes).sort_values("val_f2", ascending=False).round(4)
+
+
+def parameter_worth(table: pd.DataFrame) -> pd.DataFrame:
+    """Tabulate what each parameter explains, beside what it would explain by chance.
+
+    A parameter without any effect that splits n trials into g groups explains (g - 1) / (n - 1) of
+    the variance on average.
+
+    Args:
+        table: The trials.
+
+    Returns:
+        As `experiments.worth`, with "variance explained alone" and "expected by chance".
+    """
+    result = worth(table).rename(columns={"share of variance": "variance explained alone"})
+    groups = [table[name].nunique() if name in CHOICES else 2 for name in result.parameter]
+    chance = (np.array(groups) - 1) / max(1, len(table) - 1)
+    return result.assign(**{"expected by chance": chance})
+
+
+def final_models(models: Mapping[str, CloudModel], folder: Path) -> pd.DataFrame:
+    """Tabulate trained models.
+
+    Args:
+        models: By name.
+        folder: Has the weights, `<name>.safetensors`.
+
+    Returns:
+        A row for each: model, bands, threshold, validation F2 (a fraction), MB.
+    """
+    rows = []
+    for name, model in models.items():
+        row = {
+            "model": name,
+            "bands": ", ".join(model.card.bands),
+            "threshold": model.card.threshold,
+            "validation F2": round(model.card.scores["validation_f2"], 4),
+            "MB": round((folder / f"{name}.safetensors").stat().st_size / 1e6, 2),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def spread(seeds: Sequence[float]) -> float:
+    """Compute how far the seed alone moves a score.
+
+    Args:
+        seeds: Scores of fits that differ only in their seed.
+
+    Returns:
+        Their standard deviation; NaN for a single one.
+    """
+    if len(seeds) < 2:
+        return float("nan")
+    return float(np.std(seeds, ddof=1))
+
+
+def trials_with_noise(table: pd.DataFrame, seeds: Sequence[float]) -> Figure:
+    """Plot trials in the order of their score, and how far seeds alone move a score.
+
+    Args:
+        table: The trials.
+        seeds: Validation F2 of fits that differ only in their seed.
+
+    Returns:
+        The figure.
+    """
+    noise = spread(seeds)
+    scores = table.val_f2.sort_values(ascending=False).to_numpy()
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(8, 3.4), sharey=True, width_ratios=[max(3, len(scores)), 3]
+    )
+    order = np.arange(1, len(scores) + 1)
+    left.plot(order, scores, "o", color="C0")
+    if np.isfinite(noise):
+        label = "two standard deviations of seeds"
+        left.axhspan(scores[0] - 2 * noise, scores[0], color="C4", alpha=0.25, lw=0, label=label)
+        left.legend(fontsize=8, loc="lower left")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set(xlabel="trial, best first", ylabel="validation F2", title="short fits")
+    right.plot(np.zeros(len(seeds)), seeds, "s", color="C1", alpha=0.7)
+    right.set(xticks=[0], xlim=(-1, 1), title="long fits")
+    right.set_xticklabels(["one point, other seeds"], fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def validation_parts(chips: Path, card: ModelCard) -> dict[str, Chips]:
+    """Open the validation chips of a model, the real and the simulated ones apart.
+
+    Args:
+        chips: The Zarr store.
+        card: Its bands and labels are used.
+
+    Returns:
+        Chips by "real" and "simulated"; a part without chips is left out.
+    """
+    validation = Chips.open(chips, card.bands, card.labels, "validation")
+    parts = dict(zip(("real", "simulated"), validation.real_and_simulated(), strict=True))
+    return {name: part for name, part in parts.items() if part.dataset.sizes["chip"]}
+
+
+def plateau(curves: Mapping[str, pd.DataFrame], tolerance: float = PLATEAU) -> Plateau:
+    """Find the thresholds whose mean F2 is as good as the best, as `score.common_threshold` does.
+
+    Args:
+        curves: Tables of `score.precision_recall`, which count alike.
+        tolerance: Of F2.
+
+    Returns:
+        Ends and middle of the plateau, and the best mean F2.
+
+    Raises:
+        ValueError: No curve has any cloud.
+    """
+    mean = mean_curve(curves)
+    score = mean.f2.to_numpy()
+    if not np.isfinite(score).any():
+        raise ValueError("plateau: there is no cloud in any of the validation sets")
+    thresholds = mean.threshold.to_numpy()
+    top = np.flatnonzero(score >= np.nanmax(score) - tolerance)
+    middle = (top[0] + top[-1]) // 2
+    low, high = float(thresholds[top[0]]), float(thresholds[top[-1]])
+    return Plateau(low, high, float(thresholds[middle]), float(np.nanmax(score)))
+
+
+def mean_curve(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Average F2 over sets, at each threshold.
+
+    Args:
+        curves: Tables of `score.precision_recall`; those of a set without cloud are left out.
+
+    Returns:
+        threshold and f2.
+    """
+    scored = [curve for curve in curves.values() if curve.recall.notna().any()]
+    thresholds = next(iter(curves.values())).threshold
+    if not scored:
+        return pd.DataFrame({"threshold": thresholds, "f2": np.nan})
+    return pd.DataFrame({"threshold": thresholds, "f2": np.mean([c.f2 for c in scored], axis=0)})
+
+
+def plot_f2(axis: Axes, curve: pd.DataFrame, chosen: float, label: str, colour: str) -> None:
+    """Plot F2 against the threshold, with a dot at the one in use.
+
+    Args:
+        axis: Where to plot.
+        curve: Has threshold and f2.
+        chosen: The threshold in use.
+        label: Of the curve.
+        colour: Of the curve.
+    """
+    axis.plot(curve.threshold, curve.f2, color=colour, label=label)
+    f2 = float(np.interp(chosen, curve.threshold, curve.f2))
+    axis.plot(chosen, f2, "o", color=colour, mec="black", ms=7, zorder=3)
+
+
+def threshold_rule(curves: Mapping[str, pd.DataFrame], rule: Plateau, chosen: float) -> Figure:
+    """Plot how a threshold is chosen: F2 of each set, their mean, the plateau and its middle.
+
+    Args:
+        curves: Tables of `score.precision_recall` of the validation sets.
+        rule: The plateau of their mean.
+        chosen: The threshold in the card of the model.
+
+    Returns:
+        The figure.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.8))
+    label = f"plateau, {rule.low:.2f} to {rule.high:.2f}"
+    axis.axvspan(rule.low, rule.high, color="C4", alpha=0.25, lw=0, label=label)
+    for number, (name, curve) in enumerate(curves.items()):
+        axis.plot(curve.threshold, curve.f2, color=f"C{number}", label=f"{name} validation")
+    plot_f2(axis, mean_curve(curves), chosen, "mean", "black")
+    axis.axvline(chosen, color="black", lw=1, ls=":", label=f"chosen, {chosen:.2f}")
+    axis.set(xlabel="threshold of the probability", ylabel="F2", xlim=(0, 1))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    plt.close(figure)
+    return figure

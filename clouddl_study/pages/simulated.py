@@ -1,0 +1,441 @@
+"""Steps, tables and figures of the page on simulated scenes."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from scipy.stats import wasserstein_distance
+
+from clouddl.chips import Chips
+from clouddl.labels import NODATA
+from clouddl.mission.classical import multi_temporal_test
+from clouddl.scenes import SIMULATED
+from clouddl.score import COUNTS, f_beta
+from clouddl.sensors import STUDY_BANDS, Sensor
+from clouddl.simulate.landscape import LANDSCAPES, Ground
+from clouddl.transfer import Scenes
+from clouddl_study.tables import NAMES
+
+COVERS = {
+    "canopy": "#009E73",
+    "litter": "#E69F00",
+    "soil": "#A0522D",
+    "sand": "#F0E442",
+    "road": "#5F6B6B",
+    "roof": "#CC79A7",
+    "char": "#202020",
+    "water": "#0072B2",
+    "snow": "#D9F0FF",
+}  # kinds of cover, as landscapes.yaml names them
+CLASSES = {"clear": "#5F6B6B", "cloud": "#F2F2F2", "not labelled": "#000000"}
+PAIRS = [("red", "nir"), ("red", "swir16"), ("blue", "red")]  # bands plotted against each other
+PIXELS = {0: "clear", 1: "cloud"}
+LEAST_UNITS = 5  # with fewer places there is no bootstrap interval
+
+
+def without_blur_and_noise(sensor: Sensor) -> Sensor:
+    """Make a sensor so fine that its pixels, averaged to those of a scene, have no blur or noise.
+
+    Args:
+        sensor: Its card.
+
+    Returns:
+        The card with bands of 1 cm. Calibration and registration stay as they were.
+    """
+    bands = tuple(band.model_copy(update={"gsd_m": 0.01}) for band in sensor.bands)
+    return sensor.model_copy(update={"bands": bands})
+
+
+def land_cover(ground: Ground, surface: str) -> tuple[np.ndarray, list[str]]:
+    """Find the kind of cover that fills most of each pixel.
+
+    Args:
+        ground: The ground of a scene.
+        surface: A key of `LANDSCAPES`, of which it is made.
+
+    Returns:
+        Numbers (y, x) of kinds, and the names of the kinds.
+    """
+    # Three spectra of each kind of cover, then water and snow; `abundance` holds tints after them.
+    kinds = [*np.repeat(list(LANDSCAPES[surface].covers), 3), "water", "snow"]
+    fractions: dict[str, np.ndarray] = {}
+    for kind, fraction in zip(kinds, ground.abundance, strict=False):
+        fractions[str(kind)] = fractions.get(str(kind), 0) + fraction
+    return np.argmax(list(fractions.values()), axis=0), list(fractions)
+
+
+def landscape_table() -> pd.DataFrame:
+    """Tabulate what the landscapes are made of.
+
+    Returns:
+        A row a landscape: relief in metres, per cent of water and snow, covers by weight.
+    """
+    rows = []
+    for name, landscape in LANDSCAPES.items():
+        covers = sorted(landscape.covers, key=lambda kind: -landscape.covers[kind])
+        rows.append(
+            {
+                "landscape": name,
+                "relief, m": landscape.relief_m,
+                "water, %": 100 * landscape.water,
+                "snow, %": 100 * landscape.snow,
+                "other covers, the largest first": ", ".join(covers),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def plot_layers(
+    ground: Ground,
+    surface: str,
+    sensor: Sensor,
+    clear: xr.Dataset,
+    cloudy: xr.Dataset,
+    ideal: xr.Dataset,
+) -> Figure:
+    """Show the layers that a simulated scene is built of.
+
+    Args:
+        ground: Terrain and land cover.
+        surface: A key of `LANDSCAPES`, of which the ground is made.
+        sensor: The sensor, with red, green and blue.
+        clear: The scene without cloud.
+        cloudy: The scene with cloud.
+        ideal: The same, seen without blur and noise.
+
+    Returns:
+        The figure: two rows of four pictures.
+    """
+    figure, axes = plt.subplots(2, 4, figsize=(12, 6.4))
+    flat = axes.flat
+    _with_bar(flat[0], cloudy.elevation.values, "1. terrain", "m", cmap="cividis")
+    codes, kinds = land_cover(ground, surface)
+    _classes(flat[1], codes, {kind: COVERS[kind] for kind in kinds}, "2. land cover")
+    level = xr.DataArray(ground.reflectance(sensor), clear.reflectance.coords)
+    _picture(flat[2], level, "3. spectra of the ground")
+    _picture(flat[3], clear.reflectance, "4. sun and air: clear scene")
+    depth = np.log10(np.maximum(cloudy.optical_depth.values, 0.01))
+    _with_bar(flat[4], depth, "5. optical depth of cloud", "log10 of the depth", cmap="cividis")
+    _picture(flat[5], ideal.reflectance, "6. scene with cloud")
+    effect = (cloudy.reflectance - ideal.reflectance).sel(band="red").values
+    limit = float(np.percentile(np.abs(effect), 99))
+    _with_bar(
+        flat[6],
+        effect,
+        "7. instrument",
+        "change of red reflectance",
+        cmap="RdBu",
+        vmin=-limit,
+        vmax=limit,
+    )
+    codes = np.where(cloudy.mask == NODATA, 2, cloudy.mask)
+    _classes(flat[7], codes, CLASSES, "8. label")
+    plt.close(figure)
+    return figure
+
+
+def plot_landscapes(scenes: Scenes) -> Figure:
+    """Show one small picture of each landscape, all with the same stretch.
+
+    Args:
+        scenes: Clear scenes by landscape.
+
+    Returns:
+        The figure, six pictures a row.
+    """
+    rows = -(-len(scenes) // 6)
+    figure, axes = plt.subplots(rows, 6, figsize=(11, 2.05 * rows))
+    for axis, (name, scene) in zip(axes.flat, scenes.items(), strict=False):
+        _picture(axis, scene.reflectance, name)
+    for axis in axes.flat[len(scenes) :]:
+        axis.axis("off")
+    plt.close(figure)
+    return figure
+
+
+def corpus_and_simulated(chips: Chips) -> tuple[np.ndarray, np.ndarray]:
+    """Tell the chips of the corpus from the simulated ones that are mixed in.
+
+    Args:
+        chips: Of a role.
+
+    Returns:
+        Indices of the two. Without any real image there is nothing to compare with, and every
+        other simulated chip stands for the corpus.
+    """
+    simulated = chips.dataset.sha256.values == SIMULATED
+    if simulated.all():
+        simulated = np.arange(len(simulated)) % 2 == 0
+    return np.flatnonzero(~simulated), np.flatnonzero(simulated)
+
+
+def plot_side_by_side(
+    images: np.ndarray, real: np.ndarray, simulated: np.ndarray, seed: int
+) -> Figure:
+    """Show six chips of the corpus above six simulated ones.
+
+    Args:
+        images: Reflectance (chip, band, y, x) in the bands of the study.
+        real: Indices of the corpus.
+        simulated: Indices of the simulated ones.
+        seed: Seed of the choice.
+
+    Returns:
+        The figure.
+    """
+    rng = np.random.default_rng(seed)
+    figure, axes = plt.subplots(2, 6, figsize=(12, 4.3))
+    for row, which in zip(axes, (real, simulated), strict=True):
+        for axis, chip in zip(row, np.sort(rng.choice(which, 6, replace=False)), strict=True):
+            axis.imshow(_stretched(images[chip, [2, 1, 0]].transpose(1, 2, 0)))
+            axis.axis("off")
+    axes[0, 0].set_title("corpus", loc="left")
+    axes[1, 0].set_title("simulated", loc="left")
+    plt.close(figure)
+    return figure
+
+
+def band_values(
+    images: np.ndarray, masks: np.ndarray, which: np.ndarray
+) -> dict[tuple[str, str], np.ndarray]:
+    """Collect the reflectances of clear and of cloudy pixels; one pixel in seven.
+
+    Args:
+        images: Reflectance (chip, band, y, x) in the bands of the study.
+        masks: Labels (chip, y, x), 0 clear and 1 cloud.
+        which: Indices of the chips.
+
+    Returns:
+        Values (pixel,) by kind of pixel and band.
+    """
+    values = {}
+    for code, name in PIXELS.items():
+        for band, common in enumerate(STUDY_BANDS):
+            labelled = images[which, band][masks[which] == code]
+            values[name, common] = labelled[np.isfinite(labelled)][::7]
+    return values
+
+
+def compare_bands(
+    corpus: Mapping[tuple[str, str], np.ndarray], simulated: Mapping[tuple[str, str], np.ndarray]
+) -> pd.DataFrame:
+    """Compare the distributions of reflectance of two sets of pixels.
+
+    Args:
+        corpus: As from `band_values`.
+        simulated: The same for the simulated chips.
+
+    Returns:
+        A row a kind of pixel and band: medians, and the Wasserstein distance, all reflectances.
+    """
+    rows = []
+    for (name, band), theirs in corpus.items():
+        ours = simulated[name, band]
+        rows.append(
+            {
+                "pixels": name,
+                "band": band,
+                "median, corpus": np.median(theirs),
+                "median, drawn": np.median(ours),
+                "distance": wasserstein_distance(ours, theirs),
+            }
+        )
+    return pd.DataFrame(rows).round(3)
+
+
+def plot_histograms(
+    corpus: Mapping[tuple[str, str], np.ndarray], simulated: Mapping[tuple[str, str], np.ndarray]
+) -> Figure:
+    """Plot histograms of reflectance for each band, clear pixels above and cloudy ones below.
+
+    Args:
+        corpus: As from `band_values`.
+        simulated: The same for the simulated chips.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots(2, len(STUDY_BANDS), figsize=(9, 4.6), sharex=True)
+    bins = np.linspace(0, 1.1, 56)
+    for axis, (name, band) in zip(axes.flat, corpus, strict=True):
+        for label, values in (("corpus", corpus), ("simulated", simulated)):
+            axis.hist(values[name, band], bins, density=True, histtype="step", lw=1.6, label=label)
+        axis.set_title(f"{band}, {name}", fontsize=10)
+        axis.set(xticks=[0, 0.5, 1], yticks=[])
+    axes[0, 0].legend(fontsize=9)
+    figure.supxlabel("reflectance", fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def plot_band_pairs(images: np.ndarray, real: np.ndarray, simulated: np.ndarray) -> Figure:
+    """Plot the density of pixels of one band against another, `PAIRS`, one pixel in eleven.
+
+    Args:
+        images: Reflectance (chip, band, y, x) in the bands of the study.
+        real: Indices of the corpus.
+        simulated: Indices of the simulated chips.
+
+    Returns:
+        The figure, the corpus above.
+    """
+    figure, axes = plt.subplots(2, 3, figsize=(9.5, 6), sharex=True, sharey=True)
+    named = {"corpus": real, "simulated": simulated}
+    for row, (name, which) in zip(axes, named.items(), strict=True):
+        for axis, (first, second) in zip(row, PAIRS, strict=True):
+            x = images[which, STUDY_BANDS.index(first)].ravel()[::11]
+            y = images[which, STUDY_BANDS.index(second)].ravel()[::11]
+            extent = (0, 1.1, 0, 1.1)
+            axis.hexbin(x, y, gridsize=60, bins="log", extent=extent, cmap="cividis", mincnt=1)
+            axis.set(xlabel=first, ylabel=second, title=name)
+    plt.close(figure)
+    return figure
+
+
+def multi_temporal_masks(scenes: Scenes, bands: Sequence[str]) -> dict[str, np.ndarray]:
+    """Find cloud in time series, one a place, with dates five days apart.
+
+    Args:
+        scenes: Scenes by id, those of a place (`group`) in the order of their days.
+        bands: Common names of the bands to use.
+
+    Returns:
+        Masks (y, x) by scene id.
+    """
+    masks = {}
+    for place in dict.fromkeys(scene.attrs["group"] for scene in scenes.values()):
+        names = [name for name, scene in scenes.items() if scene.attrs["group"] == place]
+        series = [scenes[name].reflectance.sel(band=list(bands)) for name in names]
+        dates = [f"2018-06-{1 + 5 * day:02}" for day in range(len(names))]
+        for name, test in zip(names, multi_temporal_test(series, dates), strict=True):
+            masks[name] = test.values
+    return masks
+
+
+def intervals_of_five(differences: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the intervals of fewer than five places, which a bootstrap cannot give.
+
+    Args:
+        differences: Rows of `score.paired`: low, high, units.
+
+    Returns:
+        The table with NaN for those intervals.
+    """
+    ends = differences[["low", "high"]].where(differences.units >= LEAST_UNITS)
+    return differences.assign(low=ends.low, high=ends.high)
+
+
+def plot_place_differences(counts: pd.DataFrame, one: str, other: str) -> Figure:
+    """Plot the difference in F2 of two runs for each place, by terrain.
+
+    Args:
+        counts: Rows of `transfer.score_masks` with run and terrain.
+        one: A run.
+        other: The run that is taken away from it.
+
+    Returns:
+        The figure; places without any cloud have no F2, and no point.
+    """
+    kept = counts[counts.run.isin([one, other])]
+    sums = kept.groupby(["terrain", "group", "run"])[COUNTS].sum()
+    f2 = f_beta(sums.tp.to_numpy(), sums.fp.to_numpy(), sums.fn.to_numpy(), 2)
+    table = pd.Series(f2, sums.index).unstack("run")
+    difference = (table[one] - table[other]).dropna()
+    terrains = list(dict.fromkeys(difference.index.get_level_values("terrain")))
+    figure, axis = plt.subplots(figsize=(6.5, 2.6))
+    axis.axvline(0, color="grey", lw=1)
+    for height, terrain in enumerate(terrains):
+        values = difference[terrain]
+        axis.plot(values, np.full(len(values), height), "o", alpha=0.6)
+    axis.set_yticks(range(len(terrains)), terrains)
+    axis.set(ylim=(-0.5, len(terrains) - 0.5), xlabel=f"F2, {one} minus {other}")
+    plt.close(figure)
+    return figure
+
+
+def help_findings(differences: pd.DataFrame) -> str:
+    """Tell in words what each difference of a table shows.
+
+    Args:
+        differences: Rows with sensor, minus (the run taken away), difference, low and high.
+
+    Returns:
+        A list in Markdown.
+    """
+    lines = []
+    named = differences.assign(sensor=differences.sensor.replace(NAMES, regex=True))
+    for row in named.itertuples():
+        points = f"{100 * row.difference:+.1f} points of F2"
+        if np.isnan(row.low):
+            verdict = "too few places for an interval"
+        elif row.low > 0 or row.high < 0:
+            verdict = f"interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
+        else:
+            ends = f"interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
+            verdict = f"{ends}, which holds zero: no difference shown"
+        lines.append(f"- **{row.sensor}**, both minus {row.minus}: {points} ({verdict})")
+    return "\n".join(lines)
+
+
+def bands_finding(table: pd.DataFrame) -> str:
+    """Tell in a sentence where the simulated bands are nearest to real ones and where farthest.
+
+    Args:
+        table: Of `compare_bands`.
+
+    Returns:
+        A line of Markdown.
+    """
+    near, far = table.loc[table.distance.idxmin()], table.loc[table.distance.idxmax()]
+    return (
+        f"**Bands**: simulated and real pixels are nearest in {near.band} ({near.pixels}), at a "
+        f"distance of {near.distance:.3f} in reflectance, and farthest in {far.band} "
+        f"({far.pixels}), at {far.distance:.3f}."
+    )
+
+
+def _stretched(rgb: np.ndarray) -> np.ndarray:
+    """Reflectances (y, x, 3) as a picture; the same stretch for all."""
+    return np.clip(np.nan_to_num(rgb) / 0.6, 0, 1) ** 0.6
+
+
+def _picture(axis: Axes, reflectance: xr.DataArray, title: str) -> None:
+    """Show reflectance (band, y, x) in true colour."""
+    rgb = reflectance.sel(band=["red", "green", "blue"]).transpose("y", "x", "band")
+    axis.imshow(_stretched(rgb.values))
+    _frame(axis, title)
+
+
+def _with_bar(axis: Axes, values: np.ndarray, title: str, unit: str, **look: object) -> None:
+    """Show values (y, x) with a bar of their colours."""
+    image = axis.imshow(values, **look)
+    bar = axis.figure.colorbar(image, ax=axis, location="bottom", shrink=0.8, pad=0.02)
+    bar.set_label(unit, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    _frame(axis, title)
+
+
+def _classes(axis: Axes, codes: np.ndarray, colours: Mapping[str, str], title: str) -> None:
+    """Show numbers (y, x) of classes, framed, with a legend below."""
+    look = ListedColormap(list(colours.values()))
+    axis.imshow(codes, look, vmin=0, vmax=len(colours) - 1)
+    handles = [Patch(facecolor=c, edgecolor="grey", label=name) for name, c in colours.items()]
+    axis.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, fontsize=7
+    )
+    _frame(axis, title)
+
+
+def _frame(axis: Axes, title: str) -> None:
+    """Frame a picture, so that white ones do not vanish, and give it a title."""
+    axis.set_title(title, fontsize=10)
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set(visible=True, color="grey", linewidth=0.8)

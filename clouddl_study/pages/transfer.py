@@ -1,0 +1,465 @@
+"""Tables and figures of page 5: a model on sensors that it was not trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clouddl import figures
+from clouddl.model import CloudModel
+from clouddl.score import COUNTS, f_beta, measures, paired, pooled
+from clouddl.sensors import BAND_SETS, Sensor, shared_bands
+from clouddl.transfer import Evaluation, Method, Scenes, evaluate, model_method
+from clouddl_study import tables
+from clouddl_study.workspace import results_folder, trained_model, work_folder
+
+ALL_CLOUD = "everything is cloud"
+PEER = "ukis-csmask: blue, green, red, nir"
+FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown; below, the patches are
+SCORES = ["scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall", "iou", "accuracy"]
+Masks = Mapping[str, np.ndarray]  # (y, x) by scene id
+Fraction = TypeVar("Fraction", float, pd.Series)
+
+
+def bands_shared(reference: Sensor, others: Sequence[Sensor]) -> pd.DataFrame:
+    """List which bands of other sensors the training sensor has too.
+
+    Args:
+        reference: Card of the training sensor.
+        others: Cards of the others.
+
+    Returns:
+        A row for each other sensor: its title, and the common names of the bands.
+    """
+    rows = {sensor.title: ", ".join(shared_bands(reference, sensor)) for sensor in others}
+    return pd.DataFrame(rows.items(), columns=["sensor", f"bands shared with {reference.title}"])
+
+
+def by_sensor(scenes: Scenes) -> dict[str, Scenes]:
+    """Sort scenes into a set for each sensor.
+
+    Args:
+        scenes: Scenes by id.
+
+    Returns:
+        Scenes by id for each sensor, in the order in which sensors first appear.
+    """
+    sets: dict[str, dict] = {}
+    for name, scene in scenes.items():
+        sets.setdefault(scene.attrs["sensor"], {})[name] = scene
+    return dict(sets)
+
+
+def title_of(sensor: str) -> str:
+    """Name a sensor as tables do, such as "Landsat 8".
+
+    Args:
+        sensor: Its id.
+    """
+    return str(tables.readable(pd.DataFrame({"sensor": [sensor]})).iloc[0, 0])
+
+
+def transfer_methods(models: Mapping[str, CloudModel]) -> dict[str, Method]:
+    """Make methods of the models, for each set of bands: the model of those bands, and "any".
+
+    Args:
+        models: A model for each name of `BAND_SETS`, and "any".
+
+    Returns:
+        Methods by the name that tables show, "method: bands".
+    """
+    methods = {}
+    for name, use in BAND_SETS.items():
+        bands = ", ".join(use)
+        methods[f"CloudDL: {bands}"] = model_method(models[name], use)
+        methods[f"CloudDL, one model for any bands: {bands}"] = model_method(models["any"], use)
+    return methods
+
+
+def ablation_methods(work: Path | str, names: Mapping[str, str]) -> dict[str, Method]:
+    """Make methods of the models with SPOT's bands that were trained on less.
+
+    Args:
+        work: The work folder; a model that it lacks is left out.
+        names: Name of the model by what it was trained on.
+
+    Returns:
+        Methods by the name that tables show.
+    """
+    methods = {}
+    for trained_on, name in names.items():
+        if has_model(work, name):
+            run = f"CloudDL, {trained_on}: {', '.join(BAND_SETS['spot'])}"
+            methods[run] = model_method(trained_model(work, name))
+    return methods
+
+
+def has_model(work: Path | str, name: str) -> bool:
+    """Whether the work folder has a model of that name."""
+    return (work_folder(work) / "models" / f"{name}.json").exists()
+
+
+def seed_models(work: Path | str) -> list[str]:
+    """Names of the headline model and of the same fit with other seeds, where there are any.
+
+    Args:
+        work: The work folder.
+    """
+    others = (work_folder(work) / "models").glob("spot-seed-*.json")
+    return ["spot", *sorted(path.stem for path in others)]
+
+
+def score_fits(work: Path | str, fits: Mapping[str, str], scenes: Scenes) -> pd.DataFrame:
+    """Score several trained models on the same scenes.
+
+    Args:
+        work: The work folder.
+        fits: Name of the model by the name to show; there may be none.
+        scenes: With `mask`.
+
+    Returns:
+        A row for each sensor and model (`run`): F2, F1, precision and recall.
+    """
+    columns = ["sensor", "run", "f2", "f1", "precision", "recall"]
+    if not fits:
+        return pd.DataFrame(columns=columns)
+    methods = {run: model_method(trained_model(work, name)) for run, name in fits.items()}
+    counts = evaluate(methods, scenes).counts
+    return pooled(counts, by=["sensor", "run"], draws=1)[columns].round(3)
+
+
+def differences(counts: pd.DataFrame, run: str, rivals: Sequence[str], seed: int) -> pd.DataFrame:
+    """Compare F2 of a method with that of others on the same scenes.
+
+    Args:
+        counts: A row for each scene and method, as `transfer.evaluate` makes them.
+        run: The method.
+        rivals: Those it is compared with; one that was not run on a sensor is left out.
+        seed: Of the bootstrap.
+
+    Returns:
+        A row for each sensor and rival, with the columns of `score.paired`.
+    """
+    rows = []
+    for sensor, part in counts.groupby("sensor", sort=False):
+        one = part[part.run == run]
+        for rival in rivals:
+            other = part[part.run == rival]
+            if len(other):
+                difference = paired(one, other, seed=seed)
+                rows.append({"sensor": sensor, "CloudDL minus": rival, **difference})
+    return pd.DataFrame(rows)
+
+
+def enough_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Empty the intervals that rest on fewer than `FEWEST_UNITS` places.
+
+    Args:
+        table: Has `units`, and intervals in columns that end in "low" and "high".
+
+    Returns:
+        The same rows.
+    """
+    table = table.copy()
+    ends = [name for name in table.columns if name.endswith(("low", "high"))]
+    table.loc[table.units < FEWEST_UNITS, ends] = np.nan
+    return table
+
+
+def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
+    """Summarise F2 over fits that differ in their seed alone.
+
+    Args:
+        seeds: Columns sensor and f2, a row for each fit.
+
+    Returns:
+        A row for each sensor: number of fits, mean and standard deviation in points (per cent).
+    """
+    spread = seeds.groupby("sensor", sort=False).f2.agg(["count", "mean", "std"]).reset_index()
+    spread[["mean", "std"]] = (100 * spread[["mean", "std"]]).round(1)
+    heads = {"count": "fits", "mean": "mean F2, %", "std": "standard deviation, points"}
+    return spread.rename(columns=heads)
+
+
+def all_cloud_f2(cloud: Fraction) -> Fraction:
+    """Compute F2 of a mask that calls everything cloud, 5 p / (4 p + 1).
+
+    Args:
+        cloud: Fraction p of cloud in the reference, or a column of them.
+
+    Returns:
+        F2, which a method must exceed to be of use.
+    """
+    return 5 * cloud / (4 * cloud + 1)
+
+
+def forest_plot(scores: pd.DataFrame, headline: str) -> Figure:
+    """Plot F2 of each method on each sensor, with its 95 % interval.
+
+    An interval over fewer than `FEWEST_UNITS` places is left out.
+
+    Args:
+        scores: As `score.pooled` by sensor and run.
+        headline: The method to stand out.
+
+    Returns:
+        The figure; a panel for each sensor, methods in the order of the table.
+    """
+    runs = scores.run.drop_duplicates().tolist()
+    sensors = scores.sensor.drop_duplicates().tolist()
+    size = (9.5, 0.48 * len(runs) + 1)
+    figure, axes = plt.subplots(1, len(sensors), squeeze=False, sharey=True, figsize=size)
+    for axis, sensor in zip(axes.flat, sensors, strict=True):
+        rows = scores[scores.sensor == sensor].set_index("run").reindex(runs)
+        _forest(axis, enough_units(rows), headline)
+        places = int(rows.units.max())
+        axis.set(title=f"{title_of(sensor)} (places: {places})", xlabel="F2, %")
+    axes[0, 0].set_yticks(range(len(runs)), _method_labels(runs), fontsize=8)
+    axes[0, 0].invert_yaxis()
+    plt.close(figure)
+    return figure
+
+
+def _forest(axis: Axes, rows: pd.DataFrame, headline: str) -> None:
+    """One panel of `forest_plot`: rows by method."""
+    for y, (run, row) in enumerate(rows.iterrows()):
+        colour = "C1" if run == headline else "C0"
+        axis.plot([100 * row.f2_low, 100 * row.f2_high], [y, y], color=colour, lw=3, alpha=0.4)
+        axis.plot(100 * row.f2, y, "o", color=colour)
+    if ALL_CLOUD in rows.index:
+        axis.axvline(100 * rows.f2[ALL_CLOUD], color="grey", lw=1, ls="--")
+
+
+def _method_labels(runs: Sequence[str]) -> list[str]:
+    """Method and bands of each run on two lines."""
+    names = tables.readable(pd.DataFrame({"run": list(runs)}))
+    pairs = zip(names["Method"], names["Bands"], strict=True)
+    return [f"{method}\n{bands}".strip() for method, bands in pairs]
+
+
+def threshold_curves(
+    curves: Mapping[str, pd.DataFrame], threshold: float, cloud: Mapping[str, float]
+) -> Figure:
+    """Plot F2 against the threshold for several sets of scenes.
+
+    Args:
+        curves: Tables of `score.precision_recall` by the name of the set.
+        threshold: The one in use, which is marked.
+        cloud: Fraction of cloud in the reference of each set, for the floor "all cloud".
+
+    Returns:
+        The figure.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 3.8))
+    for number, (name, table) in enumerate(curves.items()):
+        colour = f"C{number}"
+        axis.plot(table.threshold, 100 * table.f2, color=colour, label=name)
+        floor = 100 * all_cloud_f2(cloud[name])
+        axis.axhline(floor, color=colour, ls=":", label=f"{name}, everything is cloud")
+    axis.axvline(threshold, color="grey", ls="--", label="chosen on validation")
+    axis.set(xlabel="threshold of probability", ylabel="F2, %", xlim=(0, 1))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    plt.close(figure)
+    return figure
+
+
+def precision_recall_figure(
+    curves: Mapping[str, pd.DataFrame], scores: pd.DataFrame, threshold: float
+) -> Figure:
+    """Plot precision against recall for several sets, with the mask in use as a point.
+
+    Args:
+        curves: Tables of `score.precision_recall` by the name of the set.
+        scores: Columns sensor, recall and precision at the threshold, a row for each set.
+        threshold: The one in use.
+
+    Returns:
+        The figure.
+    """
+    points = {
+        f"{title_of(row.sensor)} at threshold {threshold:.2f}": (row.recall, row.precision)
+        for row in scores.itertuples()
+    }
+    figure = figures.precision_recall_curves(curves, points)
+    figure.axes[0].set(xlim=(0, 1.02), ylim=(0, 1.02))
+    return figure
+
+
+def surface_plot(counts: pd.DataFrame, surfaces: pd.DataFrame) -> Figure:
+    """Plot F2 of each surface, and of each of its patches.
+
+    A surface without any cloud has no F2 and stays empty.
+
+    Args:
+        counts: A row for each patch of one method: biome, tp, fp, fn, tn.
+        surfaces: `score.pooled` of the same by biome.
+
+    Returns:
+        The figure.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 3.6))
+    patches = patches_worst_first(counts)
+    for y, row in enumerate(surfaces.itertuples()):
+        single = patches[patches.biome == row.biome].f2
+        axis.plot(100 * single, np.full(len(single), y), "|", ms=12, mew=2, color="C1")
+        if np.isfinite(row.recall):
+            axis.plot(100 * row.f2, y, "o", color="C0")
+    names = tables.readable(surfaces[["biome", "scenes"]])
+    labels = [f"{name} ({number})" for name, number in names.itertuples(index=False)]
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel("F2, %")
+    plt.close(figure)
+    return figure
+
+
+def patches_worst_first(counts: pd.DataFrame) -> pd.DataFrame:
+    """Order patches by how wrong their mask is.
+
+    A patch with cloud is ranked by its F2, one without any by its accuracy, which is lowest where
+    there are most false alarms.
+
+    Args:
+        counts: A row for each patch of one method: tp, fp, fn, tn.
+
+    Returns:
+        The same rows, worst first, with f2 (NaN without cloud) and accuracy.
+    """
+    table = counts.reset_index(drop=True)
+    scores = measures(table[COUNTS].to_numpy())
+    has_cloud = table.tp + table.fn > 0
+    table["accuracy"] = scores["accuracy"]
+    table["f2"] = np.where(has_cloud, scores["f2"], np.nan)
+    merit = table.f2.fillna(table.accuracy)
+    return table.loc[merit.sort_values(kind="stable").index]
+
+
+def patch_gallery(
+    counts: pd.DataFrame, scenes: Scenes, masks: Masks, bands: Sequence[str]
+) -> Figure:
+    """Show every patch with its reference and its mask, failures first.
+
+    Args:
+        counts: A row for each patch of one method, as `transfer.evaluate` makes them.
+        scenes: The patches by id, with `mask`.
+        masks: The masks of that method by scene id.
+        bands: Common names of the bands of the picture.
+
+    Returns:
+        The figure, a patch a row.
+    """
+    rows = []
+    for patch in patches_worst_first(counts).itertuples():
+        verdict = f"F2 {patch.f2:.1%}"
+        if np.isnan(patch.f2):
+            verdict = "no cloud"
+        title = f"{patch.scene}\n{verdict}, accuracy {patch.accuracy:.1%}"
+        scene = scenes[patch.scene].sel(band=list(bands))
+        rows.append((title, scene, {"CloudDL": masks[patch.scene]}))
+    return figures.panel(rows)
+
+
+def error_panel(
+    evaluation: Evaluation, scenes: Scenes, run: str, bands: Sequence[str], patches: int
+) -> Figure:
+    """Show patches from the lowest F2 to the highest, with the mask of ukis-csmask beside.
+
+    Only patches with both cloud and clear ground are taken, at equal steps of rank.
+
+    Args:
+        evaluation: Of methods on scenes of one sensor.
+        scenes: These, by id.
+        run: The method.
+        bands: Common names of the bands of the picture.
+        patches: How many; one alone is of middling F2.
+
+    Returns:
+        The figure.
+    """
+    table = evaluation.counts[evaluation.counts.run == run]
+    table = table.assign(f2=f_beta(table.tp, table.fp, table.fn, 2))
+    mixed = table[(table.tp + table.fn > 0) & (table.tn + table.fp > 0)].sort_values("f2")
+    places = [0.5]
+    if patches > 1:
+        places = np.linspace(0, 1, patches).tolist()
+    chosen = mixed.scene.iloc[[round(place * (len(mixed) - 1)) for place in places]]
+    rows = []
+    for name in dict.fromkeys(chosen):
+        columns = {"CloudDL": evaluation.masks[run][name]}
+        if PEER in evaluation.masks:
+            columns["ukis-csmask"] = evaluation.masks[PEER][name]
+        rows.append((name, scenes[name].sel(band=list(bands)), columns))
+    return figures.panel(rows)
+
+
+def headline_table(
+    work: Path | str, scores: pd.DataFrame, adaptation: pd.DataFrame, run: str, sensor: str
+) -> pd.DataFrame:
+    """Gather the scores that the README and the front page show.
+
+    Args:
+        work: The work folder; those of Sentinel-2 are there once page 4 has run.
+        scores: Of this page, by sensor and run.
+        adaptation: Scores before and after adaptation.
+        run: The method of the headline.
+        sensor: The sensor adapted to.
+
+    Returns:
+        A row for each set of images and method.
+    """
+    parts = []
+    path = results_folder(work) / "scores_sentinel2.csv"
+    if path.exists():
+        sentinel = pd.read_csv(path)
+        sentinel = sentinel[sentinel.run.str.startswith("CloudDL: ")]
+        parts.append(sentinel.assign(images=sentinel["set"]))
+    transfer = scores[scores.run == run]
+    parts.append(transfer.assign(images=transfer.sensor))
+    parts.append(adaptation.assign(images=f"{sensor}, not seen in adapting"))
+    columns = ["images", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
+    return pd.concat(parts, ignore_index=True)[columns].round(3)
+
+
+def front_page_numbers(scores: pd.DataFrame, adaptation: pd.DataFrame, run: str) -> dict[str, str]:
+    """Format the numbers that the front page quotes.
+
+    Args:
+        scores: Of this page, by sensor and run.
+        adaptation: Scores before and after adaptation.
+        run: The method of the headline.
+
+    Returns:
+        Text by the key that the front page names.
+    """
+    ours = scores[scores.run == run].set_index("sensor")
+    before, after = adaptation.iloc[0], adaptation.iloc[-1]
+    numbers = {}
+    for key, sensor in (("l8", "landsat-8"), ("l5", "landsat-5")):
+        numbers[f"{key}_f2"] = f"{ours.f2[sensor]:.1%}"
+        numbers[f"{key}_f1"] = f"{ours.f1[sensor]:.1%}"
+    numbers["l8_scenes"] = f"{ours.scenes['landsat-8']}"
+    numbers["adapted_f2"] = f"{after.f2:.1%}"
+    numbers["adapted_before"] = f"{before.f2:.1%}"
+    numbers["adapted_scenes"] = f"{after.scenes}"
+    return numbers
+
+
+def change_text(change: Mapping[str, float]) -> str:
+    """Say in words how F2 changed, and whether chance alone may explain it.
+
+    Args:
+        change: Of `score.paired`, after minus before.
+    """
+    text = f"{100 * change['difference']:+.1f} points of F2"
+    if change["units"] < FEWEST_UNITS:
+        return f"{text} (too few places for an interval)"
+    low, high = 100 * change["low"], 100 * change["high"]
+    verdict = "the interval excludes zero"
+    if low <= 0 <= high:
+        verdict = "the interval includes zero, so chance alone may explain it"
+    return f"{text}, 95 % interval {low:+.1f} to {high:+.1f}: {verdict}"

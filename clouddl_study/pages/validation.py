@@ -1,0 +1,315 @@
+"""Page 4: masks, patches and thresholds against hand-labelled Sentinel-2 references."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from clouddl.model import CloudModel
+from clouddl.score import COUNTS, measures, paired
+from clouddl.sensors import BAND_SETS
+from clouddl.transfer import Evaluation, Scenes
+from clouddl_study.pages.search import plot_f2
+from clouddl_study.tables import NAMES
+
+# Columns of the table of scores.
+SCORES = (
+    *("set", "run", "scenes", "f2", "f2_low", "f2_high"),
+    *("f1", "precision", "recall", "iou", "accuracy"),
+)
+
+FEWEST = 5  # units for which an interval is shown
+Curves = Mapping[str, Mapping[str, pd.DataFrame]]  # by set of images and model
+
+
+def by_collection(scenes: Scenes) -> dict[str, dict[str, xr.Dataset]]:
+    """Divide scenes into the sets they were published as.
+
+    Args:
+        scenes: By id, as `transfer.open_scenes` gives them.
+
+    Returns:
+        Scenes by id, by collection, in the order of the scenes.
+    """
+    sets: dict[str, dict[str, xr.Dataset]] = {}
+    for name, scene in scenes.items():
+        sets.setdefault(scene.attrs["collection"], {})[name] = scene
+    return sets
+
+
+def scene_table(scenes: Scenes) -> pd.DataFrame:
+    """Tabulate scenes.
+
+    Args:
+        scenes: With `mask`.
+
+    Returns:
+        A row for each: scene, set, pixels, cloud (fraction), bands.
+    """
+    rows = []
+    for name, scene in scenes.items():
+        row = {"scene": name, "set": scene.attrs["collection"], "pixels": scene.mask.size}
+        row["cloud"] = float((scene.mask == 1).mean())
+        row["bands"] = ", ".join(scene.band.values.tolist())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def readable_set(name: str) -> str:
+    """Name a set of images for readers.
+
+    Args:
+        name: Of its collection.
+
+    Returns:
+        Its title, as in the tables.
+    """
+    return str(pd.Series([name]).replace(NAMES, regex=True).iloc[0])
+
+
+def usable(scenes: Scenes) -> dict[str, list[str]]:
+    """Select the band sets that all of some scenes have.
+
+    Args:
+        scenes: At least one.
+
+    Returns:
+        Common names by the name of the set, of `BAND_SETS`.
+    """
+    common = set.intersection(*(set(scene.band.values.tolist()) for scene in scenes.values()))
+    return {name: bands for name, bands in BAND_SETS.items() if common.issuperset(bands)}
+
+
+def readable_run(run: str) -> str:
+    """Name a run, or its bands, for readers.
+
+    Args:
+        run: "method: bands", or bands.
+
+    Returns:
+        The same, with NIR and SWIR in capitals.
+    """
+    return run.replace("nir", "NIR").replace("swir16", "SWIR")
+
+
+def pick(candidates: Sequence[str], masks: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Pick the first run that has masks.
+
+    Args:
+        candidates: Names of runs, the preferred one first.
+        masks: Masks by run and scene id.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: None has masks.
+    """
+    for run in candidates:
+        if masks.get(run):
+            return run
+    raise ValueError(f"none of the runs has a mask: {', '.join(candidates)}")
+
+
+def panel_rows(
+    sets: Mapping[str, Scenes],
+    evaluations: Mapping[str, Evaluation],
+    ours: Sequence[str],
+    peer: tuple[str, str],
+    each: int = 2,
+    most: int = 3,
+) -> list[tuple[str, xr.Dataset, dict[str, np.ndarray]]]:
+    """Collect the rows of a panel: the first scenes of each set, with two masks.
+
+    Args:
+        sets: Scenes by set.
+        evaluations: Their masks, by set.
+        ours: Runs of CloudDL, the preferred one first: a set may lack its bands.
+        peer: Title of the last column, and the run it shows.
+        each: Scenes of a set.
+        most: Rows.
+
+    Returns:
+        Rows of `figures.panel`; the title of a row says which of `ours` it shows.
+    """
+    rows = []
+    title, other = peer
+    for collection, part in sets.items():
+        masks = evaluations[collection].masks
+        run = pick(ours, masks)
+        bands = readable_run(run.partition(": ")[2])
+        for name in list(part)[:each]:
+            columns = {"CloudDL": masks[run][name], title: masks[other][name]}
+            rows.append((f"{name}\n{bands}", part[name], columns))
+    return rows[:most]
+
+
+def differences(
+    counted: pd.DataFrame, ours: Sequence[str], draws: int, seed: int, fewest: int = FEWEST
+) -> pd.DataFrame:
+    """Tabulate how far a model is ahead of what does not learn, on the same pixels.
+
+    Args:
+        counted: Counts of `transfer.evaluate`, with the column `set`.
+        ours: Runs of CloudDL, each compared with every run that is not CloudDL's.
+        draws: Of the bootstrap.
+        seed: Of the bootstrap.
+        fewest: Units below which no interval is given.
+
+    Returns:
+        A row for each set, model and other method: set, bands, against, ahead, low, high (points of
+        F2) and units.
+    """
+    rows = []
+    for (name, run), part in counted.groupby(["set", "run"], sort=False):
+        if run not in ours:
+            continue
+        bands = run.partition(": ")[2]
+        rivals = counted[(counted.set == name) & ~counted.run.str.startswith("CloudDL")]
+        for other, theirs in rivals.groupby("run", sort=False):
+            if other.startswith("spectral tests") and other.partition(": ")[2] != bands:
+                continue
+            if set(theirs.group) != set(part.group):
+                continue
+            result = paired(part, theirs, draws, seed)
+            row = {"set": name, "CloudDL with": readable_run(bands), "against": readable_run(other)}
+            row["F2 ahead (points)"] = round(100 * result["difference"], 1)
+            for end in ("low", "high"):
+                shown = result["units"] >= fewest
+                row[end] = round(100 * result[end], 1) if shown else np.nan
+            rows.append({**row, "units": result["units"]})
+    return pd.DataFrame(rows)
+
+
+def scene_points(counted: pd.DataFrame, runs: Sequence[str]) -> Figure:
+    """Plot F2 of each scene, one row a method: what an interval over few scenes would hide.
+
+    Args:
+        counted: Counts of `transfer.evaluate`, with the column `set`.
+        runs: What to plot.
+
+    Returns:
+        The figure; a bar is the F2 of the pooled pixels of a set.
+    """
+    runs = [run for run in runs if (counted.run == run).any()]
+    figure, axis = plt.subplots(figsize=(8, 0.42 * len(runs) + 1.4))
+    for number, name in enumerate(counted.set.unique()):
+        for row, run in enumerate(runs):
+            part = counted[(counted.set == name) & (counted.run == run)]
+            if part.empty:
+                continue
+            scenes = measures(part[COUNTS].to_numpy())["f2"]
+            pooled = measures(part[COUNTS].sum().to_numpy())["f2"]
+            y = len(runs) - 1 - row + 0.12 - 0.24 * number
+            axis.plot(scenes, np.full(len(scenes), y), "o", color=f"C{number}", alpha=0.7, ms=5)
+            axis.plot(pooled, y, "|", color=f"C{number}", ms=13, mew=2)
+        axis.plot([], [], "o", color=f"C{number}", label=readable_set(name))
+    labels = [readable_run(run) for run in runs]
+    axis.set_yticks(np.arange(len(runs))[::-1], labels, fontsize=8)
+    axis.set_xlabel("F2")
+    axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    plt.close(figure)
+    return figure
+
+
+def all_cloud_f2(scenes: Scenes) -> float:
+    """Compute the F2 of the mask that calls everything cloud, the floor of a useful method.
+
+    Args:
+        scenes: With `mask`; unlabelled pixels are 255.
+
+    Returns:
+        F2 of their pooled pixels.
+    """
+    cloud = sum(int((scene.mask == 1).sum()) for scene in scenes.values())
+    clear = sum(int((scene.mask == 0).sum()) for scene in scenes.values())
+    return float(measures(np.array([cloud, clear, 0, 0]))["f2"])
+
+
+def threshold_curves(
+    curves: Curves, models: Mapping[str, CloudModel], sets: Mapping[str, Scenes]
+) -> Figure:
+    """Plot F2 against the threshold on each set, with the threshold of each model marked.
+
+    Args:
+        curves: Tables of `score.precision_recall`.
+        models: By the names in `curves`.
+        sets: Scenes by set, for the F2 of "everything is cloud".
+
+    Returns:
+        The figure.
+    """
+    size = (4.2 * len(curves), 3.8)
+    figure, axes = plt.subplots(1, len(curves), figsize=size, squeeze=False, sharey=True)
+    for axis, (collection, tables) in zip(axes.flat, curves.items(), strict=True):
+        for name, table in tables.items():
+            colour = f"C{list(BAND_SETS).index(name)}"
+            plot_f2(axis, table, models[name].card.threshold, f"model {name}", colour)
+        floor = all_cloud_f2(sets[collection])
+        axis.axhline(floor, color="grey", lw=1, ls="--", label="everything is cloud")
+        axis.set(xlabel="threshold of the probability", xlim=(0, 1), ylim=(0, 1.01))
+        axis.set_title(readable_set(collection))
+        axis.legend(fontsize=8, loc="lower left")
+    axes[0, 0].set_ylabel("F2")
+    plt.close(figure)
+    return figure
+
+
+def cost_of_threshold(curves: Curves, models: Mapping[str, CloudModel]) -> pd.DataFrame:
+    """Tabulate what the threshold of validation costs on references: an unattainable best minus it.
+
+    Args:
+        curves: Tables of `score.precision_recall`.
+        models: By the names in `curves`.
+
+    Returns:
+        A row for each set and model: set, model, threshold, F2 there, the best threshold in
+        hindsight, its F2, and the difference in points.
+    """
+    rows = []
+    for collection, tables in curves.items():
+        for name, table in tables.items():
+            chosen = at_threshold(table, models[name].card.threshold)
+            best = chosen
+            if table.f2.notna().any():
+                best = table.loc[table.f2.idxmax()]
+            row = {"set": collection, "model": name}
+            row |= {"threshold": chosen.threshold, "F2 % there": round(100 * chosen.f2, 1)}
+            row |= {"best in hindsight": best.threshold, "its F2 %": round(100 * best.f2, 1)}
+            rows.append({**row, "cost (points)": round(100 * (best.f2 - chosen.f2), 1)})
+    return pd.DataFrame(rows)
+
+
+def at_threshold(curve: pd.DataFrame, threshold: float) -> pd.Series:
+    """Find the row of a curve at a threshold.
+
+    Args:
+        curve: A table of `score.precision_recall`.
+        threshold: Of a model.
+
+    Returns:
+        The row of the nearest threshold.
+    """
+    return curve.iloc[(curve.threshold - threshold).abs().argmin()]
+
+
+def operating_points(
+    tables: Mapping[str, pd.DataFrame], models: Mapping[str, CloudModel]
+) -> dict[str, tuple[float, float]]:
+    """Find where the threshold of each model lies on its curve.
+
+    Args:
+        tables: Tables of `score.precision_recall`, by model.
+        models: By the same names.
+
+    Returns:
+        Recall and precision, by a label that tells the threshold.
+    """
+    points = {}
+    for name, table in tables.items():
+        at = at_threshold(table, models[name].card.threshold)
+        points[f"{name}, threshold {at.threshold:.2f}"] = (at.recall, at.precision)
+    return points

@@ -1,0 +1,185 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: py:percent,ipynb
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 6. Fewer bands
+#
+# **What you will see.** Which bands each sensor has in common with Sentinel-2, and how much bands of one
+# name differ. Then the question that Pléiades, Venµs and PlanetScope ask: what is a cloud mask worth
+# without short-wave infrared?
+#
+# **Why it matters.** A model can only use bands that both its training sensor and the new sensor have.
+# Snow is the usual casualty: it is as bright as cloud in the visible and near infrared, and dark in the
+# short-wave infrared. Without that band, a network has to tell them apart by shape and texture.
+#
+# **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship). **Time.** Minutes.
+
+# %% tags=["parameters"]
+corpus: str = "auto"  # real, simulated, or auto: real where it can be had
+mirror: str = ""  # folder that holds the real images, instead of the network
+work: str = "build/work"  # where chips, models and tables go
+seed: int = 0  # of the bootstrap and the simulated places
+draws: int = 2000  # of the bootstrap
+tested: int = 20  # simulated places to score on
+size: int = 128  # pixels of 30 m, of one simulated place
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from clouddl import figures
+from clouddl.score import pooled
+from clouddl.sensors import BAND_SETS, get_sensor
+from clouddl.simulate import simulate_set
+from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes, processor_method
+from clouddl_study.corpora import open_corpus
+from clouddl_study.pages import bands
+from clouddl_study.tables import show
+from clouddl_study.workspace import results_folder, trained_model, write_table
+
+figures.style()
+
+# %% [markdown]
+# ## What the sensors share
+#
+# Every sensor is described by a card: its bands under their STAC common names, with centre, width and
+# ground sampling. From the cards alone we can list what a sensor shares with Sentinel-2. A model works
+# only from the bands it was made for, so the last column gives the largest band set of the study that the
+# sensor can fill: `five` is all five bands, `spot` is without blue, `pleiades` is without short-wave
+# infrared.
+
+# %%
+show(write_table(work, "sensors_shared", bands.sensor_table()))
+
+# %% [markdown]
+# Read a row from right to left: the last column is the model to use, the column before it is the price.
+# A sensor with "none" in the last column lacks more than one band of the study; none of the models can
+# be used on it.
+#
+# ## Bands of one name differ
+#
+# A band of the same name is not the same band. Two instruments differ in the centre and the width of
+# their filters, so they measure different reflectances over the same ground. We plot the response curves
+# of seven sensors. Where no published curve comes with the package, a Gaussian or a box with the centre
+# and width of the card stands in for it; the line style says which.
+
+# %% tags=["wide"]
+chosen = ("sentinel-2", "spot-4", "spot-5", "landsat-8", "pleiades", "venus", "co3d")
+responses = figures.sensor_responses([get_sensor(name) for name in chosen])
+figures.save(responses, results_folder(work) / "sensor_responses.png")
+responses
+
+# %% [markdown]
+# *Figure 6.1. Spectral responses of seven sensors, one a row, each scaled to a peak of 1. Compare one
+# colour down the rows: where its peaks do not line up, or one is much wider, two sensors report different
+# reflectances for the same ground. A row with a colour missing is a sensor without that band. What these
+# differences amount to in reflectance is computed in {doc}`08_band_adjustment`.*
+#
+# ## Without short-wave infrared
+#
+# Blue, green, red and near infrared are the bands of Pléiades. We could not obtain Pléiades images with
+# reference masks. Two substitutes answer part of the question each:
+#
+# - **Real images of another sensor.** The On Cloud N chips are Sentinel-2 images with these bands and
+#   hand-labelled masks. They hold surface reflectance, not reflectance at the top of the atmosphere, and
+#   their cloud outlines are generous, so a tight mask loses recall there.
+# - **Simulated images of the sensor itself.** Venµs and Pléiades are simulated over the same places, with
+#   their own responses, blur and noise, and with an exact reference. Simulated clouds are easier to
+#   describe than real ones, so these scores are no forecast.
+
+# %%
+catalogue, store = open_corpus(corpus, mirror or None)
+models = {name: trained_model(work, name) for name in ("pleiades", "any")}
+use = BAND_SETS["pleiades"]
+sets = {}
+if catalogue.name == "simulated":
+    print("The corpus is simulated: the On Cloud N chips are left out.")
+else:
+    chips = [s for s in catalogue.select("reference") if s.collection == "oncloudn"]
+    sets["oncloudn"] = open_scenes(chips, store, models["pleiades"].card.resolution)
+for name in ("venus", "pleiades"):
+    title = f"{get_sensor(name).title}, simulated"
+    sets[title] = simulate_set(name, tested, seed=40_000 + seed, size=size)
+
+# %% [markdown]
+# We compare two of our models with two others. The first model was trained with these four bands alone.
+# The second was trained with any subset of the five, and is given these four. The floor is the method
+# that calls every pixel cloud: F2 weights recall four times as much as precision, so this floor is high
+# wherever there is much cloud, and a score means little until it is above it. ukis-csmask, a network of
+# DLR trained on hand-labelled masks, is scored on the real images alone: it was made for real images, and
+# a failure on simulated ones would say nothing about it.
+
+# %%
+names = ", ".join(use)
+ours, floor = f"CloudDL: {names}", "everything is cloud"
+methods = {
+    ours: model_method(models["pleiades"], use),
+    f"CloudDL, one model for any bands: {names}": model_method(models["any"], use),
+    floor: all_cloud(),
+}
+processor = {f"ukis-csmask: {names}": processor_method(4)}
+
+counted = []
+for images, scenes in sets.items():
+    applied = methods | processor if images == "oncloudn" else methods
+    counted.append(evaluate(applied, scenes).counts.assign(images=images))
+scores = pooled(pd.concat(counted), by=["images", "run"], draws=draws, seed=seed)
+
+# %% [markdown]
+# Pixels are pooled over the scenes of a set; the intervals resample scenes (places, where several scenes
+# show one place). With a handful of scenes an interval is a rough indication.
+
+# %%
+show(write_table(work, "scores_without_swir", scores[["images", *bands.SHOWN]].round(3)))
+
+# %% [markdown]
+# Compare a method with the floor of its own set first, then with the other methods of that set. Sets
+# must not be compared with each other: they differ in cloud cover, and so in their floor. Then look at
+# precision against recall. Low precision would be expected if bright ground such as snow or sand is taken
+# for cloud; low recall, if thin cloud or the rim of generous outlines is missed. Rows of the simulated
+# Venµs and Pléiades show the same places, so what differs between them is the instrument alone.
+#
+# ## Pictures of PlanetScope
+#
+# PlanetScope has the same four bands. The labels that come with its chips are blocks of unknown origin, so
+# we compute no score. We show the pictures instead, with the mask of the model outlined. A chip of 300
+# pixels of 3 m is no more than 30 pixels of the network's 30 m, so the model sees very little context.
+
+# %% tags=["wide"]
+pictures = bands.planetscope_pictures(catalogue, store, models["pleiades"])
+if pictures:
+    gallery = figures.gallery(pictures)
+    figures.save(gallery, results_folder(work) / "planetscope.png")
+else:
+    print("The corpus is simulated: the PlanetScope chips are left out.")
+gallery if pictures else None
+
+# %% [markdown]
+# *Figure 6.2. PlanetScope chips in true colour, with the outline of the model's mask; there is no outline
+# where all or nothing is called cloud. The title gives the season and number of the chip, whether its
+# source calls it cloudy or clear, and the fraction that the model calls cloud. Check two things by eye: do the
+# outlines follow the clouds, and is the fraction near zero on the chips called clear? (Shown with real
+# images only.)*
+
+# %%
+bands.f2_beside(scores, "images", ours, floor)
+
+# %% [markdown]
+# **What we learnt.** The lines above give the F2 of the four-band model beside the floor of each set: the
+# difference, in points, is what the model adds to calling everything cloud. Where that difference is
+# small or negative, F2 alone should not be used to recommend the mask. The card of a sensor tells before
+# launch which model can be used; these scores tell, roughly, with what to reckon when short-wave infrared
+# is not on board. The next page asks how far simple rules get with the same bands
+# ({doc}`07_classical_tests`).
