@@ -14,6 +14,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from clouddl.errors import read_yaml
 from clouddl.files import write_whole
@@ -168,6 +169,7 @@ def trial_losses(table: pd.DataFrame) -> Figure:
     axis.plot(table.trial, table.val_f2, "o", label="trial")
     axis.step(table.trial, table.val_f2.cummax(), where="post", label="best so far")
     axis.set(xlabel="trial", ylabel="validation F2")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
     return _close(figure)
 
@@ -181,16 +183,18 @@ def parameter_slices(table: pd.DataFrame) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(8, 5.4), sharey=True)
+    figure, axes = plt.subplots(2, 2, figsize=(9, 5.4), sharey=True)
     for axis, name in zip(axes.flat, SPACE, strict=True):
-        axis.scatter(table[name], table.val_f2, c=table.trial, cmap="viridis")
+        points = axis.scatter(table[name], table.val_f2, c=table.trial, cmap="viridis")
         axis.set_xlabel(name.replace("_", " "))
+        axis.margins(x=0.08)
         if name == "learning_rate":
             _log_scale(axis, name)
         elif name in CHOICES:
             axis.set_xticks(CHOICES[name])
     for axis in axes[:, 0]:
         axis.set_ylabel("validation F2")
+    figure.colorbar(points, ax=axes, label="trial")
     return _close(figure)
 
 
@@ -205,16 +209,14 @@ def precision_recall_curves(curves: Tables, points: Mapping[str, tuple[float, fl
         The figure.
     """
     figure, axis = plt.subplots(figsize=(5.2, 4.6))
+    colours = {}
     for name, table in curves.items():
-        axis.plot(table.recall, table.precision, label=name)
+        (line,) = axis.plot(table.recall, table.precision, label=name)
+        colours[name] = line.get_color()
     for (name, (recall, precision)), marker in zip(points.items(), "oDs^vPX*" * 3, strict=False):
-        axis.plot(recall, precision, marker, ms=8, mec="black", label=name)
-    axis.set(
-        xlabel="recall",
-        ylabel="precision",
-        xlim=(0.5, 1.005),
-        ylim=(0.5, 1.005),
-    )
+        colour = colours.get(name)
+        axis.plot(recall, precision, marker, ms=8, color=colour, mec="black", label=name)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.005))
     axis.legend(fontsize=8)
     return _close(figure)
 

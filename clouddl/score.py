@@ -147,7 +147,7 @@ def paired(
         seed: Of the bootstrap.
 
     Returns:
-        difference (`one` minus `other`), low, high and the number of units.
+        difference (`one` minus `other`), low, high (NaN for a single unit) and the number of units.
 
     Raises:
         InputError: The tables are of different scenes.
@@ -157,7 +157,9 @@ def paired(
         raise InputError("paired: the two tables hold other scenes; score the same ones with both")
     units = np.stack([a.to_numpy(), b.to_numpy()])
     resampled = units[:, _resample(len(a), draws, seed)].sum(2)
-    low, high = _interval(np.subtract(*measures(resampled)["f2"]))
+    low, high = (np.nan, np.nan)
+    if len(a) > 1:
+        low, high = _interval(np.subtract(*measures(resampled)["f2"]))
     difference = float(np.subtract(*measures(units.sum(1))["f2"]))
     return {"difference": difference, "low": low, "high": high, "units": len(a)}
 

@@ -53,6 +53,7 @@ def gather_results(work: Path, book: Path, profile: str, made: Mapping[str, Mani
 
     from clouddl_study.pages.cards import model_table, sensor_table
     from clouddl_study.tables import readable
+    from clouddl_study.workspace import write_table
 
     target = book / "results"
     shutil.rmtree(target, ignore_errors=True)
@@ -61,7 +62,8 @@ def gather_results(work: Path, book: Path, profile: str, made: Mapping[str, Mani
     cards = {"model_cards": model_table(models)}
     cards["sensor_models"] = sensor_table(models, work / "results")
     for name, table in cards.items():
-        table.to_csv(work / "results" / f"{name}.csv", index=False)
+        if len(table):
+            write_table(work, name, table)
     written = sorted((work / "results").glob("*"))
     for file in written:
         if file.suffix == ".csv":

@@ -16,6 +16,10 @@ PERCENT = {
     "cloud in labels": "Cloud in labels %",
     "F2, own labels": "F2 %, own labels",
     "F2, yardstick": "F2 %, yardstick",
+    "real, agreed": "F2 %, real, agreed",
+    "real, majority": "F2 %, real, majority",
+    "simulated": "F2 %, simulated",
+    "mean": "F2 %, mean",
     "val_f2": "Validation F2 %",
     "validation F2": "Validation F2 %",
 }

@@ -105,34 +105,39 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
     Returns:
         The text.
     """
-    count = {role: len(catalogue.select(role)) for role in ("train", "validation", "reference")}
-    numbers = (
-        f"{count['train']} scenes to train on, {count['validation']} to choose on and "
-        f"{count['reference']} to score on"
+    numbers = ", ".join(
+        f"{title} {_patches(catalogue, role)}"
+        for role, title in (
+            ("train", "training"),
+            ("validation", "validation"),
+            ("reference", "test"),
+        )
     )
     if all(scene.simulated for scene in catalogue.scenes):
         text = (
             "**Every image in this build is simulated by the package from a seed; none is real.** "
-            "The real images could not be had, or were not asked for, when it was made. There are "
+            "The real images could not be had, or were not asked for, when it was made. Patches: "
             f"{numbers}. The numbers show that the study runs. They say nothing about clouds, "
             "sensors or how good the method is."
         )
     else:
-        train, validation = _simulated(catalogue, "train"), _simulated(catalogue, "validation")
         text = (
-            f"**This build shows real images**: {numbers} ({_reference_sensors(catalogue)}). "
-            "Training and validation are Sentinel-2 with labels made by a processor; the masks "
-            f"scored against were made by people. {train} of the training scenes and {validation} "
-            "of those to choose on are not real but simulated, to show grounds and clouds of which "
-            "the archive has little. There are no SPOT images among them: Landsat 5 and 8, cut to "
-            "SPOT's bands, stand in."
+            f"**This build shows real images.** Patches: {numbers} "
+            f"({_reference_sensors(catalogue)}). Real training and validation patches are of "
+            "Sentinel-2, with labels by processors; test masks are hand-labelled. Simulated "
+            "patches show grounds and clouds of which the archive has little. There are no SPOT "
+            "images: Landsat 5 and 8, cut to SPOT's bands, stand in."
         )
     write_whole(path, f"{text}\n".encode())
     return text
 
 
-def _simulated(catalogue: Catalogue, role: str) -> int:
-    return sum(scene.simulated is not None for scene in catalogue.select(role))
+def _patches(catalogue: Catalogue, role: str) -> str:
+    """The number of patches of a role, real and simulated ones apart."""
+    scenes = catalogue.select(role)
+    simulated = sum(scene.simulated is not None for scene in scenes)
+    numbers = {"real": len(scenes) - simulated, "simulated": simulated}
+    return " and ".join(f"{number} {name}" for name, number in numbers.items() if number)
 
 
 def _reference_sensors(catalogue: Catalogue) -> str:

@@ -122,7 +122,7 @@ if catalogue.name != "simulated":
 # The interval comes from a bootstrap in which places are resampled with replacement, because patches of
 # one place are not independent.
 
-# %%
+# %% tags=["wide"]
 from clouddl.score import paired, pooled
 
 evaluations = {sensor: evaluate(methods, part) for sensor, part in sets.items()}
@@ -272,8 +272,8 @@ gallery
 
 # %% [markdown]
 # *Figure 5.8. Every test patch of this page, worst first: image, reference, mask of the headline model
-# with its errors (missed cloud orange, false alarm blue). The name begins with the sensor; for Landsat 8
-# the surface follows.*
+# with its errors (missed cloud orange, false alarm blue). Above each image: the
+# name of the patch, its F2 and its accuracy.*
 #
 # ## What the labels were worth
 #

@@ -189,10 +189,9 @@ show(pd.DataFrame(ranked).round(3))
 lines = []
 for row in differences.itertuples():
     verdict = "no difference shown" if row.low <= 0 <= row.high else "a difference"
-    lines.append(
-        f"- {get_sensor(row.sensor).title}, {row.run}: **{100 * row.difference:+.1f} points** of F2 "
-        f"({100 * row.low:+.1f} to {100 * row.high:+.1f}): {verdict}"
-    )
+    interval = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
+    points = f"**{100 * row.difference:+.1f} points** of F2 ({interval})"
+    lines.append(f"- {get_sensor(row.sensor).title}, {row.run}: {points}, {verdict}")
 Markdown("\n".join(lines))
 
 # %% [markdown]

@@ -103,6 +103,7 @@ from clouddl.simulate import simulate_set
 
 sets["SPOT-5, simulated"] = simulate_set("spot-5", places, seed=70_000 + seed, size=size)
 fine = simulate_set("spot-5", places, seed=70_000 + seed, size=3 * size, resolution=5.0)
+finer = {"SPOT-5, simulated": fine}
 about = page.describe_sets({**sets, "SPOT-5, simulated at 5 m": fine})
 write_table(work, "robustness_scenes", about)
 tables.show(page.with_floor(about))
@@ -129,7 +130,7 @@ for degradation, (_, harmless, levels) in LEVELS.items():
     for images, part in sets.items():
         use = chosen
         if degradation == "resolution":
-            part = fine if images == "SPOT-5, simulated" else part
+            part = finer.get(images, part)
             use = page.not_finer(chosen, part)
         table = robustness(model, part, spot, degradation, use, seed=seed)
         counted.append(table.assign(images=images))

@@ -111,7 +111,7 @@ collections:
 def test_places_are_simulated_by_a_rule_and_shared_by_no_two_roles() -> None:
     scenes = load_catalogue("real").select(collection="simulated_grounds")
     roles = Counter(scene.role for scene in scenes)
-    assert roles == {"train": 1280, "validation": 136}
+    assert roles == {"train": 816, "validation": 136}
     places = [scene.simulated for scene in scenes if scene.simulated]
     assert len({place["seed"] for place in places}) == len(scenes)
     for surface in LANDSCAPES:

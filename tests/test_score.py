@@ -271,5 +271,9 @@ def test_a_paired_difference_is_narrower_than_the_scores() -> None:
     alone = pooled(hard).iloc[0]
     assert found["high"] - found["low"] < 0.3 * (alone.f2_high - alone.f2_low)
     assert paired(hard, hard) == {"difference": 0, "low": 0, "high": 0, "units": 30}
+    alone = paired(easier[:1], hard[:1])
+    assert alone["units"] == 1
+    assert np.isnan(alone["low"])
+    assert np.isnan(alone["high"])
     with pytest.raises(InputError, match="other scenes"):
         paired(hard, hard.iloc[:-1])

@@ -245,7 +245,7 @@ def test_a_model_of_the_work_folder_goes_before_the_shipped_one(
             ["simulated by the package", "none is real", "say nothing about clouds"],
             "SPOT",
         ),
-        ("real", ["shows real images", "made by people", "not real but simulated"], "none is real"),
+        ("real", ["shows real images", "hand-labelled", "816 simulated"], "none is real"),
     ],
 )
 def test_the_note_says_which_images_a_build_shows(
@@ -257,8 +257,9 @@ def test_the_note_says_which_images_a_build_shows(
     assert path.read_text(encoding="utf-8") == text + "\n"
     assert all(words in text for words in said)
     assert unsaid not in text
-    assert f"{len(catalogue.select('train'))} scenes to train on" in text
-    assert f"{len(catalogue.select('reference'))} to score on" in text
+    simulated = sum(scene.simulated is not None for scene in catalogue.select("train"))
+    assert f"{simulated} simulated; validation" in text
+    assert f"test {len(catalogue.select('reference'))} " in text
 
 
 def test_methods_are_scored_where_a_scene_has_their_bands(scenes: dict[str, xr.Dataset]) -> None:

@@ -306,6 +306,7 @@ def plot_distances(table: pd.DataFrame) -> Figure:
         The figure, one sensor a panel.
     """
     titles = list(dict.fromkeys(table.sensor))
+    widest = 1.08 * table[["as it is", "moved"]].to_numpy().max()
     figure, axes = plt.subplots(
         1, len(titles), sharex=True, figsize=(2.6 * len(titles), 2.9), squeeze=False
     )
@@ -316,7 +317,7 @@ def plot_distances(table: pd.DataFrame) -> Figure:
         axis.plot(part["as it is"], rows, "o", color="C1", label="as it is")
         axis.plot(part.moved, rows, "s", color="C0", label="adjusted")
         axis.set_yticks(rows, part.band)
-        axis.set(title=title, xlabel="difference", xlim=(0, None))
+        axis.set(title=title, xlabel="difference", xlim=(0, widest))
     axes.flat[-1].legend(fontsize=8)
     plt.close(figure)
     return figure

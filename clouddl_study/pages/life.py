@@ -178,11 +178,13 @@ def plot_refinement(table: pd.DataFrame, simulated: Sequence[str]) -> Figure:
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for axis, (name, part) in zip(axes, table.groupby("of", sort=False), strict=True):
-        for way, line in part.groupby("way", sort=False):
+        for number, (way, line) in enumerate(part.groupby("way", sort=False)):
             if way == "everything is cloud":
                 axis.axhline(line.f2.iloc[0], color="grey", ls="--", lw=1, label=way)
             else:
-                _line_with_intervals(axis, line["labelled scenes"], line, way)
+                # A little beside each other, so that intervals do not hide one another.
+                _line_with_intervals(axis, line["labelled scenes"] + 0.06 * number, line, way)
+        axis.set_xticks(part["labelled scenes"].unique())
         origin = "simulated" if name in simulated else "real"
         axis.set(title=f"{name} ({origin})", xlabel="labelled scenes")
     axes[0].set_ylabel("F2 (95 % interval)")
@@ -206,8 +208,9 @@ def plot_gate(log: Sequence[tuple[int, Verdict, Verdict | None]], f2_min: float)
     _line_with_intervals(axis, [year for year, _, _ in log], before, "model in service")
     again = [(year, _f2(after)) for year, _, after in log if after is not None]
     if again:
-        axis.plot(*zip(*again, strict=True), "s", color="C1", label="trained again")
+        axis.plot(*zip(*again, strict=True), "s", color="C1", label="trained again", zorder=3)
     axis.axhline(f2_min, color="black", ls="--", lw=1, label="demanded")
+    axis.set_xticks([year for year, _, _ in log])
     axis.set(xlabel="year of service", ylabel="F2 (95 % interval)")
     axis.legend(fontsize=8)
     plt.close(figure)

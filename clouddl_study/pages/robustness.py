@@ -230,7 +230,7 @@ def findings(curves: pd.DataFrame, broken: pd.DataFrame, drop: float) -> str:
         noise = levels.filter(like="noise", axis=0)[images].iloc[0]
         floor = ", ".join(names) or "none"
         lines.append(
-            f"- **{images}**: F2 {undegraded} % undegraded; noise breaks it at {noise} "
-            f"(reflectance); no better than calling everything cloud under: {floor}."
+            f"- **{images}**: F2 {undegraded} % undegraded; broken by noise (reflectance): "
+            f"{noise}; no better than calling everything cloud under: {floor}."
         )
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Steps, tables and figures of the page on simulated scenes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -412,7 +413,7 @@ def _picture(axis: Axes, reflectance: xr.DataArray, title: str) -> None:
     _frame(axis, title)
 
 
-def _with_bar(axis: Axes, values: np.ndarray, title: str, unit: str, **look: object) -> None:
+def _with_bar(axis: Axes, values: np.ndarray, title: str, unit: str, **look: Any) -> None:
     """Show values (y, x) with a bar of their colours."""
     image = axis.imshow(values, **look)
     bar = axis.figure.colorbar(image, ax=axis, location="bottom", shrink=0.8, pad=0.02)

@@ -20,6 +20,7 @@ from clouddl_study.workspace import results_folder, trained_model, work_folder
 
 ALL_CLOUD = "everything is cloud"
 PEER = "ukis-csmask: blue, green, red, nir"
+RIVALS = "everything is cloud|spectral tests: |ukis-csmask: "  # beside ours in the headline
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown; below, the patches are
 SCORES = ["scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall", "iou", "accuracy"]
 Masks = Mapping[str, np.ndarray]  # (y, x) by scene id
@@ -213,7 +214,9 @@ def forest_plot(scores: pd.DataFrame, headline: str) -> Figure:
     runs = scores.run.drop_duplicates().tolist()
     sensors = scores.sensor.drop_duplicates().tolist()
     size = (9.5, 0.48 * len(runs) + 1)
-    figure, axes = plt.subplots(1, len(sensors), squeeze=False, sharey=True, figsize=size)
+    figure, axes = plt.subplots(
+        1, len(sensors), squeeze=False, sharex=True, sharey=True, figsize=size
+    )
     for axis, sensor in zip(axes.flat, sensors, strict=True):
         rows = scores[scores.sensor == sensor].set_index("run").reindex(runs)
         _forest(axis, enough_units(rows), headline)
@@ -275,7 +278,8 @@ def precision_recall_figure(
 
     Args:
         curves: Tables of `score.precision_recall` by the name of the set.
-        scores: Columns sensor, recall and precision at the threshold, a row for each set.
+        scores: Columns sensor, recall and precision at the threshold, a row for each set in the
+            order of the curves.
         threshold: The one in use.
 
     Returns:
@@ -286,7 +290,13 @@ def precision_recall_figure(
         for row in scores.itertuples()
     }
     figure = figures.precision_recall_curves(curves, points)
-    figure.axes[0].set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axis = figure.axes[0]
+    lines = axis.lines[: len(curves)]
+    for line, point in zip(lines, axis.lines[len(curves) :], strict=True):
+        point.set_color(line.get_color())
+        point.set_markeredgecolor("black")
+    axis.legend(fontsize=8)
+    axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
     return figure
 
 
@@ -400,7 +410,7 @@ def error_panel(
 def headline_table(
     work: Path | str, scores: pd.DataFrame, adaptation: pd.DataFrame, run: str, sensor: str
 ) -> pd.DataFrame:
-    """Gather the scores that the README and the front page show.
+    """Gather the scores that the README and the front page show, with those of other methods.
 
     Args:
         work: The work folder; those of Sentinel-2 are there once page 4 has run.
@@ -416,9 +426,9 @@ def headline_table(
     path = results_folder(work) / "scores_sentinel2.csv"
     if path.exists():
         sentinel = pd.read_csv(path)
-        sentinel = sentinel[sentinel.run.str.startswith("CloudDL: ")]
+        sentinel = sentinel[sentinel.run.str.match(f"CloudDL: |{RIVALS}")]
         parts.append(sentinel.assign(images=sentinel["set"]))
-    transfer = scores[scores.run == run]
+    transfer = scores[(scores.run == run) | scores.run.str.match(RIVALS)]
     parts.append(transfer.assign(images=transfer.sensor))
     parts.append(adaptation.assign(images=f"{sensor}, not seen in adapting"))
     columns = ["images", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
