@@ -258,7 +258,7 @@ def test_the_note_says_which_images_a_build_shows(
     assert all(words in text for words in said)
     assert unsaid not in text
     simulated = sum(scene.simulated is not None for scene in catalogue.select("train"))
-    assert f"{simulated} simulated; validation" in text
+    assert f"{simulated} simulated, validation" in text
     assert f"test {len(catalogue.select('reference'))} " in text
 
 
