@@ -49,7 +49,7 @@ def label_first_scenes(scenes: Scenes, *, rounds: int, per_round: int, seed: int
         A row a round: round, points, minutes, f2 and accuracy, means over the scenes.
     """
     least, most = MIXED
-    rows = []
+    rows: list[pd.DataFrame] = []
     for name, scene in scenes.items():
         cloudy = float((scene.mask == 1).mean())
         if least < cloudy < most and len(rows) < LABELLED:

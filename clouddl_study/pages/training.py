@@ -148,7 +148,7 @@ def loss_figure() -> Figure:
     radii = np.arange(0, TOY // 2)
     for (picture, plot), true_radius in zip(axes, TOY_RADII, strict=True):
         target = _disc(true_radius)
-        terms = np.array([_loss_terms(_disc(radius), target) for radius in radii])
+        terms = np.array([_loss_terms(_disc(float(radius)), target) for radius in radii])
         picture.imshow(target.numpy(), cmap="gray", vmin=-0.4, vmax=1)
         picture.set_title(f"cloud on {target.mean():.1%} of the pixels", fontsize=10)
         angle = np.linspace(0, 2 * np.pi, 100)
