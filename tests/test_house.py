@@ -12,6 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PAIRED = sorted((ROOT / "notebooks").glob("*.py"))
+TEXTS = sorted((ROOT / "book").glob("*.md"))
 PAGES = sorted((ROOT / "book" / "notebooks").glob("*.ipynb"))
 
 
@@ -92,6 +93,13 @@ def test_book_lists_every_page_once() -> None:
     assert {p.stem for p in (ROOT / "book").glob("*.md")} == {f for f in listed if "/" not in f}
     notebooks = {Path(f).name for f in listed if "/" in f}
     assert {p.stem for p in PAIRED} in (set(), notebooks)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
+def test_no_directive_is_printed_raw(page: Path) -> None:
+    # With a backtick in its first line a backtick fence is no fence: use ::: there.
+    broken = re.findall(r"^```\{[^`\n]*`.*$", page.read_text("utf-8"), re.MULTILINE)
+    assert not broken
 
 
 @pytest.mark.parametrize("script", PAIRED, ids=lambda p: p.stem)

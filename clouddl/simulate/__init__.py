@@ -2,7 +2,7 @@
 
 Fractal noise makes terrain, cover and optical depth; surfaces have measured or simulated spectra;
 air and clouds are layers of two-stream reflectance and transmission, put on each other by the
-adding method (Petty 2006, ch. 13); the sensor's responses bring it to bands. Notebook 09 shows how
+adding method (Petty 2006, ch. 13); the sensor's responses bring it to bands. Notebook 12 shows how
 far to believe the scenes.
 """
 
