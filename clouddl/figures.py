@@ -203,18 +203,17 @@ def precision_recall_curves(curves: Tables, points: Mapping[str, tuple[float, fl
 
     Args:
         curves: Tables of `score.precision_recall`, by name.
-        points: Recall and precision of masks in use, by name.
+        points: Recall and precision of masks in use, by name, in the order of their curves.
 
     Returns:
         The figure.
     """
     figure, axis = plt.subplots(figsize=(5.2, 4.6))
-    colours = {}
-    for name, table in curves.items():
-        (line,) = axis.plot(table.recall, table.precision, label=name)
-        colours[name] = line.get_color()
-    for (name, (recall, precision)), marker in zip(points.items(), "oDs^vPX*" * 3, strict=False):
-        colour = colours.get(name)
+    for number, (name, table) in enumerate(curves.items()):
+        axis.plot(table.recall, table.precision, color=f"C{number}", label=name)
+    markers = zip(points.items(), "oDs^vPX*" * 3, strict=False)
+    for number, ((name, (recall, precision)), marker) in enumerate(markers):
+        colour = f"C{number}"
         axis.plot(recall, precision, marker, ms=8, color=colour, mec="black", label=name)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.005))
     axis.legend(fontsize=8)

@@ -54,7 +54,7 @@ from clouddl.sensors import get_sensor
 from clouddl.simulate import simulate_set
 from clouddl.transfer import adapt, evaluate, left_out, model_method, open_scenes, teaching_order
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
-from clouddl_study.pages import life
+from clouddl_study.pages import life, transfer
 from clouddl_study.tables import show
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
@@ -85,7 +85,7 @@ print(f"{sensor.title}: {', '.join(working_bands(sensor))} at {resolution:g} m")
 
 # %%
 before = expected(coarse, sensor, draws=draws, places=places)
-floor = life.floor_f2(before.cloud.mean())
+floor = transfer.all_cloud_f2(before.cloud.mean())
 print(f"F2 of the mask that calls everything cloud, on these scenes: {100 * floor:.1f} %")
 
 # %% tags=["hide-input"]

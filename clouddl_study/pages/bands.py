@@ -20,6 +20,7 @@ from clouddl.score import paired
 from clouddl.sensors import BAND_SETS, Sensor, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
+from clouddl_study.pages import transfer
 from clouddl_study.tables import NAMES
 
 # Columns of a table of scores, after that which says on which images.
@@ -52,7 +53,7 @@ def sensor_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_sensor(scenes: Scenes, bands: Sequence[str]) -> dict[str, dict[str, xr.Dataset]]:
+def by_sensor(scenes: Scenes, bands: Sequence[str]) -> dict[str, Scenes]:
     """Group the scenes that have all of some bands by their sensor.
 
     Args:
@@ -62,11 +63,8 @@ def by_sensor(scenes: Scenes, bands: Sequence[str]) -> dict[str, dict[str, xr.Da
     Returns:
         Scenes by id, by the id of their sensor.
     """
-    groups: dict[str, dict[str, xr.Dataset]] = {}
-    for name, scene in scenes.items():
-        if set(bands) <= set(scene.band.values.tolist()):
-            groups.setdefault(scene.attrs["sensor"], {})[name] = scene
-    return groups
+    usable = {n: s for n, s in scenes.items() if set(bands) <= set(s.band.values.tolist())}
+    return transfer.by_sensor(usable)
 
 
 def f2_beside(scores: pd.DataFrame, by: str, run: str, other: str) -> Markdown:

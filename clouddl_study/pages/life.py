@@ -24,18 +24,6 @@ LABELLED = 5  # scenes that the simulated annotator labels
 AGAIN = 8  # labelled scenes with which an aged sensor's model is trained again
 
 
-def floor_f2(cloud: float) -> float:
-    """Compute the F2 of the mask that calls every pixel cloud.
-
-    Args:
-        cloud: Fraction of cloudy pixels, 0 to 1.
-
-    Returns:
-        F2, 0 to 1: 5p / (4p + 1) for a fraction p.
-    """
-    return 5 * cloud / (4 * cloud + 1)
-
-
 def label_first_scenes(scenes: Scenes, *, rounds: int, per_round: int, seed: int) -> pd.DataFrame:
     """Let a simulated annotator label the first scenes that hold both cloud and clear ground.
 

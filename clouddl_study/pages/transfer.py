@@ -289,15 +289,7 @@ def precision_recall_figure(
         f"{title_of(row.sensor)} at threshold {threshold:.2f}": (row.recall, row.precision)
         for row in scores.itertuples()
     }
-    figure = figures.precision_recall_curves(curves, points)
-    axis = figure.axes[0]
-    lines = axis.lines[: len(curves)]
-    for line, point in zip(lines, axis.lines[len(curves) :], strict=True):
-        point.set_color(line.get_color())
-        point.set_markeredgecolor("black")
-    axis.legend(fontsize=8)
-    axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    return figure
+    return figures.precision_recall_curves(curves, points)
 
 
 def surface_plot(counts: pd.DataFrame, surfaces: pd.DataFrame) -> Figure:
