@@ -301,9 +301,17 @@ class Chips:
         image, mask = self.dataset.image.values, self.dataset.mask.values
         return torch.from_numpy(image), torch.from_numpy(mask)
 
-    def without_simulated(self) -> "Chips":
-        """Select the chips of real images."""
-        return self.real_and_simulated()[0]
+    def __len__(self) -> int:
+        return self.dataset.sizes["chip"]
+
+    def only(self, of: str) -> "Chips":
+        """Select chips.
+
+        Args:
+            of: "all", or those of "real" or of "simulated" images.
+        """
+        real, simulated = self.real_and_simulated()
+        return {"all": self, "real": real, "simulated": simulated}[of]
 
     def real_and_simulated(self) -> tuple["Chips", "Chips"]:
         """Select the chips of real images, and those of simulated ones; either may be empty."""

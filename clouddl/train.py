@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,42 @@ def calibrated(model: CloudModel, validation: Chips) -> CloudModel:
     return CloudModel(card, net)
 
 
+def fit_to_end(
+    card: ModelCard,
+    chips: Path | str,
+    folder: Path | str,
+    schedule: Schedule,
+    *,
+    of: str = "all",
+    augmentation: Augmentation | None = None,
+    progress: bool | None = None,
+) -> CloudModel:
+    """Train a model to the last epoch, without looking at validation, then calibrate it there.
+
+    Args:
+        card: What to build and train; its labels say with which.
+        chips: A Zarr of `make_chips`.
+        folder: As for `fit`.
+        schedule: Its epochs are passes over all training chips, however few are trained on: fits
+            of one schedule take as many steps.
+        of: Which chips to train on: "all", "real" or "simulated" ones.
+        augmentation: The training effects; default all of them.
+        progress: As for `fit`.
+
+    Returns:
+        The model, calibrated and with its threshold.
+    """
+    every, validation = (
+        Chips.open(chips, card.bands, card.labels, role) for role in ("train", "validation")
+    )
+    train = every.only(of)
+    epochs = round(schedule.epochs * len(every) / len(train))
+    schedule = replace(schedule, epochs=epochs)
+    effects = augmentation or Augmentation()
+    model = fit(card, train, None, folder, schedule, augmentation=effects, progress=progress)
+    return calibrated(model, validation)
+
+
 def fit_trial(
     point: dict[str, Any],
     *,
@@ -172,6 +208,7 @@ def fit_trial(
     folder: str,
     epochs: int,
     batch_size: int,
+    of: str = "all",
 ) -> float:
     """Train at a point of `search.SPACE`; takes plain data, so that any process can run it.
 
@@ -182,24 +219,16 @@ def fit_trial(
         folder: Gets a folder for each point, from which a killed trial goes on.
         epochs: Of the trial.
         batch_size: Chips in a step.
+        of: As for `fit_to_end`.
 
     Returns:
         The validation F2.
     """
     shape = {name: value for name, value in point.items() if name != "learning_rate"}
-    model_card = ModelCard.model_validate(card | shape)
-    train, validation = (
-        Chips.open(chips, model_card.bands, model_card.labels, role)
-        for role in ("train", "validation")
-    )
-    model = fit(
-        model_card,
-        train,
-        None,
-        Path(folder, "-".join(f"{value:.6g}" for value in point.values())),
-        Schedule(epochs, batch_size, point["learning_rate"]),
-    )
-    return calibrated(model, validation).card.scores["validation_f2"]
+    own = Path(folder, "-".join(f"{value:.6g}" for value in point.values()))
+    schedule = Schedule(epochs, batch_size, point["learning_rate"])
+    model = fit_to_end(ModelCard.model_validate(card | shape), chips, own, schedule, of=of)
+    return model.card.scores["validation_f2"]
 
 
 def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarray]:

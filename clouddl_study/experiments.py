@@ -3,9 +3,10 @@
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,14 +14,21 @@ import torch
 import xarray as xr
 
 from clouddl.augment import Augmentation
-from clouddl.chips import Chips
 from clouddl.labels import CLEAR, CLOUD, NODATA
 from clouddl.mission.labelling import choose_places, fill
 from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard
 from clouddl.score import COUNTS, counts, measures
 from clouddl.search import CHOICES, SPACE
-from clouddl.train import Schedule, calibrated, fit
+from clouddl.train import Schedule, fit_to_end
+
+#: What a model learns from, and how the control with SPOT's bands that does so is called.
+TRAINING_SETS = {"all": "both", "real": "real", "simulated": "simulated"}
+LEARNT_FROM = {
+    "all": "real and simulated scenes",
+    "real": "real scenes alone",
+    "simulated": "simulated scenes alone",
+}
 
 
 @dataclass(frozen=True)
@@ -64,24 +72,24 @@ def fit_all(
 
 def _fit(what: Fit, chips: Path, work: Path, schedule: Schedule) -> Path:
     """One fit of `fit_all`; the path of its card."""
-    card = what.card
-    train, validation = (
-        Chips.open(chips, card.bands, card.labels, role) for role in ("train", "validation")
-    )
-    every = train.dataset.sizes["chip"]
-    real, simulated = train.real_and_simulated()
-    train = {"all": train, "real": real, "simulated": simulated}[what.of]
-    epochs = round(schedule.epochs * every / train.dataset.sizes["chip"])
-    model = fit(
-        card,
-        train,
-        None,
-        work / "runs" / card.name,
-        replace(schedule, epochs=epochs),
-        augmentation=what.augmentation,
-        progress=False,
-    )
-    return save_model(calibrated(model, validation), work / "models" / card.name)
+    name = what.card.name
+    options: dict[str, Any] = {"augmentation": what.augmentation, "progress": False}
+    model = fit_to_end(what.card, chips, work / "runs" / name, schedule, of=what.of, **options)
+    return save_model(model, work / "models" / name)
+
+
+def models_by_training(headline: str) -> dict[str, str]:
+    """Tell which models with SPOT's bands learn from what.
+
+    Args:
+        headline: A key of `LEARNT_FROM`: what the model `spot` learns from.
+
+    Returns:
+        Names of models by the words of `LEARNT_FROM`, the headline model first.
+    """
+    names = {headline: "spot"}
+    names |= {of: f"spot-{name}" for of, name in TRAINING_SETS.items() if of != headline}
+    return {LEARNT_FROM[of]: name for of, name in names.items()}
 
 
 def worth(table: pd.DataFrame) -> pd.DataFrame:

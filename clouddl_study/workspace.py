@@ -13,7 +13,12 @@ from clouddl.scenes import Catalogue
 ROOT = Path(__file__).resolve().parents[1]
 
 # Used where 02_training has not run: what it chose for the published pages.
-DEFAULT_CHOICES = {"labels": "auto", "normalisation": "log", "resolution": 30.0}
+DEFAULT_CHOICES = {
+    "labels": "auto",
+    "normalisation": "log",
+    "resolution": 30.0,
+    "scenes": "all",  # to train on: all, real or simulated ones
+}
 
 
 def work_folder(work: Path | str) -> Path:

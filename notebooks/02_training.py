@@ -54,7 +54,7 @@ from clouddl.sensors import get_sensor
 from clouddl.train import Schedule
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels, yardsticks
-from clouddl_study.experiments import Fit, fit_all
+from clouddl_study.experiments import LEARNT_FROM, Fit, fit_all
 from clouddl_study.pages import training
 from clouddl_study.workspace import work_folder, write_choices, write_table
 
@@ -337,19 +337,25 @@ named = {
     "no change of reflectance": fitted["effects-none"],
     "strong changes": fitted["effects-strong"],
 }
+by_training = {"all": as_used}
 if chosen != "truth":
-    named["real images alone"] = fitted["real-alone"]
-    named["simulated images alone"] = fitted["simulated-alone"]
+    by_training |= {"real": fitted["real-alone"], "simulated": fitted["simulated-alone"]}
+named |= {LEARNT_FROM[of]: model for of, model in by_training.items() if of != "all"}
 
 # %%
 by_effect = training.scored(named, yards, "training")
+mean_f2 = training.scored(by_training, yards, "scenes").set_index("scenes")["mean"]
+scenes = mean_f2.idxmax()
 tables.show(write_table(work, "training_effects", by_effect))
 
 # %% [markdown]
 # Compare each row with the first. A row that is ahead on validation is not yet a better recipe:
 # validation is of the same sensor as training, so it cannot show what the effects are for, which is
-# other sensors. A model trained on simulated images alone has an advantage on the simulated
-# yardstick, and one trained on real images alone on the two others.
+# other sensors. A model trained on simulated scenes alone has an advantage on the simulated
+# yardstick, and one trained on real scenes alone on the two others.
+#
+# **Which scenes to train on** is decided here all the same: real and simulated ones, or one of the
+# two alone, whichever has the highest mean.
 
 # %%
 norms = {"log": as_used}
@@ -357,7 +363,7 @@ for name in ("fixed", "chip"):
     norms[name] = fitted[f"normalisation-{name}"]
 by_norm = training.scored(norms, yards, "normalisation")
 best = by_norm.normalisation[by_norm["mean"].idxmax()]
-write_choices(work, labels=chosen, normalisation=best, resolution=resolution)
+write_choices(work, labels=chosen, normalisation=best, resolution=resolution, scenes=scenes)
 tables.show(write_table(work, "normalisation", by_norm))
 
 # %% [markdown]
@@ -396,7 +402,8 @@ f2 = by_labels.set_index("labels")["mean"]
 Markdown(
     f"In this run: {chosen} labels reach a mean F2 of {f2[chosen]:.3f} on the yardsticks, the "
     f"sources of labels differ by {f2.max() - f2.min():.3f}, and the normalisations by "
-    f"{by_norm['mean'].max() - by_norm['mean'].min():.3f}. Normalisation used: {best}."
+    f"{by_norm['mean'].max() - by_norm['mean'].min():.3f}. Normalisation used: {best}. "
+    f"The final models train on {LEARNT_FROM[scenes]}."
 )
 
 # %% [markdown]

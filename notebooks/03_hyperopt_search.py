@@ -54,7 +54,7 @@ from clouddl.sensors import BAND_SETS
 from clouddl.train import Schedule, fit_trial, on_validation
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
-from clouddl_study.experiments import Fit, fit_all
+from clouddl_study.experiments import TRAINING_SETS, Fit, fit_all
 from clouddl_study.pages import search as page
 from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
@@ -71,6 +71,7 @@ figures.style()
 catalogue, store = open_corpus(corpus, mirror or None)
 path = study_chips(catalogue, store, work, simulated)
 choices = read_choices(work)
+scenes = choices["scenes"]
 chosen = training_labels(choices["labels"] if labels == "auto" else labels, catalogue)
 choices
 
@@ -116,6 +117,7 @@ objective = partial(
     folder=str(work_folder(work) / "trials"),
     epochs=trial_epochs,
     batch_size=batch_size,
+    of=scenes,
 )
 
 # %% [markdown]
@@ -224,10 +226,11 @@ tables.show(page.parameter_worth(table).round(3))
 # With SPOT's bands there are five more fits of as many steps, as controls:
 #
 # - two with other seeds, to measure the noise;
-# - one of real and one of simulated patches alone;
-# - one with labels of the spectral tests alone, which descend from no hand-labelled mask.
+# - two trained on other scenes: real and simulated ones, or one of the two alone;
+# - one with labels of the spectral tests, which descend from no hand-labelled mask.
 #
-# The last three need real patches: a build of simulated patches alone leaves them out.
+# The last three need real patches: a build of simulated patches alone leaves them out. Labels matter for real
+# patches only, so the last one always sees some.
 #
 # The model `spot` is the headline model of the study. It is the fit of the first seed. That was fixed
 # beforehand, whichever seed scores best.
@@ -235,14 +238,18 @@ tables.show(page.parameter_worth(table).round(3))
 # %%
 shape = {k: v for k, v in best.items() if k != "learning_rate"}
 sets = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
-fits = [Fit(card(name, band_sets, **shape)) for name, band_sets in sets.items()]
+fits = [Fit(card(name, band_sets, **shape), scenes) for name, band_sets in sets.items()]
 spot = [BAND_SETS["spot"]]
 for number in (1, 2):
-    fits.append(Fit(card(f"spot-seed-{number}", spot, **{**shape, "seed": seed + number})))
+    other_seed = {**shape, "seed": seed + number}
+    fits.append(Fit(card(f"spot-seed-{number}", spot, **other_seed), scenes))
 if chosen != "truth":
-    fits += [Fit(card(f"spot-{of}", spot, **shape), of) for of in ("real", "simulated")]
+    for of, name in TRAINING_SETS.items():
+        if of != scenes:
+            fits.append(Fit(card(f"spot-{name}", spot, **shape), of))
     tests = {**shape, "labels": "spectral-tests"}
-    fits.append(Fit(card("spot-spectral-tests", spot, **tests)))
+    labelled = "real" if scenes == "simulated" else scenes
+    fits.append(Fit(card("spot-spectral-tests", spot, **tests), labelled))
 
 # %% [markdown]
 # The fits differ in their cards and in the patches they see, and in nothing else. The schedule is the same

@@ -49,8 +49,15 @@ from clouddl import figures
 from clouddl.sensors import BAND_SETS, get_sensor
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
+from clouddl_study.experiments import models_by_training
 from clouddl_study.pages import transfer as page
-from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
+from clouddl_study.workspace import (
+    read_choices,
+    results_folder,
+    trained_model,
+    work_folder,
+    write_table,
+)
 
 figures.style()
 
@@ -91,8 +98,8 @@ sets = page.by_sensor(scenes)
 # it are scored:
 #
 # - the models of the other band sets, and one model that takes any bands;
-# - the same network trained on less: real images alone, simulated images alone, or with labels of the
-#   spectral tests alone. The last one's labels descend from published thresholds, so from no
+# - the same network trained on other scenes (real and simulated ones, or one of the two alone), or with
+#   labels of the spectral tests. The last one's labels descend from published thresholds, so from no
 #   hand-labelled mask at all;
 # - a dummy that calls everything cloud. A method that does not beat it is of no use;
 # - spectral tests, a classical rule with published thresholds;
@@ -107,9 +114,10 @@ from clouddl.transfer import all_cloud, evaluate, model_method, processor_method
 
 spot, bands = BAND_SETS["spot"], ", ".join(BAND_SETS["spot"])
 ours, tests = f"CloudDL: {bands}", f"spectral tests: {bands}"
-less = {"real images alone": "spot-real", "simulated images alone": "spot-simulated"}
-less["labels of the spectral tests alone"] = "spot-spectral-tests"
-methods = page.transfer_methods(models) | page.ablation_methods(work, less)
+learnt_from = models_by_training(read_choices(work)["scenes"])
+controls = {words: name for words, name in learnt_from.items() if name != "spot"}
+controls["labels of the spectral tests alone"] = "spot-spectral-tests"
+methods = page.transfer_methods(models) | page.ablation_methods(work, controls)
 methods["everything is cloud"] = all_cloud()
 methods[tests] = spectral_method(spot)
 if catalogue.name != "simulated":

@@ -157,7 +157,7 @@ def test_statistics_leave_nodata_out(simulated: MakeScene, tmp_path: Path) -> No
 def test_without_drawn_keeps_real_images_alone(train_chips: Chips) -> None:
     scenes = train_chips.dataset.scene.values
     shas = np.where(np.isin(scenes, ["simulated-1", "simulated-4"]), "0f" * 32, "simulated")
-    some = Chips(train_chips.dataset.assign_coords(sha256=("chip", shas))).without_simulated()
+    some = Chips(train_chips.dataset.assign_coords(sha256=("chip", shas))).only("real")
     assert list(some.sources) == ["simulated-1", "simulated-4"]
     assert (some.tensors()[0] == train_chips.tensors()[0][[1, 4]]).all()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
+from scipy import ndimage
 
 from clouddl.sensors import Sensor
 from clouddl.simulate.noise import noise
@@ -11,9 +12,10 @@ from clouddl.simulate.spectra import air, band_average
 from clouddl.simulate.sunlight import Sun, add_layer, incidence
 
 #: A pixel is cloud where the optical depth (water and ice cloud together) is above this, clear
-#: where it is below CLEAR_OPTICAL_DEPTH, and not labelled between: people draw it either way.
-CLOUD_OPTICAL_DEPTH = 0.5
-CLEAR_OPTICAL_DEPTH = 0.2
+#: where it is below CLEAR_OPTICAL_DEPTH, and not labelled between. Notebook 12 shows where they
+#: come from: how often ukis-csmask, which learnt from hand-labelled images, calls them cloud.
+CLOUD_OPTICAL_DEPTH = 0.8
+CLEAR_OPTICAL_DEPTH = 0.35
 
 #: Types of cloud, and how often each is simulated where none is asked for.
 CLOUDS = {
@@ -24,6 +26,18 @@ CLOUDS = {
     "contrails": 0.06,
     "fog": 0.1,
 }
+
+#: Median optical depth inside the clouds of a scene, from and to; thin veils are typical of ice.
+THICKNESS = {
+    "cumulus": (8, 60),
+    "stratus": (6, 60),
+    "deep": (20, 120),
+    "fog": (4, 20),
+    "cirrus": (1, 8),
+}
+
+#: Light wanders sideways in a cloud before it leaves, and smooths what is smaller (Marshak 1995).
+DIFFUSION_M = 80.0
 
 HEIGHTS_M = {"stratus": (500, 1800), "deep": (5000, 8500), "cumulus": (900, 3000)}
 FOG_HEIGHT_M, ICE_HEIGHT_M = 200.0, 9000.0
@@ -100,37 +114,48 @@ def simulate_clouds(
     if fraction > 0:
         outer = [1000, 4000] if cloud_type == "cumulus" else [4000, 15000]  # metres
         outer = np.exp(rng.uniform(*np.log(outer))) / resolution
-        softness = rng.uniform(0.12, 0.36) * (2 if cloud_type == "stratus" else 1)
-        field = noise(rng, size, rng.uniform(2.8, 3.5), outer)
+        softness = rng.uniform(0.15, 0.6) * (2 if cloud_type == "stratus" else 1)
+        field = noise(rng, size, rng.uniform(3, 3.8), outer)
         if cloud_type == "contrails":
             high = _contrails(rng, field, resolution)
         elif cirrus:
             streaks = noise(rng, size, 3.2, 9000 / resolution, wind=rng.uniform(0, np.pi))
-            shape = rng.uniform(0.3, 0.8), rng.uniform(1.0, 8.0)
-            high = _optical_depth(streaks, fraction * cirrus, *shape)
+            thick = _uneven(rng, size, outer, THICKNESS["cirrus"])
+            high = _optical_depth(streaks, fraction * cirrus, rng.uniform(0.3, 0.8), thick)
         if cloud_type == "fog":  # up to an inversion
             valleys = np.tile(-elevation / max(elevation.std(), 1), (2, 2))
-            low = _optical_depth(
-                valleys + 0.25 * field, fraction * (1 - cirrus), softness, rng.uniform(4, 20)
-            )
+            thick = _uneven(rng, size, outer, THICKNESS["fog"])
+            low = _optical_depth(valleys + 0.25 * field, fraction * (1 - cirrus), softness, thick)
         elif cloud_type not in ("cirrus", "contrails"):
-            low = _optical_depth(field, fraction * (1 - cirrus), softness, 50)
+            thick = _uneven(rng, size, outer, THICKNESS[cloud_type])
+            low = _optical_depth(field, fraction * (1 - cirrus), softness, thick)
         if cloud_type == "deep":  # its top is ice
             top = CloudLayer("ice", height, high + low)
             return [CloudLayer("water", 1000.0, np.minimum(low, 3)), top]
     return [CloudLayer("water", height, low), CloudLayer("ice", ICE_HEIGHT_M, high)]
 
 
+def _uneven(rng: Generator, size: int, outer: float, median: tuple[float, float]) -> np.ndarray:
+    """Optical depth (2y, 2x) of the inside of clouds: smooth, log-normal (Cahalan 1994).
+
+    Its median is between the ends of `median`.
+    """
+    middle = np.exp(rng.uniform(*np.log(median)))
+    deviation, slope = rng.uniform(0.3, 0.9), rng.uniform(3.2, 4)
+    shape = noise(rng, size, slope, outer * rng.uniform(0.3, 3))
+    return middle * np.exp(deviation * shape)
+
+
 def _optical_depth(
-    field: np.ndarray, fraction: float, softness: float, maximum: float
+    field: np.ndarray, fraction: float, softness: float, inside: np.ndarray
 ) -> np.ndarray:
-    """Log-normal optical depth of a field (2y, 2x): edges fade, cores are thick, up to `maximum`.
+    """Optical depth of a field (2y, 2x): edges fade, and far from them it is that of `inside`.
 
     `fraction` of the scene's pixels, a quarter of the field, are cloud.
     """
     edge = np.quantile(_crop(field), np.clip(1 - fraction, 0, 1))
     depth = CLOUD_OPTICAL_DEPTH * np.exp(np.minimum((field - edge) / softness, 20))
-    return depth / (1 + np.maximum(depth - CLOUD_OPTICAL_DEPTH, 0) / maximum)
+    return depth / (1 + np.maximum(depth - CLOUD_OPTICAL_DEPTH, 0) / inside)
 
 
 def _contrails(rng: Generator, field: np.ndarray, resolution: float) -> np.ndarray:
@@ -172,8 +197,9 @@ def reflectance_above(
     asymmetry = ASYMMETRY[layer.phase]
     absorption = air()[f"{layer.phase}_per_um"].to_numpy()
     co_albedo = band_average(sensor, 0.5 * (1 - np.exp(-1.7 * absorption * radius)))
-    bulge = 90 / resolution * np.log1p(depth)  # towers: the sunny side is brighter
-    relief = np.clip(incidence(bulge, sun) / sun.mu, 0.75, 1.12)
+    smooth = ndimage.gaussian_filter(np.log1p(depth), DIFFUSION_M / resolution)
+    bulge = 60 / resolution * smooth  # towers: the sunny side is brighter
+    relief = np.clip(incidence(bulge, sun) / sun.mu, 0.7, 1.3)
     above = np.empty_like(below)
     for band, lost in enumerate(co_albedo):
         beam, passed = two_stream(depth * 0.5 / sun.mu, asymmetry, lost)

@@ -31,6 +31,7 @@ class Landscape(BaseModel):
     snow_under_plants: float = 0.0
     brightness: tuple[float, float] = (0.55, 1.2)
     glint: float = 0.05
+    parcels: bool = False
 
 
 LANDSCAPES: dict[str, Landscape] = {
@@ -121,7 +122,7 @@ def _covers(
         patchiness = 0.0
         if built:
             patchiness = 1.2
-        elif name != "sand":
+        elif landscape.parcels:
             patchiness = rng.choice([0.0, 1.0])
         for spectrum in rng.choice(surfaces()[name], 3):
             blend = noise(rng, size, 1.6 if built else 2.7)

@@ -105,7 +105,7 @@ def labelled_by_processors(chips: Chips, catalogue: Catalogue) -> Chips:
     """
     if catalogue.name == SIMULATED:
         return chips
-    return chips.without_simulated()
+    return chips.only("real")
 
 
 def labels_table(masks: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Steps, tables and figures of the page on simulated scenes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,11 +15,12 @@ from matplotlib.patches import Patch
 from scipy.stats import wasserstein_distance
 
 from clouddl.chips import Chips
-from clouddl.labels import NODATA
+from clouddl.labels import CLOUD, NODATA, ukis_csmask
 from clouddl.mission.classical import multi_temporal_test
 from clouddl.scenes import SIMULATED
 from clouddl.score import COUNTS, f_beta
 from clouddl.sensors import STUDY_BANDS, Sensor
+from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, CLOUD_OPTICAL_DEPTH
 from clouddl.simulate.landscape import LANDSCAPES, Ground
 from clouddl.transfer import Scenes
 from clouddl_study.tables import NAMES
@@ -37,6 +39,8 @@ COVERS = {
 CLASSES = {"clear": "#5F6B6B", "cloud": "#F2F2F2", "not labelled": "#000000"}
 PAIRS = [("red", "nir"), ("red", "swir16"), ("blue", "red")]  # bands plotted against each other
 PIXELS = {0: "clear", 1: "cloud"}
+DEPTHS = np.geomspace(0.1, 30, 16)  # ends of the classes of optical depth
+OVERCAST = 0.9  # a scene is overcast if more than this fraction of it is cloud
 LEAST_UNITS = 5  # with fewer places there is no bootstrap interval
 
 
@@ -156,6 +160,99 @@ def plot_landscapes(scenes: Scenes) -> Figure:
         _picture(axis, scene.reflectance, name)
     for axis in axes.flat[len(scenes) :]:
         axis.axis("off")
+    plt.close(figure)
+    return figure
+
+
+def outside_masks(scenes: Scenes, n_bands: int = 6) -> dict[str, np.ndarray]:
+    """Label simulated scenes with ukis-csmask, which never saw a simulated image.
+
+    Args:
+        scenes: Scenes of a sensor with blue, green, red, nir, swir16 and swir22.
+        n_bands: 4 (without the last two) or 6.
+
+    Returns:
+        Masks (y, x) by the names of the scenes.
+    """
+    return {
+        name: ukis_csmask(scene.reflectance.values, scene.band.values.tolist(), n_bands=n_bands)
+        for name, scene in scenes.items()
+    }
+
+
+def outside_errors(scenes: Scenes, masks: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Compare masks with the truth of clear and of overcast scenes.
+
+    Args:
+        scenes: Simulated scenes with the attribute `biome`.
+        masks: A mask (y, x) of each.
+
+    Returns:
+        A row a landscape: fraction of clear pixels called cloud, in scenes without cloud, and
+        fraction of cloudy pixels missed, in scenes under cloud throughout.
+    """
+    rows = []
+    for name, scene in scenes.items():
+        labelled = scene.mask.values != NODATA
+        cloud = scene.mask.values[labelled] == CLOUD
+        called = masks[name][labelled] == CLOUD
+        row = {"landscape": scene.attrs["biome"], "clear": np.nan, "overcast": np.nan}
+        if not cloud.any():
+            row["clear"] = called.mean()
+        elif cloud.mean() > OVERCAST:
+            row["overcast"] = 1 - called[cloud].mean()
+        rows.append(row)
+    table = pd.DataFrame(rows).groupby("landscape", sort=False).mean()
+    table.loc["all"] = table.mean()
+    names = {"clear": "clear called cloud", "overcast": "overcast missed"}
+    return table.rename(columns=names).reset_index()
+
+
+def called_by_depth(
+    scenes: Scenes, methods: Mapping[str, Mapping[str, np.ndarray]]
+) -> pd.DataFrame:
+    """Tell how often methods call cloud of each optical depth cloud.
+
+    Args:
+        scenes: Simulated scenes.
+        methods: Masks (y, x) of each scene by its name, for each method by name.
+
+    Returns:
+        A row a class of `DEPTHS`: its middle, number of pixels, fraction each method calls cloud.
+    """
+    depths = np.concatenate([scene.optical_depth.values.ravel() for scene in scenes.values()])
+    called = {
+        method: np.concatenate([masks[name].ravel() == CLOUD for name in scenes])
+        for method, masks in methods.items()
+    }
+    rows = []
+    for low, high in pairwise(DEPTHS):
+        chosen = (depths >= low) & (depths < high)
+        if chosen.any():
+            row = {"optical depth": float(np.sqrt(low * high)), "pixels": chosen.sum()}
+            rows.append(row | {method: flags[chosen].mean() for method, flags in called.items()})
+    return pd.DataFrame(rows)
+
+
+def plot_called_by_depth(table: pd.DataFrame) -> Figure:
+    """Draw `called_by_depth`, with the two limits of the label.
+
+    Args:
+        table: Of `called_by_depth`.
+
+    Returns:
+        The figure.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3.4))
+    curves = table.set_index("optical depth").drop(columns="pixels")
+    for (method, fraction), style in zip(curves.items(), ("o-", "s--"), strict=False):
+        axis.plot(fraction.index, fraction, style, label=method)
+    for depth, name in ((CLEAR_OPTICAL_DEPTH, "clear below"), (CLOUD_OPTICAL_DEPTH, "cloud above")):
+        axis.axvline(depth, color="0.5", ls=":")
+        axis.annotate(f"{name} {depth:g}", (depth, 0.97), ha="right", va="top", rotation=90)
+    axis.set(xscale="log", ylim=(0, 1), xlabel="optical depth of cloud at 0.55 µm")
+    axis.set_ylabel("fraction called cloud")
+    axis.legend(loc="lower right")
     plt.close(figure)
     return figure
 
