@@ -1,5 +1,6 @@
 """Tables of results as the pages and the README show them."""
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -47,6 +48,8 @@ NAMES = {
     r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
 }
 
+ALL_CLOUD = "everything is cloud"  # the method that every other must be better than
+FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
 NAMED = ("set", "images", "sensor", "biome")  # columns in which NAMES are replaced
 
 
@@ -72,6 +75,33 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             head = HEADS.get(name, (name[:1].upper() + name[1:]).replace("_", " "))
             shown[head] = _text(column)
     return pd.DataFrame(shown)
+
+
+def title_of(name: str) -> str:
+    """Name a sensor, a set of images or a run as tables do, such as "Landsat 8".
+
+    Args:
+        name: The name in the data.
+
+    Returns:
+        The name with `NAMES` replaced.
+    """
+    return str(pd.Series([name]).replace(NAMES, regex=True).iloc[0])
+
+
+def enough_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Empty the intervals that rest on fewer than `FEWEST_UNITS` places.
+
+    Args:
+        table: Has `units`, and intervals in columns that end in "low" and "high".
+
+    Returns:
+        The same rows.
+    """
+    table = table.copy()
+    ends = [name for name in table.columns if name.endswith(("low", "high"))]
+    table.loc[table.units < FEWEST_UNITS, ends] = np.nan
+    return table
 
 
 def show(table: pd.DataFrame) -> HTML:

@@ -194,7 +194,7 @@ tables.show(cost)
 
 # %%
 for collection, of_models in curves.items():
-    display(Markdown(f"**{page.readable_set(collection)}**"))
+    display(Markdown(f"**{tables.title_of(collection)}**"))
     points = page.operating_points(of_models, models)
     display(figures.precision_recall_curves(of_models, points))
 
@@ -210,7 +210,7 @@ for collection, of_models in curves.items():
 
 # %%
 for collection, of_models in calibration.items():
-    display(Markdown(f"**{page.readable_set(collection)}**"))
+    display(Markdown(f"**{tables.title_of(collection)}**"))
     display(figures.reliability_diagram(of_models))
 
 # %% [markdown]
@@ -250,7 +250,7 @@ at_hand = scores[(scores.set == first) & scores.run.isin([ours[0], "everything i
 model_f2, floor_f2 = at_hand.set_index("run").f2[[ours[0], "everything is cloud"]]
 lost = cost[(cost.set == first) & (cost.model == "spot")].iloc[0]
 Markdown(
-    f"On the first set ({page.readable_set(first)}, scenes: {len(sets[first])}) the headline model "
+    f"On the first set ({tables.title_of(first)}, scenes: {len(sets[first])}) the headline model "
     f"reaches F2 **{model_f2:.1%}**; everything is cloud reaches **{floor_f2:.1%}**. The threshold of "
     f"validation costs **{lost['cost (points)']:.1f} points** against the best in hindsight."
 )

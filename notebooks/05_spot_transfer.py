@@ -88,7 +88,7 @@ models = {name: trained_model(work, name) for name in (*BAND_SETS, "any")}
 references = [s for s in catalogue.select("reference") if s.sensor != "sentinel-2"]
 scenes = open_scenes(references, store, models["spot"].card.resolution)
 sets = page.by_sensor(scenes)
-{page.title_of(sensor): len(part) for sensor, part in sets.items()}
+{tables.title_of(sensor): len(part) for sensor, part in sets.items()}
 
 # %% [markdown]
 # ## No image of the sensor in training
@@ -161,7 +161,7 @@ tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.
 rivals = ["everything is cloud", tests, "ukis-csmask: blue, green, red, nir"]
 rows = page.differences(per_scene, ours, rivals, seed)
 written = write_table(work, "differences_transfer", rows.round(3))
-tables.show(page.enough_units(written))
+tables.show(tables.enough_units(written))
 
 # %% [markdown]
 # The table gives F2 of the headline model minus F2 of another method; above zero the network is ahead.
@@ -197,7 +197,7 @@ threshold = models["spot"].card.threshold
 labelled = {}
 for sensor, part in sets.items():
     probabilities = predictions(models["spot"], part, spot)
-    labelled[page.title_of(sensor)] = pixels(probabilities, part)
+    labelled[tables.title_of(sensor)] = pixels(probabilities, part)
 curves = {name: precision_recall(*values) for name, values in labelled.items()}
 cloud = {name: truth.mean() for name, (_, truth) in labelled.items()}
 page.threshold_curves(curves, threshold, cloud)

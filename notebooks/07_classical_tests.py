@@ -45,7 +45,7 @@ from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes, processor_method
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands
+from clouddl_study.pages import bands, transfer
 from clouddl_study.tables import show
 from clouddl_study.workspace import trained_model, write_table
 
@@ -97,7 +97,7 @@ show(pd.DataFrame(rows))
 catalogue, store = open_corpus(corpus, mirror or None)
 models = {name: trained_model(work, name) for name in ("five", "spot")}
 scenes = open_scenes(catalogue.select("reference"), store, models["spot"].card.resolution)
-sets = bands.by_sensor(scenes, five)
+sets = transfer.by_sensor(scenes, five)
 {sensor: len(part) for sensor, part in sets.items()}
 
 # %% [markdown]

@@ -48,7 +48,7 @@ from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor
 from clouddl.simulate.spectra import adjustment
 from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands
+from clouddl_study.pages import bands, transfer
 from clouddl_study.tables import show
 from clouddl_study.workspace import trained_model, write_table
 
@@ -113,7 +113,7 @@ bands.plot_distances(distances)
 catalogue, store = open_corpus(corpus, mirror or None)
 models = {name: trained_model(work, name) for name in ("five", "spot", "any")}
 scenes = open_scenes(catalogue.select("reference"), store, models["spot"].card.resolution)
-sets = bands.by_sensor(scenes, five)
+sets = transfer.by_sensor(scenes, five)
 sets.pop("sentinel-2", None)  # it is the target
 {sensor: len(part) for sensor, part in sets.items()}
 

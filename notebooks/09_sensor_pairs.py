@@ -56,8 +56,8 @@ from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes
 
 # %% tags=["hide-input"]
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands, pairs
-from clouddl_study.tables import show
+from clouddl_study.pages import bands, pairs, transfer
+from clouddl_study.tables import ALL_CLOUD, show
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
@@ -100,7 +100,7 @@ for sensor in names:
 # %%
 sets = {name: simulate_set(name, tested, seed=60_000 + seed, size=size) for name in names}
 methods = {train: model_method(model, spot) for train, model in small.items()}
-methods[pairs.FLOOR] = all_cloud()
+methods[ALL_CLOUD] = all_cloud()
 counted = [evaluate(methods, part).counts.assign(test=test) for test, part in sets.items()]
 counts = pd.concat(counted).rename(columns={"run": "train"})
 matrix = pooled(counts, by=["train", "test"], draws=draws, seed=seed)
@@ -113,8 +113,9 @@ matrix = pooled(counts, by=["train", "test"], draws=draws, seed=seed)
 catalogue, store = open_corpus(corpus, mirror or None)
 model = trained_model(work, "spot")
 references = open_scenes(catalogue.select("reference"), store, model.card.resolution)
-rows = {"sentinel-2": model_method(model, spot), pairs.FLOOR: all_cloud()}
-scored = [evaluate(rows, part).counts for part in bands.by_sensor(references, STUDY_BANDS).values()]
+rows = {"sentinel-2": model_method(model, spot), ALL_CLOUD: all_cloud()}
+by_sensor = transfer.by_sensor(references, STUDY_BANDS)
+scored = [evaluate(rows, part).counts for part in by_sensor.values()]
 study = pooled(pd.concat(scored), by=["sensor", "run"], draws=draws, seed=seed)
 study = study.rename(columns={"run": "train", "sensor": "test"})
 

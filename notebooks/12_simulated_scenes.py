@@ -60,7 +60,7 @@ from clouddl.train import Schedule, fit
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.experiments import models_by_training
 from clouddl_study.pages import simulated as steps
-from clouddl_study.tables import show
+from clouddl_study.tables import enough_units, show
 from clouddl_study.workspace import (
     read_choices,
     results_folder,
@@ -327,7 +327,7 @@ for sensor_id, part in counts.groupby("sensor", sort=False):
 # %%
 answer = "The models to compare are missing in this build: run page 3 first."
 if rows:
-    answer = steps.help_findings(steps.intervals_of_five(pd.DataFrame(rows)))
+    answer = steps.help_findings(enough_units(pd.DataFrame(rows)))
 Markdown(answer)
 
 # %% [markdown]
@@ -396,7 +396,7 @@ rows = []
 for terrain, part in [("all", counts), *counts.groupby("terrain")]:
     pair = [part[part.run == run] for run in (one, other)]
     rows.append({"terrain": terrain, **paired(*pair, draws=draws, seed=seed)})
-difference = steps.intervals_of_five(pd.DataFrame(rows).round(4))
+difference = enough_units(pd.DataFrame(rows).round(4))
 show(write_table(work, "drawn_dem", difference))
 
 # %%

@@ -20,8 +20,7 @@ from clouddl.score import paired
 from clouddl.sensors import BAND_SETS, Sensor, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
-from clouddl_study.pages import transfer
-from clouddl_study.tables import NAMES
+from clouddl_study.tables import title_of
 
 # Columns of a table of scores, after that which says on which images.
 SHOWN = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
@@ -53,20 +52,6 @@ def sensor_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_sensor(scenes: Scenes, bands: Sequence[str]) -> dict[str, Scenes]:
-    """Group the scenes that have all of some bands by their sensor.
-
-    Args:
-        scenes: Scenes by id.
-        bands: Common names that a scene must have.
-
-    Returns:
-        Scenes by id, by the id of their sensor.
-    """
-    usable = {n: s for n, s in scenes.items() if set(bands) <= set(s.band.values.tolist())}
-    return transfer.by_sensor(usable)
-
-
 def f2_beside(scores: pd.DataFrame, by: str, run: str, other: str) -> Markdown:
     """Say in words what F2 two methods have on the same images.
 
@@ -83,7 +68,7 @@ def f2_beside(scores: pd.DataFrame, by: str, run: str, other: str) -> Markdown:
     for images, part in scores.groupby(by, sort=False):
         f2 = part.set_index("run").f2
         if {run, other} <= set(f2.index):
-            title = pd.Series([images]).replace(NAMES, regex=True)[0]
+            title = title_of(images)
             points = 100 * (f2[run] - f2[other])
             lines.append(
                 f"- {title}: F2 **{f2[run]:.1%}** with {run}; {f2[other]:.1%} with {other} "

@@ -18,6 +18,7 @@ from clouddl.score import best_threshold
 from clouddl.train import Schedule, fit
 from clouddl.transfer import Scenes, pixels, predictions
 from clouddl_study.experiments import simulated_person
+from clouddl_study.tables import ALL_CLOUD
 
 MIXED = (0.05, 0.7)  # fraction of cloud of the scenes that are worth labelling
 LABELLED = 5  # scenes that the simulated annotator labels
@@ -158,7 +159,7 @@ def plot_refinement(table: pd.DataFrame, simulated: Sequence[str]) -> Figure:
 
     Args:
         table: Scores by of, way and labelled scenes, as `score.pooled` returns them; the way
-            "everything is cloud" becomes a dashed line.
+            `ALL_CLOUD` becomes a dashed line.
         simulated: Newcomers whose scenes are simulated.
 
     Returns:
@@ -167,7 +168,7 @@ def plot_refinement(table: pd.DataFrame, simulated: Sequence[str]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for axis, (name, part) in zip(axes, table.groupby("of", sort=False), strict=True):
         for number, (way, line) in enumerate(part.groupby("way", sort=False)):
-            if way == "everything is cloud":
+            if way == ALL_CLOUD:
                 axis.axhline(line.f2.iloc[0], color="grey", ls="--", lw=1, label=way)
             else:
                 # A little beside each other, so that intervals do not hide one another.
@@ -258,10 +259,10 @@ def all_cloud_scores(counts: pd.DataFrame) -> pd.DataFrame:
         counts: Rows of `transfer.score_masks`, one a scene.
 
     Returns:
-        The same rows with the counts of that mask; the way is "everything is cloud".
+        The same rows with the counts of that mask; the way is `ALL_CLOUD`.
     """
     cloud, clear = counts.tp + counts.fn, counts.fp + counts.tn
-    return counts.assign(way="everything is cloud", tp=cloud, fp=clear, fn=0, tn=0)
+    return counts.assign(way=ALL_CLOUD, tp=cloud, fp=clear, fn=0, tn=0)
 
 
 def _f2(verdict: Verdict) -> float:

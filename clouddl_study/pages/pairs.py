@@ -14,8 +14,7 @@ from clouddl.model import CloudModel
 from clouddl.score import paired, precision_recall
 from clouddl.sensors import get_sensor, middle
 from clouddl.transfer import Scenes, pixels, predictions
-
-FLOOR = "everything is cloud"  # the method that every other must be better than
+from clouddl_study.tables import ALL_CLOUD
 
 # Sensors in the order in which the page shows them, and the trivial method.
 TITLES = {
@@ -24,7 +23,7 @@ TITLES = {
     "spot-4": "SPOT-4",
     "spot-5": "SPOT-5",
     "landsat-5": "Landsat 5",
-    FLOOR: FLOOR,
+    ALL_CLOUD: ALL_CLOUD,
 }
 
 
@@ -126,12 +125,12 @@ def model_or_match(scores: pd.DataFrame) -> pd.DataFrame:
     very sensor brings beyond the two.
 
     Args:
-        scores: A row for each pair, with `train`, `test` and `f2`; FLOOR is left out.
+        scores: A row for each pair, with `train`, `test` and `f2`; ALL_CLOUD is left out.
 
     Returns:
         A row for each sensor, in points of F2.
     """
-    grid = f2_grid(scores[scores.train != FLOOR])
+    grid = f2_grid(scores[scores.train != ALL_CLOUD])
     mean = grid.to_numpy().mean()
     model = grid.mean(axis=1) - mean
     images = grid.mean(axis=0) - mean
@@ -237,20 +236,20 @@ def explanation(scores: pd.DataFrame, ranking: pd.DataFrame) -> str:
     """Say in numbers how much of the matrix the model, its threshold and the match explain.
 
     Args:
-        scores: The matrix, with `train`, `test` and `f2`; FLOOR is among the rows.
+        scores: The matrix, with `train`, `test` and `f2`; ALL_CLOUD is among the rows.
         ranking: As `without_threshold` returns it.
 
     Returns:
         Lines of Markdown.
     """
-    grid = f2_grid(scores[scores.train != FLOOR])
+    grid = f2_grid(scores[scores.train != ALL_CLOUD])
     best = grid.mean(axis=1).idxmax()
     wins = int((grid.idxmax(axis=0) == best).sum())
     own = model_or_match(scores)["its model on its images, beyond both"].mean()
     own = round(own, 1) + 0.0  # + 0 turns -0 into 0
     fixed = grid.mean(axis=1)
     free = f2_grid(ranking, "best_f2").mean(axis=1)
-    floor = scores[scores.train == FLOOR].set_index("test").f2
+    floor = scores[scores.train == ALL_CLOUD].set_index("test").f2
     above = int(grid.gt(floor, axis="columns").to_numpy().sum())
     return "\n".join(
         [

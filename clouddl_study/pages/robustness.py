@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clouddl.labels import CLOUD, NODATA
 from clouddl.transfer import Scenes
-from clouddl_study.pages.transfer import all_cloud_f2, by_sensor, enough_units, title_of
+from clouddl_study.pages.transfer import all_cloud_f2, by_sensor, cloud_fraction
+from clouddl_study.tables import ALL_CLOUD, enough_units, title_of
 
 Levels = Mapping[str, tuple[str, float, list[float]]]  # unit, harmless level, all levels
 TWO_SIDED = ("gain", "offset", "resolution")  # levels on both sides of the harmless one
@@ -30,13 +30,8 @@ def reference_sets(
     Returns:
         Scenes by id for each set, named "sensor, corpus".
     """
-    usable = {
-        name: scene
-        for name, scene in scenes.items()
-        if set(bands) <= set(scene.band.values.tolist())
-    }
     sets: dict[str, Scenes] = {}
-    for sensor, part in by_sensor(usable).items():
+    for sensor, part in by_sensor(scenes, bands).items():
         step = -(-len(part) // most)  # rounded up
         sets[f"{title_of(sensor)}, {corpus}"] = {name: part[name] for name in list(part)[::step]}
     return sets
@@ -53,9 +48,7 @@ def describe_sets(sets: Mapping[str, Scenes]) -> pd.DataFrame:
     """
     rows = []
     for images, part in sets.items():
-        cloud = sum(int((scene.mask == CLOUD).sum()) for scene in part.values())
-        labelled = sum(int((scene.mask != NODATA).sum()) for scene in part.values())
-        rows.append({"images": images, "scenes": len(part), "cloud": cloud / labelled})
+        rows.append({"images": images, "scenes": len(part), "cloud": cloud_fraction(part)})
     return pd.DataFrame(rows)
 
 
@@ -69,7 +62,7 @@ def with_floor(about: pd.DataFrame) -> pd.DataFrame:
         The same rows.
     """
     floor = (100 * all_cloud_f2(about.cloud)).round(1)
-    return about.assign(**{"F2 of everything is cloud, %": floor})
+    return about.assign(**{f"F2 of {ALL_CLOUD}, %": floor})
 
 
 def every_nth(levels: Sequence[float], harmless: float, every: int) -> list[float]:
@@ -125,7 +118,7 @@ def robustness_curves(curves: pd.DataFrame, levels: Levels) -> Figure:
         *axes.flat[0].get_legend_handles_labels(),
         loc="upper left",
         fontsize=9,
-        title="dashed: undegraded\ndotted: everything is cloud",
+        title=f"dashed: undegraded\ndotted: {ALL_CLOUD}",
     )
     plt.close(figure)
     return figure

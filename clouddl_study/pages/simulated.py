@@ -23,7 +23,7 @@ from clouddl.sensors import STUDY_BANDS, Sensor
 from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, CLOUD_OPTICAL_DEPTH
 from clouddl.simulate.landscape import LANDSCAPES, Ground
 from clouddl.transfer import Scenes
-from clouddl_study.tables import NAMES
+from clouddl_study.tables import title_of
 
 COVERS = {
     "canopy": "#009E73",
@@ -41,7 +41,6 @@ PAIRS = [("red", "nir"), ("red", "swir16"), ("blue", "red")]  # bands plotted ag
 PIXELS = {0: "clear", 1: "cloud"}
 DEPTHS = np.geomspace(0.1, 30, 16)  # ends of the classes of optical depth
 OVERCAST = 0.9  # a scene is overcast if more than this fraction of it is cloud
-LEAST_UNITS = 5  # with fewer places there is no bootstrap interval
 
 
 def without_blur_and_noise(sensor: Sensor) -> Sensor:
@@ -416,19 +415,6 @@ def multi_temporal_masks(scenes: Scenes, bands: Sequence[str]) -> dict[str, np.n
     return masks
 
 
-def intervals_of_five(differences: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the intervals of fewer than five places, which a bootstrap cannot give.
-
-    Args:
-        differences: Rows of `score.paired`: low, high, units.
-
-    Returns:
-        The table with NaN for those intervals.
-    """
-    ends = differences[["low", "high"]].where(differences.units >= LEAST_UNITS)
-    return differences.assign(low=ends.low, high=ends.high)
-
-
 def plot_place_differences(counts: pd.DataFrame, one: str, other: str) -> Figure:
     """Plot the difference in F2 of two runs for each place, by terrain.
 
@@ -467,8 +453,7 @@ def help_findings(differences: pd.DataFrame) -> str:
         A list in Markdown.
     """
     lines = []
-    named = differences.assign(sensor=differences.sensor.replace(NAMES, regex=True))
-    for row in named.itertuples():
+    for row in differences.itertuples():
         points = f"{100 * row.difference:+.1f} points of F2"
         if np.isnan(row.low):
             verdict = "too few places for an interval"
@@ -477,7 +462,7 @@ def help_findings(differences: pd.DataFrame) -> str:
         else:
             ends = f"interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
             verdict = f"{ends}, which holds zero: no difference shown"
-        lines.append(f"- **{row.sensor}**, both minus {row.minus}: {points} ({verdict})")
+        lines.append(f"- **{title_of(row.sensor)}**, both minus {row.minus}: {points} ({verdict})")
     return "\n".join(lines)
 
 

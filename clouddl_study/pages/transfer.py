@@ -11,17 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clouddl import figures
+from clouddl.labels import CLOUD, NODATA
 from clouddl.model import CloudModel
 from clouddl.score import COUNTS, f_beta, measures, paired, pooled
 from clouddl.sensors import BAND_SETS, Sensor, shared_bands
 from clouddl.transfer import Evaluation, Method, Scenes, evaluate, model_method
 from clouddl_study import tables
+from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, title_of
 from clouddl_study.workspace import results_folder, trained_model, work_folder
 
-ALL_CLOUD = "everything is cloud"
 PEER = "ukis-csmask: blue, green, red, nir"
-RIVALS = "everything is cloud|spectral tests: |ukis-csmask: "  # beside ours in the headline
-FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown; below, the patches are
+RIVALS = f"{ALL_CLOUD}|spectral tests: |ukis-csmask: "  # beside ours in the headline
 SCORES = ["scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall", "iou", "accuracy"]
 Masks = Mapping[str, np.ndarray]  # (y, x) by scene id
 Fraction = TypeVar("Fraction", float, pd.Series)
@@ -41,28 +41,21 @@ def bands_shared(reference: Sensor, others: Sequence[Sensor]) -> pd.DataFrame:
     return pd.DataFrame(rows.items(), columns=["sensor", f"bands shared with {reference.title}"])
 
 
-def by_sensor(scenes: Scenes) -> dict[str, Scenes]:
-    """Sort scenes into a set for each sensor.
+def by_sensor(scenes: Scenes, bands: Sequence[str] = ()) -> dict[str, Scenes]:
+    """Sort the scenes that have some bands into a set for each sensor.
 
     Args:
         scenes: Scenes by id.
+        bands: Common names that a scene must have.
 
     Returns:
         Scenes by id for each sensor, in the order in which sensors first appear.
     """
     sets: dict[str, dict] = {}
     for name, scene in scenes.items():
-        sets.setdefault(scene.attrs["sensor"], {})[name] = scene
+        if set(bands) <= set(scene.band.values.tolist()):
+            sets.setdefault(scene.attrs["sensor"], {})[name] = scene
     return dict(sets)
-
-
-def title_of(sensor: str) -> str:
-    """Name a sensor as tables do, such as "Landsat 8".
-
-    Args:
-        sensor: Its id.
-    """
-    return str(tables.readable(pd.DataFrame({"sensor": [sensor]})).iloc[0, 0])
 
 
 def transfer_methods(models: Mapping[str, CloudModel]) -> dict[str, Method]:
@@ -157,21 +150,6 @@ def differences(counts: pd.DataFrame, run: str, rivals: Sequence[str], seed: int
     return pd.DataFrame(rows)
 
 
-def enough_units(table: pd.DataFrame) -> pd.DataFrame:
-    """Empty the intervals that rest on fewer than `FEWEST_UNITS` places.
-
-    Args:
-        table: Has `units`, and intervals in columns that end in "low" and "high".
-
-    Returns:
-        The same rows.
-    """
-    table = table.copy()
-    ends = [name for name in table.columns if name.endswith(("low", "high"))]
-    table.loc[table.units < FEWEST_UNITS, ends] = np.nan
-    return table
-
-
 def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
     """Summarise F2 over fits that differ in their seed alone.
 
@@ -185,6 +163,20 @@ def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
     spread[["mean", "std"]] = (100 * spread[["mean", "std"]]).round(1)
     heads = {"count": "fits", "mean": "mean F2, %", "std": "standard deviation, points"}
     return spread.rename(columns=heads)
+
+
+def cloud_fraction(scenes: Scenes) -> float:
+    """Compute the fraction of cloud in the references of some scenes.
+
+    Args:
+        scenes: With `mask`.
+
+    Returns:
+        Cloud pixels by labelled pixels of all scenes.
+    """
+    cloud = sum(int((scene.mask == CLOUD).sum()) for scene in scenes.values())
+    labelled = sum(int((scene.mask != NODATA).sum()) for scene in scenes.values())
+    return cloud / labelled
 
 
 def all_cloud_f2(cloud: Fraction) -> Fraction:
@@ -263,7 +255,7 @@ def threshold_curves(
         colour = f"C{number}"
         axis.plot(table.threshold, 100 * table.f2, color=colour, label=name)
         floor = 100 * all_cloud_f2(cloud[name])
-        axis.axhline(floor, color=colour, ls=":", label=f"{name}, everything is cloud")
+        axis.axhline(floor, color=colour, ls=":", label=f"{name}, {ALL_CLOUD}")
     axis.axvline(threshold, color="grey", ls="--", label="chosen on validation")
     axis.set(xlabel="threshold of probability", ylabel="F2, %", xlim=(0, 1))
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -13,7 +13,8 @@ from clouddl.score import COUNTS, measures, paired
 from clouddl.sensors import BAND_SETS
 from clouddl.transfer import Evaluation, Scenes
 from clouddl_study.pages.search import plot_f2
-from clouddl_study.tables import NAMES
+from clouddl_study.pages.transfer import all_cloud_f2, cloud_fraction
+from clouddl_study.tables import ALL_CLOUD, enough_units, title_of
 
 # Columns of the table of scores.
 SCORES = (
@@ -21,7 +22,6 @@ SCORES = (
     *("f1", "precision", "recall", "iou", "accuracy"),
 )
 
-FEWEST = 5  # units for which an interval is shown
 Curves = Mapping[str, Mapping[str, pd.DataFrame]]  # by set of images and model
 
 
@@ -58,18 +58,6 @@ def scene_table(scenes: Scenes) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def readable_set(name: str) -> str:
-    """Name a set of images for readers.
-
-    Args:
-        name: Of its collection.
-
-    Returns:
-        Its title, as in the tables.
-    """
-    return str(pd.Series([name]).replace(NAMES, regex=True).iloc[0])
-
-
 def usable(scenes: Scenes) -> dict[str, list[str]]:
     """Select the band sets that all of some scenes have.
 
@@ -81,18 +69,6 @@ def usable(scenes: Scenes) -> dict[str, list[str]]:
     """
     common = set.intersection(*(set(scene.band.values.tolist()) for scene in scenes.values()))
     return {name: bands for name, bands in BAND_SETS.items() if common.issuperset(bands)}
-
-
-def readable_run(run: str) -> str:
-    """Name a run, or its bands, for readers.
-
-    Args:
-        run: "method: bands", or bands.
-
-    Returns:
-        The same, with NIR and SWIR in capitals.
-    """
-    return run.replace("nir", "NIR").replace("swir16", "SWIR")
 
 
 def pick(candidates: Sequence[str], masks: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -140,16 +116,14 @@ def panel_rows(
     for collection, part in sets.items():
         masks = evaluations[collection].masks
         run = pick(ours, masks)
-        bands = readable_run(run.partition(": ")[2])
+        bands = title_of(run.partition(": ")[2])
         for name in list(part)[:each]:
             columns = {"CloudDL": masks[run][name], title: masks[other][name]}
             rows.append((f"{name}\n{bands}", part[name], columns))
     return rows[:most]
 
 
-def differences(
-    counted: pd.DataFrame, ours: Sequence[str], draws: int, seed: int, fewest: int = FEWEST
-) -> pd.DataFrame:
+def differences(counted: pd.DataFrame, ours: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
     """Tabulate how far a model is ahead of what does not learn, on the same pixels.
 
     Args:
@@ -157,7 +131,6 @@ def differences(
         ours: Runs of CloudDL, each compared with every run that is not CloudDL's.
         draws: Of the bootstrap.
         seed: Of the bootstrap.
-        fewest: Units below which no interval is given.
 
     Returns:
         A row for each set, model and other method: set, bands, against, ahead, low, high (points of
@@ -175,13 +148,12 @@ def differences(
             if set(theirs.group) != set(part.group):
                 continue
             result = paired(part, theirs, draws, seed)
-            row = {"set": name, "CloudDL with": readable_run(bands), "against": readable_run(other)}
+            row = {"set": name, "CloudDL with": title_of(bands), "against": title_of(other)}
             row["F2 ahead (points)"] = round(100 * result["difference"], 1)
             for end in ("low", "high"):
-                shown = result["units"] >= fewest
-                row[end] = round(100 * result[end], 1) if shown else np.nan
+                row[end] = round(100 * result[end], 1)
             rows.append({**row, "units": result["units"]})
-    return pd.DataFrame(rows)
+    return enough_units(pd.DataFrame(rows))
 
 
 def scene_points(counted: pd.DataFrame, runs: Sequence[str]) -> Figure:
@@ -206,27 +178,13 @@ def scene_points(counted: pd.DataFrame, runs: Sequence[str]) -> Figure:
             y = len(runs) - 1 - row + 0.12 - 0.24 * number
             axis.plot(scenes, np.full(len(scenes), y), "o", color=f"C{number}", alpha=0.7, ms=5)
             axis.plot(pooled, y, "|", color=f"C{number}", ms=13, mew=2)
-        axis.plot([], [], "o", color=f"C{number}", label=readable_set(name))
-    labels = [readable_run(run) for run in runs]
+        axis.plot([], [], "o", color=f"C{number}", label=title_of(name))
+    labels = [title_of(run) for run in runs]
     axis.set_yticks(np.arange(len(runs))[::-1], labels, fontsize=8)
     axis.set_xlabel("F2")
     axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     plt.close(figure)
     return figure
-
-
-def all_cloud_f2(scenes: Scenes) -> float:
-    """Compute the F2 of the mask that calls everything cloud, the floor of a useful method.
-
-    Args:
-        scenes: With `mask`; unlabelled pixels are 255.
-
-    Returns:
-        F2 of their pooled pixels.
-    """
-    cloud = sum(int((scene.mask == 1).sum()) for scene in scenes.values())
-    clear = sum(int((scene.mask == 0).sum()) for scene in scenes.values())
-    return float(measures(np.array([cloud, clear, 0, 0]))["f2"])
 
 
 def threshold_curves(
@@ -237,7 +195,7 @@ def threshold_curves(
     Args:
         curves: Tables of `score.precision_recall`.
         models: By the names in `curves`.
-        sets: Scenes by set, for the F2 of "everything is cloud".
+        sets: Scenes by set, for the F2 of `ALL_CLOUD`.
 
     Returns:
         The figure.
@@ -248,10 +206,10 @@ def threshold_curves(
         for name, table in tables.items():
             colour = f"C{list(BAND_SETS).index(name)}"
             plot_f2(axis, table, models[name].card.threshold, f"model {name}", colour)
-        floor = all_cloud_f2(sets[collection])
-        axis.axhline(floor, color="grey", lw=1, ls="--", label="everything is cloud")
+        floor = all_cloud_f2(cloud_fraction(sets[collection]))
+        axis.axhline(floor, color="grey", lw=1, ls="--", label=ALL_CLOUD)
         axis.set(xlabel="threshold of the probability", xlim=(0, 1), ylim=(0, 1.01))
-        axis.set_title(readable_set(collection))
+        axis.set_title(title_of(collection))
         axis.legend(fontsize=8, loc="lower left")
     axes[0, 0].set_ylabel("F2")
     plt.close(figure)
