@@ -11,6 +11,7 @@ from clouddl.labels import CLOUD, NODATA
 
 MEASURES = ("f2", "f1", "precision", "recall", "iou", "accuracy")
 COUNTS = ["tp", "fp", "fn", "tn"]
+THRESHOLDS = np.arange(1, 100) / 100  # 0.01 … 0.99, at which scores are computed
 PLATEAU = 0.01  # of an F-score: smaller differences a dozen validation scenes cannot show
 
 
@@ -166,13 +167,12 @@ def paired(
 
 def _by_threshold(
     probability: np.ndarray, truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds 0.01 … 0.99 and the tp, fp, fn at each."""
-    thresholds = np.arange(1, 100) / 100
-    edges = np.concatenate([[-np.inf], thresholds - 1e-9, [np.inf]])
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tp, fp, fn at each of `THRESHOLDS`."""
+    edges = np.concatenate([[-np.inf], THRESHOLDS - 1e-9, [np.inf]])
     cloud = np.histogram(probability[truth], edges)[0][::-1].cumsum()[::-1][1:]
     clear = np.histogram(probability[~truth], edges)[0][::-1].cumsum()[::-1][1:]
-    return thresholds, cloud, clear, truth.sum() - cloud
+    return cloud, clear, truth.sum() - cloud
 
 
 def best_threshold(
@@ -180,8 +180,7 @@ def best_threshold(
 ) -> tuple[float, float]:
     """Choose the threshold of highest pooled F-beta.
 
-    Scores within `PLATEAU` of the highest are taken as equal, and the middle of their thresholds
-    is returned: few validation scenes cannot tell them apart, and an edge would be chance.
+    It is the middle of the `plateau`.
 
     Args:
         probability: Of labelled pixels, flat.
@@ -210,15 +209,31 @@ def common_threshold(
     """
     scores = []
     for probability, truth in sets:
-        thresholds, tp, fp, fn = _by_threshold(probability, truth.astype(bool))
         if truth.any():
+            tp, fp, fn = _by_threshold(probability, truth.astype(bool))
             scores.append(f_beta(tp, fp, fn, beta))
     if not scores:
         return 0.5, float("nan")
-    score = np.mean(scores, axis=0)
-    top = np.flatnonzero(score >= np.nanmax(score) - PLATEAU)
-    middle = (top[0] + top[-1]) // 2
-    return float(thresholds[middle]), float(np.nanmax(score))
+    mean = np.mean(scores, axis=0)
+    _, middle, _ = plateau(mean)
+    return middle, float(mean.max())
+
+
+def plateau(score: np.ndarray) -> tuple[float, float, float]:
+    """Find the thresholds whose scores are within `PLATEAU` of the highest.
+
+    Few validation scenes cannot tell them apart, and an edge would be chance.
+
+    Args:
+        score: At each of `THRESHOLDS`.
+
+    Returns:
+        The lowest of these thresholds, the middle one, and the highest.
+    """
+    top = np.flatnonzero(score >= score.max() - PLATEAU)
+    middle_of_top = (top[0] + top[-1]) // 2
+    low, middle, high = THRESHOLDS[[top[0], middle_of_top, top[-1]]].tolist()
+    return low, middle, high
 
 
 def precision_recall(probability: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
@@ -231,10 +246,10 @@ def precision_recall(probability: np.ndarray, truth: np.ndarray) -> pd.DataFrame
     Returns:
         Rows for the thresholds 0.01 … 0.99.
     """
-    thresholds, tp, fp, fn = _by_threshold(probability, truth.astype(bool))
+    tp, fp, fn = _by_threshold(probability, truth.astype(bool))
     return pd.DataFrame(
         {
-            "threshold": thresholds,
+            "threshold": THRESHOLDS,
             "precision": _fraction(tp, tp + fp),
             "recall": _fraction(tp, tp + fn),
             "f2": f_beta(tp, fp, fn, 2),

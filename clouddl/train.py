@@ -420,6 +420,20 @@ class PlainCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def averaging_decay(steps: int) -> float:
+    """Compute the decay that averages weights over about the last tenth of a run.
+
+    So the first ones are forgotten.
+
+    Args:
+        steps: Of the whole run.
+
+    Returns:
+        The fraction of the average that a step keeps.
+    """
+    return max(0.5, 1 - 10 / steps)
+
+
 def _loader(chips: Chips, batch_size: int, sampler: RegionSampler | None = None) -> DataLoader:
     return DataLoader(TensorDataset(*chips.tensors()), batch_size, sampler=sampler)
 
@@ -439,9 +453,8 @@ def _callbacks(
         ]
     # Each epoch; `save_last` of the first would save only when the best changes.
     callbacks.append(ModelCheckpoint(checkpoints, "last", enable_version_counter=False))
-    # Weights are averaged over about the last tenth of a run, so that the first ones are forgotten.
-    steps = schedule.epochs * epoch_steps
-    callbacks.append(EMAWeightAveraging(decay=max(0.5, 1 - 10 / steps)))
+    decay = averaging_decay(schedule.epochs * epoch_steps)
+    callbacks.append(EMAWeightAveraging(decay=decay))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     return callbacks

@@ -48,7 +48,7 @@ from functools import partial
 from IPython.display import Markdown
 
 from clouddl import figures
-from clouddl.score import precision_recall
+from clouddl.score import plateau, precision_recall
 from clouddl.search import best_trial, search
 from clouddl.sensors import BAND_SETS
 from clouddl.train import Schedule, fit_trial, on_validation
@@ -306,8 +306,7 @@ curves = {}
 for name, part in page.validation_parts(path, model.card).items():
     probability, truth = on_validation(model, part)
     curves[name] = precision_recall(probability, truth)
-rule = page.plateau(curves)
-page.threshold_rule(curves, rule, model.card.threshold)
+page.threshold_rule(curves, model.card.threshold)
 
 # %% [markdown]
 # *Figure 3.4. F2 of the headline model against the threshold, on validation. The shaded plateau holds the
@@ -321,11 +320,12 @@ page.threshold_rule(curves, rule, model.card.threshold)
 
 # %% tags=["hide-input"]
 limit = 200 * page.spread(seeds)
+low, _, high = plateau(page.mean_curve(curves).f2.to_numpy())
 best_f2 = (table if small.empty else small).val_f2.max()
 Markdown(
     f"The winning trial reached a validation F2 of **{best_f2:.1%}**. Two standard deviations of "
     f"the seeds are **{limit:.1f} points**. The threshold of the headline model is "
-    f"**{model.card.threshold:.2f}**, on a plateau from {rule.low:.2f} to {rule.high:.2f}."
+    f"**{model.card.threshold:.2f}**, on a plateau from {low:.2f} to {high:.2f}."
 )
 
 # %% [markdown]

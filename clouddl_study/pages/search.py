@@ -1,7 +1,6 @@
 """Page 3: the space of the search, its trials and their noise, and the rule of the threshold."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clouddl.chips import Chips
+from clouddl.errors import InputError
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build
-from clouddl.score import PLATEAU
+from clouddl.score import THRESHOLDS, plateau
 from clouddl.search import CHOICES, SPACE
 from clouddl_study.experiments import worth
+from clouddl_study.pages.training import parameters
 
 # How a distribution of HyperOpt is called on the page.
 LAWS = {"uniform": "uniform", "loguniform": "uniform in the logarithm"}
@@ -28,23 +29,6 @@ MEANINGS = {
     "kernel_size": "pixels a side of each convolution",
     "learning_rate": "highest rate of the one-cycle schedule",
 }
-
-
-@dataclass(frozen=True)
-class Plateau:
-    """Thresholds that the validation scenes cannot tell apart.
-
-    Attributes:
-        low: The lowest of them.
-        high: The highest of them.
-        middle: The one that is used.
-        best: The highest mean F2 of all thresholds.
-    """
-
-    low: float
-    high: float
-    middle: float
-    best: float
 
 
 def space() -> pd.DataFrame:
@@ -105,8 +89,7 @@ def millions(table: pd.DataFrame, card: ModelCard) -> pd.Series:
     sizes = []
     for trial in table.to_dict("records"):
         shape = {name: trial[name] for name in CHOICES}
-        net = build(card.model_copy(update=shape))
-        sizes.append(sum(parameter.numel() for parameter in net.parameters()) / 1e6)
+        sizes.append(parameters(build(card.model_copy(update=shape))) / 1e6)
     return pd.Series(sizes, dtype=float)
 
 
@@ -223,30 +206,6 @@ def validation_parts(chips: Path, card: ModelCard) -> dict[str, Chips]:
     return {name: part for name, part in parts.items() if part.dataset.sizes["chip"]}
 
 
-def plateau(curves: Mapping[str, pd.DataFrame], tolerance: float = PLATEAU) -> Plateau:
-    """Find the thresholds whose mean F2 is as good as the best, as `score.common_threshold` does.
-
-    Args:
-        curves: Tables of `score.precision_recall`, which count alike.
-        tolerance: Of F2.
-
-    Returns:
-        Ends and middle of the plateau, and the best mean F2.
-
-    Raises:
-        ValueError: No curve has any cloud.
-    """
-    mean = mean_curve(curves)
-    score = mean.f2.to_numpy()
-    if not np.isfinite(score).any():
-        raise ValueError("plateau: there is no cloud in any of the validation sets")
-    thresholds = mean.threshold.to_numpy()
-    top = np.flatnonzero(score >= np.nanmax(score) - tolerance)
-    middle = (top[0] + top[-1]) // 2
-    low, high = float(thresholds[top[0]]), float(thresholds[top[-1]])
-    return Plateau(low, high, float(thresholds[middle]), float(np.nanmax(score)))
-
-
 def mean_curve(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Average F2 over sets, at each threshold.
 
@@ -255,12 +214,14 @@ def mean_curve(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         threshold and f2.
+
+    Raises:
+        InputError: No set has any cloud.
     """
-    scored = [curve for curve in curves.values() if curve.recall.notna().any()]
-    thresholds = next(iter(curves.values())).threshold
+    scored = [curve.f2 for curve in curves.values() if curve.recall.notna().any()]
     if not scored:
-        return pd.DataFrame({"threshold": thresholds, "f2": np.nan})
-    return pd.DataFrame({"threshold": thresholds, "f2": np.mean([c.f2 for c in scored], axis=0)})
+        raise InputError("validation: no scene has any cloud; choose a corpus with some")
+    return pd.DataFrame({"threshold": THRESHOLDS, "f2": np.mean(scored, axis=0)})
 
 
 def plot_f2(axis: Axes, curve: pd.DataFrame, chosen: float, label: str, colour: str) -> None:
@@ -278,23 +239,24 @@ def plot_f2(axis: Axes, curve: pd.DataFrame, chosen: float, label: str, colour: 
     axis.plot(chosen, f2, "o", color=colour, mec="black", ms=7, zorder=3)
 
 
-def threshold_rule(curves: Mapping[str, pd.DataFrame], rule: Plateau, chosen: float) -> Figure:
+def threshold_rule(curves: Mapping[str, pd.DataFrame], chosen: float) -> Figure:
     """Plot how a threshold is chosen: F2 of each set, their mean, the plateau and its middle.
 
     Args:
         curves: Tables of `score.precision_recall` of the validation sets.
-        rule: The plateau of their mean.
         chosen: The threshold in the card of the model.
 
     Returns:
         The figure.
     """
+    mean = mean_curve(curves)
+    low, _, high = plateau(mean.f2.to_numpy())
     figure, axis = plt.subplots(figsize=(7, 3.8))
-    label = f"plateau, {rule.low:.2f} to {rule.high:.2f}"
-    axis.axvspan(rule.low, rule.high, color="C4", alpha=0.25, lw=0, label=label)
+    label = f"plateau, {low:.2f} to {high:.2f}"
+    axis.axvspan(low, high, color="C4", alpha=0.25, lw=0, label=label)
     for number, (name, curve) in enumerate(curves.items()):
         axis.plot(curve.threshold, curve.f2, color=f"C{number}", label=f"{name} validation")
-    plot_f2(axis, mean_curve(curves), chosen, "mean", "black")
+    plot_f2(axis, mean, chosen, "mean", "black")
     axis.axvline(chosen, color="black", lw=1, ls=":", label=f"chosen, {chosen:.2f}")
     axis.set(xlabel="threshold of the probability", ylabel="F2", xlim=(0, 1))
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

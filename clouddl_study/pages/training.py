@@ -21,8 +21,8 @@ from clouddl.augment import Augmentation, Batch, random_window, turn
 from clouddl.chips import Chips
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, UNet, cloud_loss
-from clouddl.score import PLATEAU, best_threshold, precision_recall
-from clouddl.train import RegionSampler, Schedule, labelled, on_validation
+from clouddl.score import THRESHOLDS, best_threshold, plateau, precision_recall
+from clouddl.train import RegionSampler, Schedule, averaging_decay, labelled, on_validation
 
 FRAME = "#444444"
 TOY = 64  # pixels a side of the toy masks
@@ -301,7 +301,7 @@ def schedule_figure(schedule: Schedule, steps: int) -> Figure:
         rates.append(cycle.get_last_lr()[0])
         optimiser.step()
         cycle.step()
-    decay = max(0.5, 1 - 10 / steps)  # as in clouddl.train
+    decay = averaging_decay(steps)
     averaged = (1 - decay) * decay ** np.arange(steps)[::-1]
     figure, (above, below) = plt.subplots(2, figsize=(7.5, 4.2), sharex=True)
     above.plot(rates)
@@ -403,15 +403,14 @@ def threshold_figure(model: CloudModel, validation: Chips) -> Figure:
             continue
         probability, truth = on_validation(model, part)
         if truth.any():
-            table = precision_recall(probability, truth)
-            curves.append(table.f2.to_numpy())
-            axis.plot(table.threshold, table.f2, lw=1, label=f"{name} chips")
+            f2 = precision_recall(probability, truth).f2
+            curves.append(f2)
+            axis.plot(THRESHOLDS, f2, lw=1, label=f"{name} chips")
     if curves:
         mean = np.mean(curves, axis=0)
-        level = np.nanmax(mean) - PLATEAU
-        plateau = table.threshold[mean >= level]
-        axis.plot(table.threshold, mean, color="black", label="mean")
-        axis.axvspan(plateau.min(), plateau.max(), color="0.9", label="plateau")
+        low, _, high = plateau(mean)
+        axis.plot(THRESHOLDS, mean, color="black", label="mean")
+        axis.axvspan(low, high, color="0.9", label="plateau")
     axis.axvline(model.card.threshold, color="C1", ls="--", label="threshold chosen")
     axis.set(xlabel="threshold", ylabel="F2")
     axis.legend(fontsize=9)
