@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,7 +66,33 @@ def picture(scene: xr.Dataset) -> tuple[np.ndarray, str]:
         bands, title = ["red", "green", "blue"], "true colour"
     rgb = scene.reflectance.sel(band=bands).transpose("y", "x", "band").values
     brightest = np.clip(float(np.nanpercentile(rgb, 99)), 0.25, 1)
-    return np.nan_to_num(np.clip(rgb / brightest, 0, 1)) ** 0.6, title
+    return stretched(rgb, brightest), title
+
+
+def stretched(rgb: np.ndarray, brightest: float) -> np.ndarray:
+    """Stretch reflectances for a picture.
+
+    Args:
+        rgb: (y, x, 3), NaN for nodata.
+        brightest: The reflectance that is white.
+
+    Returns:
+        The picture (y, x, 3) in 0..1.
+    """
+    return np.nan_to_num(np.clip(rgb / brightest, 0, 1)) ** 0.6
+
+
+def frame(axis: Axes, **line: Any) -> None:
+    """Leave of an axis only a frame around its picture, so that white ones do not vanish.
+
+    Args:
+        axis: The axis.
+        **line: Colour and width of the frame, as Matplotlib names them.
+    """
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set(visible=True, **line)
 
 
 def errors(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -9,12 +9,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from clouddl.errors import InputError
 from clouddl.files import write_whole
 from clouddl.model import WEIGHTS
-from clouddl.sensors import BAND_SETS, CARDS
+from clouddl.sensors import CARDS
 from clouddl_study import workspace
 from clouddl_study.manifest import Manifest
+from clouddl_study.pages.cards import SHIPPED, model_table, sensor_table
+from clouddl_study.tables import readable
 
 PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
 SHOWN = (".csv", ".md", ".png")  # endings of the results that pages show
@@ -49,12 +53,6 @@ def gather_results(work: Path, book: Path, profile: str, made: Mapping[str, Mani
         profile: Name of the profile, for the run card.
         made: Manifests by name of the notebook.
     """
-    import pandas as pd  # late: these two take seconds
-
-    from clouddl_study.pages.cards import model_table, sensor_table
-    from clouddl_study.tables import readable
-    from clouddl_study.workspace import write_table
-
     target = book / "results"
     shutil.rmtree(target, ignore_errors=True)
     (target / "shown").mkdir(parents=True)
@@ -63,7 +61,7 @@ def gather_results(work: Path, book: Path, profile: str, made: Mapping[str, Mani
     cards["sensor_models"] = sensor_table(models, work / "results")
     for name, table in cards.items():
         if len(table):
-            write_table(work, name, table)
+            workspace.write_table(work, name, table)
     written = sorted((work / "results").glob("*"))
     for file in written:
         if file.suffix == ".csv":
@@ -145,7 +143,7 @@ def publish_book(book: Path, profile: str, made: Mapping[str, Manifest]) -> None
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(book / name, target, ignore=shutil.ignore_patterns(".*"))
     WEIGHTS.mkdir(exist_ok=True)
-    for name in (*BAND_SETS, "any"):
+    for name in SHIPPED:
         for file in (book.parent / "work" / "models").glob(f"{name}.*"):
             shutil.copy(file, WEIGHTS)
     readme = workspace.ROOT / "README.md"

@@ -110,14 +110,8 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
     Returns:
         The text.
     """
-    numbers = ", ".join(
-        f"{title} {_patches(catalogue, role)}"
-        for role, title in (
-            ("train", "training"),
-            ("validation", "validation"),
-            ("reference", "test"),
-        )
-    )
+    roles = {"training": "train", "validation": "validation", "test": "reference"}
+    numbers = ", ".join(f"{title} {_patches(catalogue, role)}" for title, role in roles.items())
     if all(scene.simulated for scene in catalogue.scenes):
         text = (
             "**Every image in this build is simulated by the package from a seed; none is real.** "

@@ -17,7 +17,7 @@ from clouddl.model import CloudModel
 from clouddl.predict import predict_array
 from clouddl.scenes import Catalogue, open_scene
 from clouddl.score import paired
-from clouddl.sensors import BAND_SETS, Sensor, get_sensor, sensors, shared_bands
+from clouddl.sensors import Sensor, fitting_sets, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
 from clouddl_study.tables import title_of
@@ -39,14 +39,13 @@ def sensor_table() -> pd.DataFrame:
     sentinel = get_sensor("sentinel-2")
     rows = []
     for card in sensors().values():
-        available = {band.common for band in card.bands}
-        fitting = [name for name, bands in BAND_SETS.items() if set(bands) <= available]
+        fitting = fitting_sets(band.common for band in card.bands)
         rows.append(
             {
                 "sensor": card.title,
                 "bands shared with Sentinel-2": ", ".join(shared_bands(sentinel, card)),
                 "of the five of the study it lacks": ", ".join(card.missing) or "none",
-                "largest set of the study": fitting[0] if fitting else "none",
+                "largest set of the study": next(iter(fitting), "none"),
             }
         )
     return pd.DataFrame(rows)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from clouddl.model import read_card
-from clouddl.sensors import BAND_SETS, sensors
+from clouddl.scenes import SIMULATED
+from clouddl.sensors import BAND_SETS, fitting_sets, sensors
 
 SHIPPED = (*BAND_SETS, "any")
 SCORES = ("scores_sentinel2.csv", "scores_transfer.csv")
@@ -25,7 +26,7 @@ def model_table(models: Path) -> pd.DataFrame:
     for name in SHIPPED:
         if (models / f"{name}.json").exists():
             card = read_card(models / name)
-            simulated = sum(sha256 == "simulated" for sha256 in card.trained_on.values())
+            simulated = sum(sha256 == SIMULATED for sha256 in card.trained_on.values())
             rows.append(
                 {
                     "model": name,
@@ -59,17 +60,17 @@ def sensor_table(models: Path, results: Path) -> pd.DataFrame:
         scores["sensor"] = scores.sensor.fillna("sentinel-2")
     rows = []
     for sensor in sensors().values():
-        bands = {band.common for band in sensor.bands}
-        fitting = [name for name, needed in BAND_SETS.items() if set(needed) <= bands]
-        if fitting and (models / f"{fitting[0]}.json").exists():
-            run = f"CloudDL: {', '.join(BAND_SETS[fitting[0]])}"
+        fitting = fitting_sets(band.common for band in sensor.bands)
+        name = next(iter(fitting), "none")
+        if (models / f"{name}.json").exists():
+            run = f"CloudDL: {', '.join(fitting[name])}"
             measured = scores[(scores.sensor == sensor.id) & (scores.run == run)]
             f2 = ", ".join(f"{100 * value:.1f}" for value in measured.f2)
             rows.append(
                 {
                     "sensor": sensor.title,
-                    "model": fitting[0],
-                    "threshold": read_card(models / fitting[0]).threshold,
+                    "model": name,
+                    "threshold": read_card(models / name).threshold,
                     "F2 %, real images": f2 or "not measured",
                     "lacks": ", ".join(sensor.missing) or "nothing",
                 }

@@ -169,7 +169,7 @@ def sources_figure(chip: xr.Dataset, masks: Mapping[str, np.ndarray], soft: np.n
     last.imshow(soft.astype(float), cmap="cividis", vmin=0, vmax=1)
     last.set_title("soft labels")
     for axis in axes.flat:
-        _frame(axis)
+        figures.frame(axis, color=FRAME)
     for axis in rest[len(masks) + 1 :]:
         axis.set_visible(False)
     figure.legend(handles=_mask_legend(), loc="outside lower center", ncols=3)
@@ -274,7 +274,7 @@ def disagreement_figure(
             _show_mask(axis, mask[index])
             axis.set_title(name, fontsize=9)
     for axis in axes.flat:
-        _frame(axis)
+        figures.frame(axis, color=FRAME)
     figure.legend(handles=_mask_legend(), loc="outside lower center", ncols=3)
     plt.close(figure)
     return figure
@@ -332,13 +332,3 @@ def _show_mask(axis: Axes, mask: np.ndarray) -> None:
 def _mask_legend() -> list[Patch]:
     """The colours of `MASK`, for a legend."""
     return [Patch(facecolor=colour, edgecolor=FRAME, label=name) for name, colour in MASK.items()]
-
-
-def _frame(axis: Axes) -> None:
-    """Leave of an axis only a frame around its picture."""
-    axis.grid(False)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(True)
-        spine.set_color(FRAME)

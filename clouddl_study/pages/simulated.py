@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.stats import wasserstein_distance
 
+from clouddl import figures
 from clouddl.chips import Chips
 from clouddl.labels import CLOUD, NODATA, ukis_csmask
 from clouddl.mission.classical import multi_temporal_test
@@ -40,6 +41,7 @@ CLASSES = {"clear": "#5F6B6B", "cloud": "#F2F2F2", "not labelled": "#000000"}
 PAIRS = [("red", "nir"), ("red", "swir16"), ("blue", "red")]  # bands plotted against each other
 PIXELS = {0: "clear", 1: "cloud"}
 DEPTHS = np.geomspace(0.1, 30, 16)  # ends of the classes of optical depth
+BRIGHTEST = 0.6  # reflectance that is white in all pictures
 OVERCAST = 0.9  # a scene is overcast if more than this fraction of it is cloud
 
 
@@ -290,7 +292,8 @@ def plot_side_by_side(
     figure, axes = plt.subplots(2, 6, figsize=(12, 4.3))
     for row, which in zip(axes, (real, simulated), strict=True):
         for axis, chip in zip(row, np.sort(rng.choice(which, 6, replace=False)), strict=True):
-            axis.imshow(_stretched(images[chip, [2, 1, 0]].transpose(1, 2, 0)))
+            rgb = images[chip, [2, 1, 0]].transpose(1, 2, 0)
+            axis.imshow(figures.stretched(rgb, BRIGHTEST))
             axis.axis("off")
     axes[0, 0].set_title("corpus", loc="left")
     axes[1, 0].set_title("simulated", loc="left")
@@ -483,15 +486,10 @@ def bands_finding(table: pd.DataFrame) -> str:
     )
 
 
-def _stretched(rgb: np.ndarray) -> np.ndarray:
-    """Reflectances (y, x, 3) as a picture; the same stretch for all."""
-    return np.clip(np.nan_to_num(rgb) / 0.6, 0, 1) ** 0.6
-
-
 def _picture(axis: Axes, reflectance: xr.DataArray, title: str) -> None:
     """Show reflectance (band, y, x) in true colour."""
     rgb = reflectance.sel(band=["red", "green", "blue"]).transpose("y", "x", "band")
-    axis.imshow(_stretched(rgb.values))
+    axis.imshow(figures.stretched(rgb.values, BRIGHTEST))
     _frame(axis, title)
 
 
@@ -516,9 +514,6 @@ def _classes(axis: Axes, codes: np.ndarray, colours: Mapping[str, str], title: s
 
 
 def _frame(axis: Axes, title: str) -> None:
-    """Frame a picture, so that white ones do not vanish, and give it a title."""
+    """Frame a picture, and give it a title."""
     axis.set_title(title, fontsize=10)
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    for spine in axis.spines.values():
-        spine.set(visible=True, color="grey", linewidth=0.8)
+    figures.frame(axis, color="grey", linewidth=0.8)

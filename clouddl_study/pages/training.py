@@ -29,6 +29,7 @@ TOY = 64  # pixels a side of the toy masks
 TOY_RADII = (5, 22)  # pixels, of the small and the large toy cloud
 CERTAIN = 0.95  # probability in the cloud of a toy prediction; one minus it elsewhere
 STRONGER = 4  # times the strength, so that weak effects can be seen in print
+ENDS = 4  # regions shown of either end of a table
 STRIP_SEEDS = range(20)  # the first one that changes the patch is shown
 
 
@@ -312,13 +313,12 @@ def schedule_figure(schedule: Schedule, steps: int) -> Figure:
     return figure
 
 
-def sampling_table(chips: Chips, seed: int, shown: int = 4) -> pd.DataFrame:
-    """Tell how often chips of large and of small regions are shown in an epoch.
+def sampling_table(chips: Chips, seed: int) -> pd.DataFrame:
+    """Tell how often chips of the `ENDS` largest and smallest regions are shown in an epoch.
 
     Args:
         chips: The training chips.
         seed: Of the training.
-        shown: So many of the largest regions, and of the smallest.
 
     Returns:
         A row a region: its chips, and how often an epoch shows one of them on average.
@@ -328,8 +328,8 @@ def sampling_table(chips: Chips, seed: int, shown: int = 4) -> pd.DataFrame:
     table = pd.DataFrame({"region": groups, "chance": sampler.probabilities})
     regions = table.groupby("region").chance.agg(["size", "sum"]).sort_values("size")
     regions = regions.iloc[::-1]
-    if len(regions) > 2 * shown:
-        regions = pd.concat([regions[:shown], regions[-shown:]])
+    if len(regions) > 2 * ENDS:
+        regions = pd.concat([regions[:ENDS], regions[-ENDS:]])
     return pd.DataFrame(
         {
             "region": regions.index,
@@ -498,5 +498,4 @@ def _alone(
 def _colours(image: Tensor, brightest: float) -> np.ndarray:
     """A picture (y, x, 3) of the first three bands, the longest wavelength as red."""
     order = [min(band, len(image) - 1) for band in (2, 1, 0)]
-    rgb = image[order].permute(1, 2, 0).numpy()
-    return np.nan_to_num(np.clip(rgb / brightest, 0, 1)) ** 0.6
+    return figures.stretched(image[order].permute(1, 2, 0).numpy(), brightest)

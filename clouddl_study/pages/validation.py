@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from clouddl.model import CloudModel
 from clouddl.score import COUNTS, measures, paired
-from clouddl.sensors import BAND_SETS
+from clouddl.sensors import BAND_SETS, fitting_sets
 from clouddl.transfer import Evaluation, Scenes
 from clouddl_study.pages.search import plot_f2
 from clouddl_study.pages.transfer import all_cloud_f2, cloud_fraction
@@ -68,7 +68,7 @@ def usable(scenes: Scenes) -> dict[str, list[str]]:
         Common names by the name of the set, of `BAND_SETS`.
     """
     common = set.intersection(*(set(scene.band.values.tolist()) for scene in scenes.values()))
-    return {name: bands for name, bands in BAND_SETS.items() if common.issuperset(bands)}
+    return fitting_sets(common)
 
 
 def pick(candidates: Sequence[str], masks: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -95,18 +95,14 @@ def panel_rows(
     evaluations: Mapping[str, Evaluation],
     ours: Sequence[str],
     peer: tuple[str, str],
-    each: int = 2,
-    most: int = 3,
 ) -> list[tuple[str, xr.Dataset, dict[str, np.ndarray]]]:
-    """Collect the rows of a panel: the first scenes of each set, with two masks.
+    """Collect three rows of a panel: the first two scenes of each set, with two masks.
 
     Args:
         sets: Scenes by set.
         evaluations: Their masks, by set.
         ours: Runs of CloudDL, the preferred one first: a set may lack its bands.
         peer: Title of the last column, and the run it shows.
-        each: Scenes of a set.
-        most: Rows.
 
     Returns:
         Rows of `figures.panel`; the title of a row says which of `ours` it shows.
@@ -117,10 +113,10 @@ def panel_rows(
         masks = evaluations[collection].masks
         run = pick(ours, masks)
         bands = title_of(run.partition(": ")[2])
-        for name in list(part)[:each]:
+        for name in list(part)[:2]:
             columns = {"CloudDL": masks[run][name], title: masks[other][name]}
             rows.append((f"{name}\n{bands}", part[name], columns))
-    return rows[:most]
+    return rows[:3]
 
 
 def differences(counted: pd.DataFrame, ours: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
