@@ -75,9 +75,11 @@ def gather_results(work: Path, book: Path, profile: str, made: Mapping[str, Mani
 def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:
     """What a run used and took, as a table in Markdown."""
     last = list(made.values())[-1]
-    commit = f", commit {last.commit}" if last.commit else ""
+    commits = list(dict.fromkeys(m.commit for m in made.values() if m.commit))
+    commit = f", commit {', then '.join(commits)}" if commits else ""
     packages = [f"{name} {number}" for name, number in last.versions.items() if name != "clouddl"]
     rows = {"Profile": profile, "Images": last.parameters.get("corpus"), "Seed": last.seed}
+    rows["Finished"] = last.finished
     rows |= {f"`{n}`": f"{m.seconds:.0f} s, {m.peak_mib or '?'} MiB" for n, m in made.items()}
     rows |= {
         "Together": f"{sum(m.seconds for m in made.values()) / 60:.1f} minutes",
