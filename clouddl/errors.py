@@ -112,7 +112,9 @@ def read_yaml(path: Path, what: str) -> Any:
     import yaml  # late, for the same reason
 
     with readable(path, what, "check that the file exists and is valid YAML"):
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        # libyaml's loader is ten times as fast, where PyYAML was built with it.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
 
 
 def validated(model: "type[BaseModel]", fields: Any, path: Path | str) -> Any:

@@ -5,7 +5,9 @@ normalisation, resolution, threshold, training scenes, scores, SHA-256 of the we
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +126,7 @@ def load_model(
     Raises:
         InputError: The card or the weights cannot be read, or do not belong together.
     """
-    if str(path) in {card.name for card in shipped_models()}:
-        path = WEIGHTS / str(path)
-    path = _file(path, ".safetensors")
+    path = _find(path)
     card = read_card(path)
     advice = "fetch or train the model again; card and weights belong together"
     with readable(path, "file of weights", advice):
@@ -140,6 +140,29 @@ def load_model(
         net = build(card)
         net.load_state_dict(load_file(path))  # copied into float32
     return CloudModel(card, net, device, backend)
+
+
+def shared_model(path: str | Path) -> CloudModel:
+    """Load a model to predict with, once for many files in a row.
+
+    Args:
+        path: As for `load_model`.
+
+    Returns:
+        The model of the call before, while its card and CLOUDDL_BACKEND are the same; do not
+        change it.
+
+    Raises:
+        InputError: As `load_model`.
+    """
+    path = _find(path).absolute()
+    card = read_card(path).model_dump_json()
+    return _shared_model(path, card, os.environ.get("CLOUDDL_BACKEND"))
+
+
+@lru_cache(maxsize=1)
+def _shared_model(path: Path, card: str, backend: str | None) -> CloudModel:
+    return load_model(path, backend=backend)
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -202,6 +225,13 @@ def pick_model(available: Sequence[str]) -> str:
             f"they want one of: {'; '.join(sets)}. Name your own with --model"
         )
     return name
+
+
+def _find(path: str | Path) -> Path:
+    """The weights of a model, by their path, that of the card, or the name of a shipped model."""
+    if str(path) in {card.name for card in shipped_models()}:
+        path = WEIGHTS / str(path)
+    return _file(path, ".safetensors")
 
 
 def _file(path: str | Path, suffix: str) -> Path:

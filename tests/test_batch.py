@@ -20,7 +20,7 @@ from distributed import LocalCluster
 from filelock import FileLock
 from rasterio.transform import from_origin
 
-from clouddl import predict
+from clouddl import model, predict
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
@@ -86,6 +86,24 @@ def test_each_good_scene_once_and_each_bad_one_named(place: Path) -> None:
     assert list(report) == ["scene", "status", "seconds", "error"]
     assert (report.scene.tolist(), report.status.tolist()) == (SCENES, STATUS)
     assert report.error[2].startswith("c.tif: ") and set(report.error.drop(2)) == {""}
+
+
+def test_several_scenes_share_one_network(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[ModelCard] = []
+    monkeypatch.setattr(model, "build", lambda card: built.append(card) or build(card))
+    assert run() == STATUS
+    assert len(built) == 1
+    assert run(threshold=0.3) == STATUS  # one card stands for one network, also in the next run
+    assert len(built) == 1
+
+
+def test_a_card_that_has_changed_is_read_anew(place: Path) -> None:
+    run()
+    card = model.read_card("tiny.json").model_copy(update={"threshold": 0.9})
+    (place / "tiny.json").write_text(card.model_dump_json())
+    run()
+    with rasterio.open(place / "out" / "a_cloud.tif") as file:
+        assert file.tags()["threshold"] == "0.9"
 
 
 def test_names_stay_names_whatever_lies_around(place: Path) -> None:

@@ -6,7 +6,9 @@ cluster, where a large scene may be cut into parts of its tiles. Only plain data
 and back.
 """
 
+import csv
 import hashlib
+import io
 import os
 import shutil
 import time
@@ -18,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import rasterio
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
 from clouddl.files import is_local, split_member, write_whole
-from clouddl.model import load_model, shipped_models
+from clouddl.model import shared_model, shipped_models
 from clouddl.predict import (
     DEFAULT,
     Options,
@@ -130,15 +131,15 @@ def predict_batch(
         )
     settings = _settings(sensor, model, reading, options)
     _check_names(names, out)
+    cards = {"sensor": _absolute(sensor), "model": _absolute(model)}
     jobs = []
     for name in names:
         path = os.path.abspath(name) if is_local(name) else name
         job = _Job(
             scene=name,
             path=path,
-            sensor=_absolute(sensor),
             out=os.path.abspath(out),
-            model=_absolute(model),
+            **cards,
             reading=reading,
             options=options,
             stac=stac or is_item(name),
@@ -172,7 +173,7 @@ def _sensor_name(sensor: Sensor | str | None) -> str | None:
 def _settings(sensor: str | None, model: str | None, reading: Reading, options: Options) -> str:
     """Everything but the image that results depend on, as text."""
     card = get_sensor(sensor) if sensor else None
-    models = [load_model(model).card] if model else shipped_models()
+    models = [shared_model(model).card] if model else shipped_models()
     return repr((version("clouddl"), card, models, reading, options))
 
 
@@ -277,7 +278,7 @@ def _write_results(job: _Job) -> None:
     if job.stac and not is_item(job.path):
         date_of(job.path)  # an item needs a date: fail before hours of work
     sensor = get_sensor(job.sensor) if job.sensor else None
-    model = load_model(job.model) if job.model else None
+    model = shared_model(job.model) if job.model else None
     how: dict[str, Any] = {"model": model, "reading": job.reading, "options": job.options}
     tags = {"made_from": job.made_from}
     if job.parts and job.part:
@@ -388,9 +389,12 @@ def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write the outcome of each scene, if any was tried."""
     if not any(outcome.status in ("done", "failed") for outcome in outcomes):
         return
-    table = pd.DataFrame([outcome.model_dump() for outcome in outcomes])
+    text = io.StringIO()
     columns = ["scene", "status", "seconds", "error"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(outcome.model_dump() for outcome in outcomes)
     try:
-        write_whole(path, table[columns].to_csv(index=False).encode(errors="backslashreplace"))
+        write_whole(path, text.getvalue().encode(errors="backslashreplace"))
     except OSError as error:  # the masks are there, or the run has a worse error to report
         warnings.warn(f"{path}: not written ({error.strerror})", stacklevel=2)
