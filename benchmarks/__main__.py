@@ -11,6 +11,7 @@ import csv
 import datetime
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -296,6 +297,32 @@ def startup(plan: Plan) -> None:
     ])  # fmt: skip
 
 
+def patches(plan: Plan) -> None:
+    """Seconds of one command on one small file and on many, against the imports alone."""
+    many = 10 if plan.quick else 100
+    with tempfile.TemporaryDirectory() as folder:
+        names = [shutil.copy(stack(256), Path(folder, f"{number}.tif")) for number in range(many)]
+        bands = ",".join(load_model("any").card.bands)
+        predict = ["-m", "clouddl.cli", "predict", "--sensor", "sentinel-2", "--scale", "0.0001"]
+        predict += ["--bands", bands]
+        lines = {0: ["-c", "import torch, rasterio"], 1: [*predict, names[0]],
+                 many: [*predict, *names]}  # fmt: skip
+        times: dict[int, list[float]] = {count: [] for count in lines}
+        for _ in range(plan.rounds):
+            for count, line in lines.items():
+                with tempfile.TemporaryDirectory(dir=folder) as out:
+                    start = time.perf_counter()
+                    subprocess.run([sys.executable, *line, "--out", out], check=True,
+                                   capture_output=True)  # fmt: skip
+                    times[count].append(time.perf_counter() - start)
+    seconds = {count: float(np.median(each)) for count, each in times.items()}
+    write("patches", [
+        {"Files of 256 × 256 pixels": count or "none: imports torch and rasterio",
+         "Seconds": f"{took:.2f}", "times the imports": f"{took / seconds[0]:.2f}",
+         "files a second": f"{count / took:.2f}"} for count, took in seconds.items()
+    ])  # fmt: skip
+
+
 def overhead(plan: Plan) -> None:
     """What the search costs beside the training: trials whose objective takes no time."""
     from clouddl.search import search
@@ -312,7 +339,7 @@ def overhead(plan: Plan) -> None:
 SECTIONS: dict[str, Callable[[Plan], None]] = {
     one.__name__: one
     for one in (machine, limit, prediction, files, sizes, shapes, training, preparation, overhead,
-                startup, study)
+                startup, patches, study)
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 A mask is uint8 (y, x): 0 clear (shadow, snow and water too), 1 cloud, 255 nodata or unlabelled.
 It is read with the table of its product's codes, or made here by a processor.
+
+xarray, rioxarray and SciPy are imported late: to threshold a probability needs none of them.
 """
 
 import json
@@ -10,23 +12,23 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
-import rioxarray
-import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
-from scipy import ndimage
 
 from clouddl.errors import InputError, read_yaml, readable, validated
 from clouddl.files import split_member
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 CLEAR, CLOUD, NODATA = 0, 1, 255
 _NO_CODE = 254  # in a lookup table
 
-Gridded = xr.Dataset | xr.DataArray  # with y and x
+Gridded: TypeAlias = "xr.Dataset | xr.DataArray"  # with y and x
 
 Code = Annotated[int, Field(ge=0, lt=1 << 16)]
 Bit = Annotated[int, Field(ge=0, lt=16)]
@@ -169,6 +171,8 @@ def dilate(mask: np.ndarray, metres: float, resolution: float) -> np.ndarray:
         raise InputError(f"dilation of {metres} m at {resolution} m: must be >= 0 and > 0")
     if not (mask == CLOUD).any():  # the distance transform has nothing to measure from
         return mask.copy()
+    from scipy import ndimage
+
     near = ndimage.distance_transform_edt(mask != CLOUD) <= metres / resolution
     return np.where(near & (mask == CLEAR), CLOUD, mask).astype(np.uint8)
 
@@ -355,7 +359,7 @@ def _colourfulness(*visible: np.ndarray) -> np.ndarray:
     return 3 * np.abs(stack / stack.mean(0) - 1).mean(0)
 
 
-def spectral_tests(reflectance: xr.DataArray, dilation_m: float = 0.0) -> np.ndarray:
+def spectral_tests(reflectance: "xr.DataArray", dilation_m: float = 0.0) -> np.ndarray:
     """Find cloud where a pixel passes every test its bands allow (`available_tests`).
 
     The first pass of Zhu and Woodcock (2012, doi 10.1016/j.rse.2011.10.028) with its published
@@ -388,7 +392,7 @@ def spectral_tests(reflectance: xr.DataArray, dilation_m: float = 0.0) -> np.nda
     return dilate(mask, dilation_m, reflectance.attrs["resolution"]) if dilation_m else mask
 
 
-def label_scene(dataset: xr.Dataset, source: str, dilation_m: float = 0.0) -> xr.DataArray:
+def label_scene(dataset: "xr.Dataset", source: str, dilation_m: float = 0.0) -> "xr.DataArray":
     """Label a scene with a processor.
 
     Args:
@@ -418,7 +422,7 @@ def label_scene(dataset: xr.Dataset, source: str, dilation_m: float = 0.0) -> xr
     return on_grid(mask, dataset, source=source, parameters=written, version=packages)
 
 
-def _run(source: str, dataset: xr.Dataset, parameters: dict[str, Any]) -> np.ndarray:
+def _run(source: str, dataset: "xr.Dataset", parameters: dict[str, Any]) -> np.ndarray:
     """The mask of one processor."""
     image = dataset["reflectance"].values
     bands = dataset["band"].values.tolist()
@@ -432,7 +436,7 @@ def _run(source: str, dataset: xr.Dataset, parameters: dict[str, Any]) -> np.nda
     return s2cloudless(image, bands, float(dataset.attrs["resolution"]), **parameters)
 
 
-def on_grid(values: np.ndarray, like: Gridded, name: str = "mask", **attrs: str) -> xr.DataArray:
+def on_grid(values: np.ndarray, like: Gridded, name: str = "mask", **attrs: str) -> "xr.DataArray":
     """Give values the coordinates and the CRS of an image.
 
     Args:
@@ -444,11 +448,13 @@ def on_grid(values: np.ndarray, like: Gridded, name: str = "mask", **attrs: str)
     Returns:
         The values as a DataArray (y, x).
     """
+    import xarray as xr
+
     coords = {axis: like[axis] for axis in ("y", "x", "spatial_ref") if axis in like.coords}
     return xr.DataArray(values, coords, ("y", "x"), name, attrs)
 
 
-def read_mask(path: str | Path, codes: str, like: Gridded | None = None) -> xr.DataArray:
+def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "xr.DataArray":
     """Read and decode a mask.
 
     Args:
@@ -496,8 +502,11 @@ def read_mask(path: str | Path, codes: str, like: Gridded | None = None) -> xr.D
     return on_grid(values, like, **mask.attrs)
 
 
-def _load(path: str) -> xr.DataArray:
+def _load(path: str) -> "xr.DataArray":
     """The stored codes (y, x)."""
+    import rioxarray
+    import xarray as xr
+
     name, member = split_member(path)
     if not name.endswith((".npy", ".npz")):
         with warnings.catch_warnings():
@@ -519,7 +528,7 @@ def _load(path: str) -> xr.DataArray:
     return xr.DataArray(array, dims=("y", "x"))
 
 
-def _check_binary(stored: xr.DataArray) -> None:
+def _check_binary(stored: "xr.DataArray") -> None:
     """Raise InputError if 255 can be cloud as well as nodata: there is no 1, and no tag says it."""
     if stored.rio.nodata == NODATA or stored.attrs.get("_FillValue") == NODATA:
         return
@@ -537,7 +546,7 @@ def _is_placed(data: Gridded) -> bool:
     return stated is not None and not stated.is_identity
 
 
-def _turned_as(like: Gridded, mask: xr.DataArray) -> xr.DataArray:
+def _turned_as(like: Gridded, mask: "xr.DataArray") -> "xr.DataArray":
     """The mask with its rows and columns in the order of an image: south up, or north up."""
     steps = zip(("x", "y"), mask.rio.resolution(), like.rio.resolution(), strict=True)
     for axis, step, wanted in steps:
@@ -546,7 +555,7 @@ def _turned_as(like: Gridded, mask: xr.DataArray) -> xr.DataArray:
     return mask.rio.write_transform(mask.rio.transform(recalc=True))
 
 
-def _pixels_apart(mask: xr.DataArray, like: Gridded) -> float:
+def _pixels_apart(mask: "xr.DataArray", like: Gridded) -> float:
     """The largest distance between the edges of two grids, in pixels of the coarser."""
     pixel = max(abs(step) for grid in (mask, like) for step in grid.rio.resolution())
     edges = np.subtract(mask.rio.bounds(), like.rio.bounds())

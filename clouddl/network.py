@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -173,6 +172,8 @@ def fill_gaps(image: np.ndarray) -> np.ndarray:
         if gaps.all():
             continue
         if known is None or not np.array_equal(gaps, known):
+            from scipy.ndimage import distance_transform_edt  # late: few images have gaps
+
             nearest = distance_transform_edt(gaps, return_distances=False, return_indices=True)
             rows, columns = nearest[:, gaps]
             known = gaps

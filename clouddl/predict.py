@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
 import rasterio.shutil
-import xarray as xr
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
@@ -28,7 +28,7 @@ from rasterio.windows import Window
 from clouddl.errors import InputError, WriteError, absent
 from clouddl.files import is_local, replacing, split_member, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
-from clouddl.model import CloudModel, load_model, pick_model
+from clouddl.model import CloudModel, pick_model, shared_model
 from clouddl.network import ModelCard
 from clouddl.products import ProductImage, Source, open_image
 from clouddl.products.image import (
@@ -43,6 +43,9 @@ from clouddl.products.image import (
 )
 from clouddl.scale.tiles import Prediction, TilePredictor
 from clouddl.sensors import Sensor, band_names, middle
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 TRAINED = (10, 60)  # metres; training samples resolutions of this range
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
@@ -92,7 +95,7 @@ class _Plan:
 
 def predict_array(
     model: CloudModel,
-    image: xr.DataArray | np.ndarray,
+    image: "xr.DataArray | np.ndarray",
     bands: Sequence[str] | None = None,
     resolution: float | None = None,
 ) -> np.ndarray:
@@ -211,8 +214,7 @@ def _check_overview(image: Image, pixels: int = OVERVIEW) -> None:
     """Raise InputError if an image cannot be reflectance, by at most so many pixels a side."""
     step = -(-max(image.overview.shape) // pixels)
     values = image.overview[:, ::step, ::step]
-    overview = xr.DataArray(values, {"band": list(image.bands)}, ("band", "y", "x"))
-    check_reflectance(overview, image.name, image.readings)
+    check_reflectance(values, image.bands, image.name, image.readings)
 
 
 def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
@@ -241,7 +243,7 @@ def _check_options(name: str, options: Options, threshold: float) -> None:
 
 def _default_model(name: str, bands: Sequence[str]) -> CloudModel:
     try:
-        return load_model(pick_model(bands))
+        return shared_model(pick_model(bands))
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -305,7 +305,7 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
         if band is not None:
             sensor.band(band)
     image = _read_layers(scene, store)
-    check_reflectance(image, scene.image[0])
+    check_reflectance(image.values, image.band.values.tolist(), scene.image[0])
     dataset = image.to_dataset(name="reflectance")
     dataset.attrs = {
         "scene": scene.id,

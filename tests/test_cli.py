@@ -237,3 +237,14 @@ def test_what_only_tells_loads_nothing_heavy(line: str) -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.splitlines()[-1] == "heavy: set()"
+
+
+def test_a_mask_of_a_file_needs_no_pandas(place: Path) -> None:
+    heavy = {"pandas", "xarray", "dask", "matplotlib", "lightning", "hyperopt", "sklearn", "zarr"}
+    code = (
+        "import sys\nfrom clouddl.cli import main\n"
+        f"sys.argv = ['clouddl', *{PREDICT.split()}, 'good.tif']\n"
+        f"try: main()\nexcept SystemExit: print('heavy:', {heavy} & sys.modules.keys())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == ["out/good_cloud.tif", "heavy: set()"]

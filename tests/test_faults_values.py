@@ -195,8 +195,7 @@ def test_an_offset_in_digital_numbers_is_refused(values: np.ndarray, tmp_path: P
 
 
 def level(values: np.ndarray, offset: float = 0.0, sun: float | None = None) -> None:
-    array = xr.DataArray(values, {"band": BANDS}, ("band", "y", "x"))
-    check_reflectance(array, "a.tif", [Reading(scale=1e-4, offset=offset)] * 4, sun=sun)
+    check_reflectance(values, BANDS, "a.tif", [Reading(scale=1e-4, offset=offset)] * 4, sun=sun)
 
 
 def test_the_level_of_values() -> None:

@@ -124,14 +124,14 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 
 def test_check_reflectance():
-    good = dataset(np.full((2, 4, 4), 0.3)).reflectance
-    check_reflectance(good, "a.tif")
+    good, bands = np.full((2, 4, 4), 0.3), ["red", "nir"]
+    check_reflectance(good, bands, "a.tif")
     with pytest.raises(InputError, match=r"a\.tif: looks like digital numbers.*--scale 0\.0001"):
-        check_reflectance(good * 10_000, "a.tif")
+        check_reflectance(good * 10_000, bands, "a.tif")
     with pytest.raises(InputError, match="every pixel is nodata"):
-        check_reflectance(good * np.nan, "a.tif")
-    kelvin = xr.concat([good, (good[:1] * 1000).assign_coords(band=["lwir11"])], "band")
-    check_reflectance(kelvin, "a.tif")
+        check_reflectance(good * np.nan, bands, "a.tif")
+    kelvin = np.concatenate([good, good[:1] * 1000])
+    check_reflectance(kelvin, [*bands, "lwir11"], "a.tif")
 
 
 def test_open_scene_with_mask_and_heights(tmp_path):

@@ -293,7 +293,7 @@ def label_image(
     if image.grid.crs is None:
         raise InputError(f"{path}: has no CRS to lay labels on; georeference it (gdal_edit.py)")
     scene = image.dataset()
-    check_reflectance(scene.reflectance, str(path), image.readings)
+    check_reflectance(scene.reflectance.values, image.bands, str(path), image.readings)
     given = np.full(image.shape, NODATA, np.uint8)
     for file in labels:
         more = read_labels(file, scene)

@@ -10,17 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import xarray as xr
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
 from clouddl.files import is_local
 from clouddl.labels import dilate
-from clouddl.products.arrays import DATASETS, as_array, open_dataset
-from clouddl.products.dem import copernicus_dem
 from clouddl.products.image import (
     AS_STORED,
     NOT_UTF_8,
@@ -31,12 +28,15 @@ from clouddl.products.image import (
     open_file,
 )
 from clouddl.products.product import Product
-from clouddl.products.readers import find_product
 from clouddl.products.stac import is_item, limit_waiting, read_item
 from clouddl.sensors import Sensor, get_sensor
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 FINEST = 8  # times finer than its coarsest band a product is read; more shows nothing new
-Source: TypeAlias = Path | str | np.ndarray | xr.DataArray | xr.Dataset
+DATASETS = (".nc", ".nc4", ".zarr")  # how the names of files of several arrays end
+Source: TypeAlias = "Path | str | np.ndarray | xr.DataArray | xr.Dataset"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +110,8 @@ def open_image(
     if isinstance(sensor, str):
         sensor = get_sensor(sensor)
     if not isinstance(source, Path | str):
+        from clouddl.products.arrays import as_array  # late: it brings xarray
+
         return open_array(as_array(source, sensor), reading, sensor)
     if not _is_utf_8(str(source)):
         raise InputError(f"{source}: {NOT_UTF_8}")
@@ -122,8 +124,12 @@ def open_image(
     elif sensor is None:
         if not is_local(source):
             raise InputError(f"{source}: an image at an address says no sensor; give --sensor")
+        from clouddl.products.readers import find_product  # late: it brings all readers
+
         product = find_product(source)
     elif str(source).lower().rstrip("/").endswith(DATASETS) and is_local(source):
+        from clouddl.products.arrays import as_array, open_dataset  # late: it brings xarray
+
         return open_array(as_array(open_dataset(source, reading), sensor), reading, sensor)
     else:
         return open_file(source, reading, sensor)
@@ -152,7 +158,7 @@ def open_product(
     mask_codes: str | None = None,
     dilation_m: float = 0.0,
     elevation: bool = False,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Open a product as the scene Dataset, with the mask it carries.
 
     Args:
@@ -173,6 +179,8 @@ def open_product(
         InputError: An unknown format, an incomplete or damaged product, an archive that is not
             safe, a wrong scale.
     """
+    from clouddl.products.readers import find_product  # late: it brings all readers
+
     product = find_product(path)
     dataset = product.open(bands, resolution)
     mask = product.mask(dataset, mask_codes)
@@ -180,5 +188,7 @@ def open_product(
         grown = dilate(mask.values, dilation_m, dataset.attrs["resolution"])
         dataset["mask"] = mask.copy(data=grown)
     if elevation:
+        from clouddl.products.dem import copernicus_dem  # late: it brings rioxarray
+
         dataset["elevation"] = copernicus_dem(dataset)
     return dataset

@@ -10,7 +10,6 @@ from clouddl.errors import InputError, readable
 from clouddl.products.image import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
-DATASETS = (".nc", ".nc4", ".zarr")  # how the names of files of several arrays end
 AXES = {"latitude": "y", "lat": "y", "longitude": "x", "lon": "x"}
 LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
 NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers

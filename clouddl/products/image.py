@@ -1,4 +1,8 @@
-"""An image as every other module sees it: reflectance, read by windows, wherever it came from."""
+"""An image as every other module sees it: reflectance, read by windows, wherever it came from.
+
+xarray and rioxarray, which bring pandas and Dask, are imported late: a file that GDAL reads needs
+neither.
+"""
 
 import math
 import re
@@ -12,12 +16,10 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import rasterio
-import rioxarray  # noqa: F401 (gives xarray its .rio)
-import xarray as xr
 from affine import Affine
 from rasterio import warp
 from rasterio._err import CPLE_BaseError
@@ -32,6 +34,9 @@ from rasterio.windows import Window
 from clouddl.errors import InputError
 from clouddl.files import split_member
 from clouddl.sensors import Sensor, band_name, band_names
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 METRES_PER_DEGREE = 111_320.0  # of latitude
 SAME_SPACING = 0.01  # pixels that are nearer to square than this are taken as square
@@ -210,7 +215,7 @@ class Image(ABC):
         reading = replace(self.reading, resolution=resolution)
         return replace(self, bands=tuple(bands), reading=reading)
 
-    def array(self, window: Window | None = None) -> xr.DataArray:
+    def array(self, window: Window | None = None) -> "xr.DataArray":
         """Read reflectance with coordinates: pixel centres in the CRS, or index * resolution.
 
         Args:
@@ -219,6 +224,9 @@ class Image(ABC):
         Returns:
             `reflectance` (band, y, x) float32, nodata NaN, with the attribute `resolution`.
         """
+        import rioxarray  # noqa: F401 (gives xarray its .rio)
+        import xarray as xr
+
         values = self.read(window)
         step = self.resolution
         _, transform, crs = self.grid
@@ -239,7 +247,7 @@ class Image(ABC):
             array.rio.write_crs(crs, inplace=True).rio.write_transform(transform, inplace=True)
         return array
 
-    def dataset(self) -> xr.Dataset:
+    def dataset(self) -> "xr.Dataset":
         """Read all of it as a scene: `reflectance`, and what is known of it as attributes."""
         return (
             self.array()
@@ -455,7 +463,7 @@ def open_file(
 
 
 def open_array(
-    array: np.ndarray | xr.DataArray | xr.Dataset,
+    array: "np.ndarray | xr.DataArray | xr.Dataset",
     reading: Reading = AS_STORED,
     sensor: Sensor | None = None,
 ) -> Image:
@@ -474,6 +482,9 @@ def open_array(
     Raises:
         InputError: An array of another shape.
     """
+    import rioxarray  # noqa: F401 (gives xarray its .rio)
+    import xarray as xr
+
     if isinstance(array, xr.Dataset):
         array = array.reflectance.assign_attrs(array.attrs)
     array = xr.DataArray(array)
@@ -508,7 +519,7 @@ def read_image(
     bands: Sequence[str | None],
     reading: Reading = AS_STORED,
     window: Window | None = None,
-) -> xr.DataArray:
+) -> "xr.DataArray":
     """Read one file as reflectance.
 
     Args:
@@ -527,19 +538,21 @@ def read_image(
 
 
 def check_reflectance(
-    array: xr.DataArray,
+    values: np.ndarray,
+    bands: Sequence[str],
     name: str,
     readings: Sequence[Reading] = (),
     product: bool = False,
     sun: float | None = None,
 ) -> None:
-    """Check that an array can be reflectance; thermal bands are skipped.
+    """Check that values can be reflectance; thermal bands are skipped.
 
     Warns of what may be right: blocks of an undeclared nodata number, an offset that seems
     forgotten, and reflectance above 2, which a low sun explains.
 
     Args:
-        array: Reflectance (band, y, x), nodata NaN.
+        values: Reflectance (band, y, x), nodata NaN.
+        bands: Common names of its bands.
         name: What the message calls it.
         readings: How the numbers of every band were read; by default they were reflectance.
         product: Whether its metadata say how, so that no option of the user's does.
@@ -549,8 +562,8 @@ def check_reflectance(
     Raises:
         InputError: Every pixel is nodata or the same, or the values cannot be reflectance.
     """
-    reflective = [not str(band).startswith("lwir") for band in array.band.values]
-    values = array.values[reflective]
+    reflective = [not band.startswith("lwir") for band in bands]
+    values = values[reflective]
     if values.shape[-1] * values.shape[-2] > 1 << 20:
         values = values[:, ::4, ::4]
     stated = [reading for reading, used in zip(readings, reflective, strict=False) if used]
@@ -817,7 +830,7 @@ def _stated(nodata: float | None) -> float | None:
     return None if nodata is None or math.isnan(nodata) else nodata
 
 
-def _array_reading(array: xr.DataArray, reading: Reading) -> Reading:
+def _array_reading(array: "xr.DataArray", reading: Reading) -> Reading:
     """How an array is read: as `reading` says, else as its attributes do (CF conventions)."""
     nodata, scale, offset = reading.nodata, reading.scale, reading.offset
     if nodata is None:

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from affine import Affine
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
-from scipy import ndimage
 
 from clouddl.errors import InputError, absent
 from clouddl.labels import NODATA, read_mask
@@ -33,6 +32,9 @@ from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import Image, Level, Reading, check_reflectance, open_file
 from clouddl.products.mosaic import open_tiles
 from clouddl.sensors import Sensor, band_names, middle
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 STRIP = 1 << 24  # pixels of a band in memory at once
 
@@ -188,7 +190,7 @@ class Product:
 
     def open(
         self, bands: Sequence[str] | None = None, resolution: float | None = None
-    ) -> xr.Dataset:
+    ) -> "xr.Dataset":
         """Read bands on one grid, without the mask.
 
         Args:
@@ -213,9 +215,8 @@ class Product:
         values = np.stack([_resample(image, rows, columns) for image in images])
         if self.nodata:
             self._drop_zeros(values, images, resolution)
-        array = xr.DataArray(values, {"band": bands}, ("band", "y", "x"))
         readings = [image.readings[0] for image in images]
-        check_reflectance(array, self.files.name, readings, product=True, sun=self.sun)
+        check_reflectance(values, bands, self.files.name, readings, product=True, sun=self.sun)
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
         return self._dataset(values, bands, float(resolution), first)
@@ -225,6 +226,8 @@ class Product:
 
         MAJA wrote such products (its issue 99). A pixel around them may be mixed with them.
         """
+        from scipy import ndimage  # late: few products are checked for this
+
         stored = np.zeros(1, np.float32)
         zeros = [image.readings[0].reflectance(stored)[0] for image in images]
         same = np.isclose(values, np.array(zeros)[:, np.newaxis, np.newaxis], rtol=0, atol=1e-6)
@@ -241,8 +244,11 @@ class Product:
 
     def _dataset(
         self, values: np.ndarray, bands: list[str], resolution: float, image: Image
-    ) -> xr.Dataset:
+    ) -> "xr.Dataset":
         """The scene Dataset of values (band, y, x) that cover the ground of an image."""
+        import rioxarray  # noqa: F401 (late, like xarray, to which it gives .rio)
+        import xarray as xr
+
         rows, columns = values.shape[1:]
         height, width = image.shape
         affine = _transform(image) * Affine.scale(width / columns, height / rows)
@@ -267,7 +273,7 @@ class Product:
             dataset = dataset.rio.write_crs(image.grid.crs).rio.write_transform(affine)
         return dataset
 
-    def mask(self, like: xr.Dataset, codes: str | None = None) -> xr.DataArray | None:
+    def mask(self, like: "xr.Dataset", codes: str | None = None) -> "xr.DataArray | None":
         """Read the mask the product carries.
 
         Args:
