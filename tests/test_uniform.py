@@ -1,7 +1,7 @@
-"""Uniform scenes: overcast, which has no ground to stand out from, is found; dark ground stays clear.
+"""Uniform scenes: overcast, which has no ground to stand out from, and dark clear ground.
 
-Simulated, at places that no training or validation set holds. Clear snow, ice, sand and sun glint are
-called cloud in part by the shipped models (page "Limits"), so no test promises them.
+Simulated, at places that no training or validation set holds. Clear snow, ice, sand and sun glint
+are called cloud in part by the shipped models (page "Limits"), so no test promises them.
 """
 
 import numpy as np
