@@ -27,10 +27,10 @@ CHOICES: dict[str, list[int]] = {"base_filters": [8, 12, 16], "kernel_size": [3,
 
 SPACE: dict[str, Any] = {
     # At least 0.1: short trials favour none, and long fits then over-fit.
-    "dropout": hp.uniform("dropout", 0.1, 0.5),
+    "dropout": hp.uniform("dropout", 0.1, 0.4),
     "base_filters": hp.choice("base_filters", CHOICES["base_filters"]),
     "kernel_size": hp.choice("kernel_size", CHOICES["kernel_size"]),
-    "learning_rate": hp.loguniform("learning_rate", np.log(5e-4), np.log(8e-3)),
+    "learning_rate": hp.loguniform("learning_rate", np.log(2e-3), np.log(8e-3)),
 }
 
 COLUMNS = ["trial", *SPACE, "val_f2", "seconds"]
