@@ -46,19 +46,22 @@ def test_every_backend_says_nodata_where_there_is_none(backend: str) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
     model = load_model("spot", backend=backend)
-    scene = simulate_scene("spot-5", seed=2, size=64)
-    image = scene.reflectance.sel(band=model.card.bands).values
-    expected = model.probability(image)
-    image = image.copy()
-    image[:, :, 30:40] = NAN
-    found = model.probability(image)
-    gap = np.zeros(found.shape, bool)
-    gap[:, 30:40] = True
-    assert (np.isnan(found) == gap).all()
-    near = ~gap & (distance_transform_edt(~gap) < 2)
+    false = []
+    for seed in range(12):
+        scene = simulate_scene("spot-5", seed=seed, size=64)
+        image = scene.reflectance.sel(band=model.card.bands).values
+        expected = model.probability(image)
+        image = image.copy()
+        image[:, :, 30:40] = NAN
+        found = model.probability(image)
+        gap = np.zeros(found.shape, bool)
+        gap[:, 30:40] = True
+        assert (np.isnan(found) == gap).all()
+        near = ~gap & (distance_transform_edt(~gap) < 2)
+        cloud, was = found[near] >= model.card.threshold, expected[near] >= model.card.threshold
+        false.append((cloud & ~was).mean())
     # The threshold splits what the gap hides: at most a few pixels of its rim change.
-    cloud, was = found[near] >= model.card.threshold, expected[near] >= model.card.threshold
-    assert (cloud & ~was).mean() < 0.05
+    assert np.mean(false) < 0.05
 
 
 def gaps(height: int, width: int) -> Iterator[tuple[str, np.ndarray]]:
