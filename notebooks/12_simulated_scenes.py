@@ -167,10 +167,10 @@ show(errors.round(3))
 # *The fraction of clear pixels it calls cloud in scenes without cloud, and the fraction of cloudy pixels it misses in scenes
 # under cloud throughout. A landscape with a high number is one whose simulation is doubtful, or hard.*
 #
-# This check changed the simulator. Its clouds used to be flat inside, of one optical depth, and ukis-csmask missed nearly
-# all of an overcast scene. Real clouds vary inside, log-normally {cite:p}`cahalan1994`, but smoothly: light wanders sideways
+# This check changed the simulator. Its clouds used to be flat inside, of one optical depth, and ukis-csmask missed most
+# overcast pixels. Real clouds vary inside, log-normally {cite:p}`cahalan1994`, but smoothly: light wanders sideways
 # before it leaves a cloud, which wipes out what is finer than a hundred metres or so {cite:p}`marshak1995`. With both,
-# they are recognised.
+# most are recognised.
 #
 # The same masks tell where people would draw the line, as far as ukis-csmask has learnt it from them: how often it calls
 # cloud of each optical depth cloud.
