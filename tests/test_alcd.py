@@ -4,6 +4,7 @@ import base64
 import errno
 import hashlib
 import json
+import re
 import shutil
 import warnings
 import zipfile
@@ -146,7 +147,7 @@ def test_servers_that_stumble(servers: Web, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_checksum_that_differs(servers: Web, tmp_path: Path) -> None:
     record = servers.folder / "zenodo" / "record"
-    record.write_text(record.read_text().replace("md5:", "md5:f").replace("md5:f0", "md5:0"))
+    record.write_text(re.sub("md5:[0-9a-f]{32}", "md5:" + 32 * "0", record.read_text()))
     with pytest.raises(InputError, match=r"masks\.zip sent another file"):
         alcd.gather()
     assert not list((tmp_path / "cache" / "alcd" / "zenodo").iterdir())
