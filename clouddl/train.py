@@ -199,8 +199,7 @@ def fit_to_end(
     train = every.only(of)
     epochs = round(schedule.epochs * len(every) / len(train))
     schedule = replace(schedule, epochs=epochs)
-    effects = augmentation or Augmentation()
-    model = fit(card, train, None, folder, schedule, augmentation=effects, progress=progress)
+    model = fit(card, train, None, folder, schedule, augmentation=augmentation, progress=progress)
     return calibrated(model, validation)
 
 

@@ -6,7 +6,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +21,8 @@ from clouddl.score import COUNTS, counts, measures
 from clouddl.search import CHOICES, SPACE
 from clouddl.train import Schedule, fit_to_end
 
-#: What a model learns from, and how the control with SPOT's bands that does so is called.
-TRAINING_SETS = {"all": "both", "real": "real", "simulated": "simulated"}
+#: What a model learns from: the name of the control with SPOT's bands, and words for it.
+CONTROLS = {"all": "spot-both", "real": "spot-real", "simulated": "spot-simulated"}
 LEARNT_FROM = {
     "all": "real and simulated scenes",
     "real": "real scenes alone",
@@ -72,10 +71,16 @@ def fit_all(
 
 def _fit(what: Fit, chips: Path, work: Path, schedule: Schedule) -> Path:
     """One fit of `fit_all`; the path of its card."""
-    name = what.card.name
-    options: dict[str, Any] = {"augmentation": what.augmentation, "progress": False}
-    model = fit_to_end(what.card, chips, work / "runs" / name, schedule, of=what.of, **options)
-    return save_model(model, work / "models" / name)
+    model = fit_to_end(
+        what.card,
+        chips,
+        work / "runs" / what.card.name,
+        schedule,
+        of=what.of,
+        augmentation=what.augmentation,
+        progress=False,
+    )
+    return save_model(model, work / "models" / what.card.name)
 
 
 def models_by_training(headline: str) -> dict[str, str]:
@@ -88,7 +93,7 @@ def models_by_training(headline: str) -> dict[str, str]:
         Names of models by the words of `LEARNT_FROM`, the headline model first.
     """
     names = {headline: "spot"}
-    names |= {of: f"spot-{name}" for of, name in TRAINING_SETS.items() if of != headline}
+    names |= {of: name for of, name in CONTROLS.items() if of != headline}
     return {LEARNT_FROM[of]: name for of, name in names.items()}
 
 

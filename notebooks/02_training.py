@@ -337,15 +337,16 @@ named = {
     "no change of reflectance": fitted["effects-none"],
     "strong changes": fitted["effects-strong"],
 }
-by_training = {"all": as_used}
+rows = {"all": "as used"}  # of the table, by what the model learnt from
 if chosen != "truth":
-    by_training |= {"real": fitted["real-alone"], "simulated": fitted["simulated-alone"]}
-named |= {LEARNT_FROM[of]: model for of, model in by_training.items() if of != "all"}
+    for of in ("real", "simulated"):
+        rows[of] = LEARNT_FROM[of]
+        named[rows[of]] = fitted[f"{of}-alone"]
 
 # %%
 by_effect = training.scored(named, yards, "training")
-mean_f2 = training.scored(by_training, yards, "scenes").set_index("scenes")["mean"]
-scenes = mean_f2.idxmax()
+mean_f2 = by_effect.set_index("training")["mean"]
+scenes = max(rows, key=lambda of: mean_f2[rows[of]])
 tables.show(write_table(work, "training_effects", by_effect))
 
 # %% [markdown]

@@ -54,7 +54,7 @@ from clouddl.sensors import BAND_SETS
 from clouddl.train import Schedule, fit_trial, on_validation
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
-from clouddl_study.experiments import TRAINING_SETS, Fit, fit_all
+from clouddl_study.experiments import CONTROLS, Fit, fit_all
 from clouddl_study.pages import search as page
 from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
@@ -64,8 +64,10 @@ figures.style()
 # ## What is already settled
 #
 # The chips are those of {doc}`01_data_preparation`: squares of 256 pixels with a mask for each source of
-# labels. {doc}`02_training` chose the source of the labels, the normalisation and the working resolution
-# on validation. The search takes these three as they are and does not vary them.
+# labels. {doc}`02_training` chose the source of the labels, the normalisation, the working resolution, and
+# whether real scenes, simulated ones or both are trained on, on validation. The search takes these as they
+# are. Only the parameter `labels` can overrule the first: in the published run it does, and {doc}`/protocol`
+# says why.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -244,9 +246,9 @@ for number in (1, 2):
     other_seed = {**shape, "seed": seed + number}
     fits.append(Fit(card(f"spot-seed-{number}", spot, **other_seed), scenes))
 if chosen != "truth":
-    for of, name in TRAINING_SETS.items():
+    for of, name in CONTROLS.items():
         if of != scenes:
-            fits.append(Fit(card(f"spot-{name}", spot, **shape), of))
+            fits.append(Fit(card(name, spot, **shape), of))
     tests = {**shape, "labels": "spectral-tests"}
     labelled = "real" if scenes == "simulated" else scenes
     fits.append(Fit(card("spot-spectral-tests", spot, **tests), labelled))

@@ -47,6 +47,8 @@ from myst_nb import glue
 
 from clouddl import figures
 from clouddl.sensors import BAND_SETS, get_sensor
+
+# %% tags=["hide-input"]
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.experiments import models_by_training
