@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 ELEVATION = "elevation"  # the DEM enters the network as one more band, in metres
 
+SIMILAR = 0.15  # a resolution this near the network's is left alone: resampling would only blur
+TRAINED = (10.0, 60.0)  # metres; training samples resolutions of this range
 DARK = 0.05  # reflectance added before the logarithm: keeps the noise of dark water small
 
 Statistics = tuple[Tensor, Tensor]  # mean and standard deviation, broadcast over (n, bands, y, x)
@@ -29,7 +31,7 @@ class ModelCard(BaseModel):
     normalisation: Literal["fixed", "chip", "log"] = "fixed"
     mean: list[float] = []  # of the input before normalisation, over the training chips
     std: list[float] = []  # both empty before training
-    resolution: float = Field(gt=0)  # metres; images are brought to it before prediction
+    resolution: float = Field(gt=0)  # metres; finer images are averaged to it, see `as_it_is`
     base_filters: int = Field(16, ge=1)
     depth: int = Field(3, ge=1)
     stem: int = Field(2, ge=1)  # pixels a side that are folded into one before the U-Net
@@ -131,6 +133,24 @@ def build(card: ModelCard) -> UNet:
         card: See `UNet`.
     """
     return UNet(card).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def as_it_is(metres: float, resolution: float) -> bool:
+    """Whether a network works on pixels of this size without resampling.
+
+    Finer pixels are averaged to its resolution. Coarser ones are enlarged only beyond what it was
+    trained at: up to there, enlarging made masks no better on validation (book/own_data.md).
+
+    Args:
+        metres: Size of the pixels.
+        resolution: Of the network, in metres.
+
+    Returns:
+        True if the network takes such an image as it is.
+    """
+    finest = resolution * (1 - SIMILAR)
+    coarsest = max(TRAINED[1], resolution * (1 + SIMILAR))
+    return finest <= metres <= coarsest
 
 
 def normalise(x: Tensor, card: ModelCard, statistics: Statistics | None = None) -> Tensor:

@@ -29,7 +29,7 @@ from clouddl.errors import InputError, WriteError, absent
 from clouddl.files import is_local, replacing, split_member, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, pick_model, shared_model
-from clouddl.network import ModelCard
+from clouddl.network import TRAINED, ModelCard
 from clouddl.products import ProductImage, Source, open_image
 from clouddl.products.image import (
     AS_STORED,
@@ -47,7 +47,6 @@ from clouddl.sensors import Sensor, band_names, middle
 if TYPE_CHECKING:
     import xarray as xr
 
-TRAINED = (10, 60)  # metres; training samples resolutions of this range
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
 PROBABILITY_BYTES = 4  # per pixel
 RESULT_BYTES = 10  # per pixel, on disk while results are made: as computed, and as COG
@@ -141,9 +140,10 @@ def predict_file(
     the probability, then the mask.
 
     Products and STAC items are predicted at `reading.resolution`, by default at the model's or
-    their own if coarser. Without a CRS or a given resolution the resolution is the sensor's, and
-    from 10 to 60 m the image is taken as it is, as if it had the model's; clouds are then grown by
-    metres that are a guess, and a warning says so.
+    their own if coarser. Without a CRS or a given resolution the resolution is the sensor's, but
+    from 10 m on not finer than the model's; clouds are then grown by metres that are a guess, and
+    a warning says so. The network averages finer pixels to the model's resolution, and takes
+    coarser ones up to 60 m as they are (`network.as_it_is`).
 
     Args:
         source: What `open_image` opens, of any size; arrays are held in memory.
@@ -222,14 +222,13 @@ def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
     if image.reading.resolution is not None:
         return image.reading.resolution
     coarsest = image.coarsest(used)
-    if coarsest is not None:  # a product, which is resampled anyway
-        return max(coarsest, card.resolution)
-    assert image.sensor  # only a file, which is opened with a sensor, may lack a resolution
-    coarsest = max(middle(image.sensor.band(band).gsd_m) for band in used)
-    # What lies in the range of resolutions trained at is taken as it is: files without CRS are
-    # often resampled, and the network sees alike throughout.
-    low, high = TRAINED
-    return card.resolution if low <= coarsest <= high else coarsest
+    if coarsest is None:
+        assert image.sensor  # only a file, which is opened with a sensor, may lack a resolution
+        coarsest = max(middle(image.sensor.band(band).gsd_m) for band in used)
+        if coarsest < TRAINED[0]:
+            return coarsest
+    # A product is resampled anyway; a file without CRS often has been.
+    return max(coarsest, card.resolution)
 
 
 def _check_options(name: str, options: Options, threshold: float) -> None:

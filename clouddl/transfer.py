@@ -13,12 +13,12 @@ from clouddl.chips import Chips, cut_chips
 from clouddl.files import Store
 from clouddl.labels import CLOUD, NODATA, UKIS_BANDS, to_mask, ukis_csmask
 from clouddl.model import CloudModel
-from clouddl.network import ELEVATION
+from clouddl.network import ELEVATION, as_it_is
 from clouddl.scenes import Scene, open_scene, resample, source_sha256
 from clouddl.score import counts
 from clouddl.train import Schedule, fit
 
-Scenes = Mapping[str, xr.Dataset]  # by id, all at the resolution of the model
+Scenes = Mapping[str, xr.Dataset]  # by id, each at a resolution that the model works at
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Evaluation:
 
 
 def open_scenes(scenes: Iterable[Scene], store: Store, resolution: float) -> dict[str, xr.Dataset]:
-    """Open scenes and bring them to one resolution.
+    """Open scenes and bring them to a resolution that a model works at.
 
     Args:
         scenes: Records of a catalogue.
@@ -51,12 +51,13 @@ def open_scenes(scenes: Iterable[Scene], store: Store, resolution: float) -> dic
         resolution: Metres per pixel, that of a model.
 
     Returns:
-        Scenes by id, with the attributes biome, collection and sha256.
+        Scenes by id, at that resolution or their own (`network.as_it_is`), with the attributes
+        biome, collection and sha256.
     """
     opened = {}
     for scene in scenes:
         dataset = open_scene(scene, store)
-        if dataset.attrs["resolution"] != resolution:
+        if not as_it_is(dataset.attrs["resolution"], resolution):
             dataset = resample(dataset, resolution)
         opened[scene.id] = dataset.assign_attrs(
             biome=scene.biome or "",
@@ -73,7 +74,7 @@ def probability(
 
     Args:
         model: The model.
-        scene: At the resolution of the model.
+        scene: As `open_scenes` gives it.
         use: Common names of the bands to use; default the best set of the model.
 
     Returns:
@@ -94,7 +95,7 @@ def predictions(
 
     Args:
         model: The model.
-        scenes: At the resolution of the model.
+        scenes: As `open_scenes` gives them.
         use: As for `probability`.
 
     Returns:
@@ -119,7 +120,7 @@ def model_method(
 
     def mask(scene: xr.Dataset) -> np.ndarray:
         values = probability(model, scene, use)
-        return to_mask(values, model.card.threshold, dilation_m, model.card.resolution)
+        return to_mask(values, model.card.threshold, dilation_m, scene.attrs["resolution"])
 
     return Method(tuple(use or ()), mask)
 
@@ -270,10 +271,12 @@ def adapt(
     Returns:
         The adapted model.
     """
-    cut = cut_chips(scenes.values(), bands=model.card.bands, sources=["truth"], size=size)
+    finest = min(scene.attrs["resolution"] for scene in scenes.values())
+    alike = [resample(scene, finest) for scene in scenes.values()]
+    cut = cut_chips(alike, bands=model.card.bands, sources=["truth"], size=size)
     chips = Chips(cut.isel(source=0))
     card = model.card.model_copy(update={"name": f"{model.card.name}-adapted", "labels": "people"})
     card.trained_on = {**card.trained_on, **chips.sources}
-    mild = Augmentation(resolution=(chips.resolution, 2 * chips.resolution))
+    mild = Augmentation(resolution=(chips.resolution, 2 * card.resolution))
     schedule = Schedule(epochs, batch_size=4, learning_rate=learning_rate)
     return fit(card, chips, None, folder, schedule, augmentation=mild, start=model)

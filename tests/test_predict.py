@@ -18,8 +18,9 @@ from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build
 from clouddl.predict import Options, predict_array, predict_file
 from clouddl.products import image as images
+from clouddl.products import open_image
 from clouddl.products.image import Image, RasterImage, Reading
-from clouddl.scale.tiles import receptive_field
+from clouddl.scale.tiles import network_size, receptive_field
 from clouddl.scenes import resample
 from clouddl.sensors import get_sensor
 
@@ -98,34 +99,35 @@ def run(path, out, model, **options):
 
 
 @pytest.mark.parametrize(
-    ("depth", "kernel", "stem", "resolution", "normalisation", "shape", "tile"),
+    ("depth", "kernel", "stem", "metres", "resolution", "normalisation", "shape", "tile"),
     [
-        (2, 3, 1, 10, "fixed", (700, 900), 130),
-        (2, 3, 2, 10, "fixed", (700, 900), 130),
-        (3, 3, 1, 10, "chip", (300, 411), 100),
-        (2, 5, 1, 9.3, "fixed", (231, 257), 100),  # within 15 %: left alone
-        (2, 3, 2, 27, "fixed", (500, 611), 50),  # the image is finer, by no whole factor
-        (2, 3, 1, 23, "chip", (500, 611), 50),
-        (2, 3, 1, 4, "fixed", (90, 121), 75),  # and coarser
+        (2, 3, 1, 10, 10, "fixed", (700, 900), 130),
+        (2, 3, 2, 10, 10, "fixed", (700, 900), 130),
+        (3, 3, 1, 10, 10, "chip", (300, 411), 100),
+        (2, 5, 1, 10, 9.3, "fixed", (231, 257), 100),  # within 15 %: left alone
+        (2, 3, 1, 45, 30, "fixed", (700, 900), 130),  # and so is what is coarser, up to 60 m
+        (2, 3, 2, 10, 27, "fixed", (500, 611), 50),  # the image is finer, by no whole factor
+        (2, 3, 1, 10, 23, "chip", (500, 611), 50),
+        (2, 3, 1, 75, 30, "fixed", (90, 121), 75),  # and coarser than 60 m
     ],
 )
 def test_tiles_leave_no_seam(
-    tmp_path, monkeypatch, depth, kernel, stem, resolution, normalisation, shape, tile
+    tmp_path, monkeypatch, depth, kernel, stem, metres, resolution, normalisation, shape, tile
 ):
     model = make_model(depth, kernel, resolution, normalisation, stem)
     values = scene(*shape)
     values[:, 50:70, 33:100] = np.nan
-    path = write(tmp_path / "a.tif", values)
+    path = write(tmp_path / "a.tif", values, step=metres)
     with rasterio.open(path) as file:
         stored = file.read().astype(np.float32) * np.float32(1e-4)
     stored[stored == 0] = np.nan
-    whole = predict_array(model, stored, BANDS, 10)
+    whole = predict_array(model, stored, BANDS, metres)
     assert whole.shape == shape and np.nanstd(whole) > 0.05
     np.testing.assert_array_equal(np.isnan(whole), np.isnan(stored).all(0))
     monkeypatch.setattr(images, "STRIP", 20_000)  # so that tiles are read in strips as well
     tiled = read(run(path, tmp_path, model, tile=tile)[1])
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
-    if resolution == 10:  # the test can see a seam where there is one
+    if resolution == metres:  # the test can see a seam where there is one
         hasty = read(run(path, tmp_path, model, tile=tile, overlap=0)[1])
         assert np.nanmax(np.abs(hasty - whole)) > 1e-2
 
@@ -171,6 +173,37 @@ def test_predict_array_is_resample_and_network(model):
         predict_array(model, values[:2], ["red", "nir"], 10)
 
 
+@pytest.mark.parametrize(
+    ("metres", "grid"),
+    [
+        (25, (50, 75)),
+        (26, (60, 90)),
+        (30, (60, 90)),
+        (45, (60, 90)),
+        (60, (60, 90)),
+        (61, (122, 183)),
+    ],
+)
+@pytest.mark.parametrize("crs", ["EPSG:32631", None])
+def test_pixels_are_taken_as_they_are_up_to_60_m(tmp_path, metres, grid, crs):
+    card = ModelCard(name="a", bands=BANDS, resolution=30)
+    path = write(tmp_path / "a.tif", scene(60, 90), crs=crs, step=metres)
+    image = open_image(path, SPOT, Reading(scale=1e-4, resolution=metres))
+    assert network_size(image, card) == grid
+
+
+def test_arrays_files_and_scenes_at_60_m_get_the_mask_of_the_network_alone(tmp_path):
+    model = make_model(resolution=30.0)
+    values = scene(64, 80)
+    path = write(tmp_path / "a.tif", values, step=60.0)
+    with rasterio.open(path) as file:
+        stored = file.read().astype(np.float32) * np.float32(1e-4)
+    planes = np.concatenate([np.full((1, 64, 80), np.nan, np.float32), stored])
+    expected = model.probability(planes)
+    np.testing.assert_allclose(predict_array(model, stored, BANDS, 60), expected, atol=1e-6)
+    np.testing.assert_allclose(read(run(path, tmp_path, model)[1]), expected, atol=1e-6)
+
+
 def test_results_are_cogs_on_the_grid_of_the_image(tmp_path, model):
     values = scene(600, 700)
     values[:, :40, :50] = np.nan
@@ -203,7 +236,7 @@ def test_results_are_cogs_on_the_grid_of_the_image(tmp_path, model):
 
 def test_clouds_grown_by_pixels_of_unknown_size_are_warned_of(tmp_path, model):
     np.save(tmp_path / "a.npy", ((scene(64, 64) - 0.1) * 10_000).astype(np.uint16))
-    with pytest.warns(UserWarning, match=r"a\.npy: nothing says its resolution.*taken as 10 m"):
+    with pytest.warns(UserWarning, match=r"a\.npy: nothing says its resolution.*taken as 20 m"):
         run(tmp_path / "a.npy", tmp_path, model, dilation_m=30)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

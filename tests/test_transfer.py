@@ -13,6 +13,7 @@ from clouddl.files import Store
 from clouddl.labels import to_mask
 from clouddl.model import CloudModel, save_model
 from clouddl.network import ModelCard, build
+from clouddl.predict import predict_array
 from clouddl.scenes import Catalogue, Scene, load_catalogue
 from clouddl.score import COUNTS
 from clouddl.transfer import (
@@ -20,6 +21,7 @@ from clouddl.transfer import (
     adapt,
     evaluate,
     left_out,
+    model_method,
     open_scenes,
     pixels,
     predictions,
@@ -60,6 +62,22 @@ def test_scenes_come_at_the_working_resolution(simulated: MakeScene) -> None:
         assert (scene.attrs["group"], scene.attrs["collection"]) == (record.group, "simulated")
         assert scene.mask.shape == scene.reflectance.shape[1:]
         assert set(np.unique(scene.mask)) == {0, 1, 255}  # thin cloud is unlabelled
+
+
+def test_coarse_scenes_are_scored_and_learnt_from_as_they_are_predicted(
+    simulated: MakeScene, tiny: MakeCard, tmp_path: Path
+) -> None:
+    records = [simulated(int(metres), resolution=metres) for metres in (45.0, 60.0, 75.0)]
+    found = open_scenes(records, Store(None), 30)
+    assert [scene.attrs["resolution"] for scene in found.values()] == [45, 60, 30]
+    model = model_of(tiny())
+    scene = found["simulated-60"]
+    bands = scene.reflectance.sel(band=model.card.bands)
+    expected = predict_array(model, bands, resolution=60)
+    np.testing.assert_allclose(probability(model, scene), expected, atol=1e-6)
+    grown = model_method(model, dilation_m=60).mask(scene)
+    np.testing.assert_array_equal(grown, to_mask(expected, model.card.threshold, 60, 60))
+    adapt(model, found, tmp_path, epochs=1, size=64)  # which brings them to one resolution
 
 
 def labelled(biome: str, cloud: float, group: str) -> xr.Dataset:

@@ -19,6 +19,7 @@ from clouddl import augment
 from clouddl.errors import InputError
 from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel
+from clouddl.network import as_it_is
 from clouddl.predict import predict_array
 from clouddl.scenes import resample
 from clouddl.score import pooled
@@ -179,12 +180,12 @@ def robustness(
 ) -> pd.DataFrame:
     """Score a model on degraded scenes.
 
-    A scene made coarser is brought back to the model's resolution for the network, and its mask
-    back to the coarser grid, as `clouddl predict` would.
+    A scene made coarser is predicted as `clouddl predict` would: up to 60 m as it is, beyond that
+    brought back to the model's resolution for the network, and its mask to the coarser grid.
 
     Args:
         model: The model.
-        scenes: Scenes by id at the model's resolution (`transfer.open_scenes`).
+        scenes: Scenes by id, as `transfer.open_scenes` gives them.
         use: Bands to predict from.
         degradation: One of `DEGRADATIONS`.
         levels: Levels of the degradation.
@@ -210,6 +211,6 @@ def robustness(
 
 def _probability(model: CloudModel, scene: xr.Dataset, use: Sequence[str]) -> np.ndarray:
     metres = scene.attrs["resolution"]
-    if metres == model.card.resolution:
+    if as_it_is(metres, model.card.resolution):
         return probability(model, scene, use)
     return predict_array(model, scene.reflectance.sel(band=list(use)), resolution=metres)

@@ -140,7 +140,7 @@ def run_gate(model: CloudModel, scenes: Mapping[str, xr.Dataset], spec: Spec) ->
 
     Args:
         model: The model.
-        scenes: Scenes by id at the model's resolution (`transfer.open_scenes`).
+        scenes: Scenes by id, as `transfer.open_scenes` gives them.
         spec: What is demanded.
 
     Returns:

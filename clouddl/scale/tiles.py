@@ -21,12 +21,11 @@ from tqdm import tqdm
 
 from clouddl.errors import InputError
 from clouddl.model import CloudModel
-from clouddl.network import ModelCard, chip_statistics
+from clouddl.network import ModelCard, as_it_is, chip_statistics
 from clouddl.products.grids import mean_of_sums, weighted_mean, weighted_sums, weights
 from clouddl.products.image import OVERVIEW, Image, strips
 
 COARSEST = 20  # times the model's resolution; an image is resampled from no coarser one
-SIMILAR = 0.15  # a resolution this near the model's is left alone: resampling would only blur
 TILE = 1024  # pixels of the network's grid a side; of smaller tiles more is margin
 STEM_TILE = 2048  # the same with a stem, which needs a quarter of the memory and a wider margin
 
@@ -239,21 +238,21 @@ def network_size(image: Image, card: ModelCard) -> tuple[int, int]:
         card: Card of the model.
 
     Returns:
-        Size (y, x); the image's own where its resolution is near the model's.
+        Size (y, x); the image's own where its pixels are taken as they are.
 
     Raises:
         InputError: The pixels are too coarse for the model to see a cloud in them.
     """
-    down, along = (metres / card.resolution for metres in image.spacing)
-    if max(down, along) > COARSEST:
+    if max(image.spacing) > COARSEST * card.resolution:
         raise InputError(
             f"{image.name}: its pixels are {max(image.spacing):g} m, too coarse for model "
             f"{card.name} at {card.resolution:g} m; give an image of {COARSEST * card.resolution:g}"
             " m or finer, or correct the resolution or the CRS if it is wrong"
         )
-    if max(abs(down - 1), abs(along - 1)) <= SIMILAR:
+    if all(as_it_is(metres, card.resolution) for metres in image.spacing):
         return image.shape
     height, width = image.shape
+    down, along = (metres / card.resolution for metres in image.spacing)
     return max(1, round(height * down)), max(1, round(width * along))
 
 
