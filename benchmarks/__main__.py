@@ -4,6 +4,7 @@ python -m benchmarks            everything but the study, on a quiet machine
 python -m benchmarks --quick    small and few: to see that it works
 python -m benchmarks --only prediction --only limit
 python -m benchmarks --only study    the quick study, timed by its stages
+python -m benchmarks --only waits --only patches    what a user waits for, and memory
 """
 
 import argparse
@@ -30,8 +31,9 @@ import torch
 from rasterio.transform import from_origin
 
 from benchmarks import contenders as c
-from benchmarks.measure import best, race
-from benchmarks.plot import bars
+from benchmarks import peer
+from benchmarks.measure import best, race, watched
+from benchmarks.plot import bars, curves
 from clouddl.figures import save, style
 from clouddl.model import load_model
 from clouddl.scale.backends import has_half
@@ -48,11 +50,13 @@ class Plan:
     quick: bool
     size: int  # pixels a side of the scene in the races
     sizes: tuple[int, ...]
+    waits: tuple[int, ...]  # pixels a side of the files of whole commands
     rounds: int
 
 
-FULL = Plan(False, 1830, (512, 1024, 1830, 3660, 5490, 10980), 7)
-QUICK = Plan(True, 512, (512, 1024), 3)
+FULL = Plan(False, 1830, (512, 1024, 1830, 3660, 5490, 10980), (512, 1830, 5490, 10980), 7)
+QUICK = Plan(True, 512, (512, 1024), (512,), 3)
+PATIENCE = 60  # seconds that a command may take at the next size
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -87,7 +91,7 @@ def absent(left_out: dict[str, str], like: dict[str, Any]) -> list[dict[str, Any
     ]
 
 
-def machine(plan: Plan) -> None:
+def machine(plan: Plan, name: str = "machine") -> None:
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     about = dict(line.split("\t: ", 1) for line in text.split("\n\n")[0].replace("\t\t", "\t")
                  .splitlines() if "\t: " in line)  # fmt: skip
@@ -113,7 +117,7 @@ def machine(plan: Plan) -> None:
             rows[package] = version(package)
         except PackageNotFoundError:
             rows[package] = "not installed"
-    write("machine", [{"What": key, "Which": value} for key, value in rows.items()])
+    write(name, [{"What": key, "Which": value} for key, value in rows.items()])
 
 
 def work_per_pixel(net: torch.nn.Module, bands: int, size: int = 64) -> float:
@@ -193,17 +197,17 @@ def prediction(plan: Plan) -> None:
     save(bars(found, plan.size**2), OUT / "prediction.png")
 
 
-def stack(size: int) -> str:
-    """A GeoTIFF as a user has it: 16-bit numbers of the five bands, tiled and compressed."""
-    path = SCRATCH / f"scene{size}.tif"
+def stack(size: int, bands: Sequence[str] = (), metres: float = c.RESOLUTION) -> str:
+    """A GeoTIFF as a user has it: 16-bit numbers, tiled and compressed; by default of our bands."""
+    bands = bands or load_model("any").card.bands
+    path = SCRATCH / f"scene-{size}-{len(bands)}-{metres:g}.tif"
     if not path.exists():
         SCRATCH.mkdir(parents=True, exist_ok=True)
-        bands = load_model("any").card.bands
         values = c.scene(512, tuple(bands))
         digital = (np.nan_to_num(values).clip(0, 6) * 1e4 + 1).astype(np.uint16)
         with rasterio.open(
             path, "w", driver="GTiff", count=len(bands), height=size, width=size, dtype="uint16",
-            crs="EPSG:32631", transform=from_origin(5e5, 4.6e6, c.RESOLUTION, c.RESOLUTION),
+            crs="EPSG:32631", transform=from_origin(5e5, 4.6e6, metres, metres),
             nodata=0, tiled=True, compress="deflate", num_threads="ALL_CPUS",
         ) as file:  # fmt: skip
             both = np.concatenate([digital, digital[:, ::-1]], 1)
@@ -297,6 +301,51 @@ def startup(plan: Plan) -> None:
     ])  # fmt: skip
 
 
+def commands(size: int, out: str) -> dict[tuple[str, float], list[str]]:
+    """Whole commands from a file to results in `out`, by system and metres."""
+    predict = ["clouddl.cli", "predict", "--sensor", "sentinel-2", "--scale", "0.0001"]
+    predict += ["--bands", ",".join(load_model("any").card.bands), "--out", out]
+    lines = {("CloudDL", metres): [*predict, stack(size, metres=metres)] for metres in (10, 30, 60)}
+    for name, bands in peer.BANDS.items():
+        source = stack(size, bands)
+        lines[name, c.RESOLUTION] = ["benchmarks.peer", name, source, str(Path(out, "mask.tif"))]
+    return {key: [sys.executable, "-m", *line] for key, line in lines.items()}
+
+
+def waits(plan: Plan) -> None:
+    """Seconds and memory of whole commands, from file to file, ours and peers', in turn.
+
+    Who would need more than `PATIENCE` seconds for the next size is left out from there on.
+    """
+    machine(plan, "waits_machine")
+    rows: list[dict[str, Any]] = []
+    patient = dict.fromkeys(commands(plan.waits[0], ""), True)
+    for size, larger in zip(plan.waits, [*plan.waits[1:], plan.waits[-1]], strict=True):
+        found: dict[Any, list[tuple[float, float]]] = {}
+        for _ in range(3):
+            for key in (key for key, going in patient.items() if going):
+                with tempfile.TemporaryDirectory(dir=SCRATCH) as out:
+                    found.setdefault(key, []).append(watched(commands(size, out)[key]))
+        for (name, metres), runs in found.items():
+            seconds = sorted(took for took, _ in runs)
+            patient[name, metres] = seconds[1] * (larger / size) ** 2 <= PATIENCE
+            rows.append(
+                {
+                    "System": name,
+                    "Pixels (m)": f"{metres:g}",
+                    "Pixels a side": size,
+                    "Seconds": f"{seconds[1]:.2f}",
+                    "fastest–slowest": f"{seconds[0]:.2f}–{seconds[2]:.2f}",
+                    "Mpixel/s": f"{size**2 / seconds[1] / 1e6:.3g}",
+                    "peak MiB": f"{max(peak for _, peak in runs):.0f}",
+                }
+            )
+            print(rows[-1], flush=True)
+        write("waits", rows)
+    style()
+    save(curves(pd.read_csv(OUT / "waits.csv")), OUT / "waits.png")
+
+
 def patches(plan: Plan) -> None:
     """Seconds of one command on one small file and on many, against the imports alone."""
     many = 10 if plan.quick else 100
@@ -339,7 +388,7 @@ def overhead(plan: Plan) -> None:
 SECTIONS: dict[str, Callable[[Plan], None]] = {
     one.__name__: one
     for one in (machine, limit, prediction, files, sizes, shapes, training, preparation, overhead,
-                startup, patches, study)
+                startup, waits, patches, study)
 }  # fmt: skip
 
 

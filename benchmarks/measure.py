@@ -3,8 +3,9 @@
 import multiprocessing
 import resource
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ Build = Callable[..., Callable[[], Any]]  # prepares, and returns what is timed
 SLOW, FEW = 5.0, 3  # who takes more seconds than this a turn gets no more turns than these
 
 
-def peak_mib() -> float:
-    """Most memory this process ever held, in MiB.
+def peak_mib(process: int | str = "self") -> float:
+    """Most memory a process ever held, in MiB; 0 of one that has ended.
 
     Linux gives a child the peak of its parent in `getrusage`; /proc has its own.
     """
-    status = Path("/proc/self/status")
+    status = Path(f"/proc/{process}/status")
     if status.exists():
-        (line,) = (one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
+        lines = [one for one in status.read_text().splitlines() if one.startswith("VmHWM")]
+        return int(lines[0].split()[1]) / 1024 if lines else 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -86,6 +87,19 @@ def race(
                "peak_mib": peaks[name]}
         for name, each in seconds.items()
     }, left_out  # fmt: skip
+
+
+def watched(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds of a command from its start to its end, and the peak of its memory in MiB."""
+    peak = 0.0
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak = max(peak, peak_mib(process.pid))
+            time.sleep(0.01)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return time.perf_counter() - start, peak
 
 
 def best(run: Callable[[], Any], rounds: int) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
 
@@ -20,4 +21,19 @@ def bars(seconds: Mapping[str, Mapping[str, float]], pixels: int) -> Figure:
     axis.set(xscale="log", yticks=range(len(order)), yticklabels=order,
              xlabel="array to mask, Mpixel/s (log scale)")  # fmt: skip
     axis.margins(x=0.15)
+    return figure
+
+
+def curves(waits: pd.DataFrame) -> Figure:
+    """Seconds of whole commands against the size of the file, both log-scaled, from waits.csv."""
+    figure, axis = plt.subplots(figsize=(7, 4.5))
+    groups = waits.groupby(["System", "Pixels (m)"])
+    for number, ((system, metres), runs) in enumerate(groups):
+        label = f"{system}, pixels of {metres} m" if system == "CloudDL" else system
+        axis.plot(runs["Pixels a side"], runs["Seconds"], f"-{'os^Dv'[number]}", label=label)
+    sizes = sorted(set(waits["Pixels a side"]))
+    axis.set(xscale="log", yscale="log", xticks=sizes, xticklabels=sizes)
+    axis.set(xlabel="pixels a side of the file", ylabel="seconds until the last file is there")
+    axis.minorticks_off()
+    axis.legend()
     return figure
