@@ -1,10 +1,15 @@
 """The benchmarks' own arithmetic; what they measure is for a quiet machine."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +70,31 @@ def test_the_slow_get_fewer_turns(monkeypatch, capsys) -> None:
     assert found["slow"]["seconds"] > 0.1 > found["quick"]["seconds"]
     turns = capsys.readouterr().out
     assert (turns.count("quick: 0"), turns.count("slow: 0")) == (5, measure.FEW)
+
+
+def test_a_command_is_watched_to_its_end() -> None:
+    from benchmarks.measure import watched
+
+    hold = "import time; held = bytes(range(256)) * 200_000; time.sleep(0.2)"  # 51 MB
+    seconds, peak = watched([sys.executable, "-c", hold])
+    assert seconds > 0.2
+    assert 50 < peak < 200
+    with pytest.raises(subprocess.CalledProcessError):
+        watched([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_a_peer_goes_from_file_to_file(tmp_path: Path) -> None:
+    from benchmarks import peer
+
+    bands = len(peer.BANDS["s2cloudless"])
+    numbers = np.full((bands, 32, 32), 800, np.uint16)
+    grid = from_origin(0, 0, 30, 30)
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=bands, height=32, width=32, dtype="uint16",
+        crs="EPSG:32631", transform=grid,
+    ) as file:  # fmt: skip
+        file.write(numbers)
+    peer.main("s2cloudless", str(tmp_path / "a.tif"), str(tmp_path / "mask.tif"))
+    with rasterio.open(tmp_path / "mask.tif") as file:
+        assert (file.shape, file.transform, file.dtypes) == ((32, 32), grid, ("uint8",))
+        assert not file.read().any()
