@@ -337,9 +337,9 @@ def score(
     ] = "binary",
     csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
 ) -> None:
-    """Score masks against references: F2, F1, precision, recall, IoU, accuracy; each and pooled.
+    """Score masks against references, each and pooled.
 
-    The intervals of the pooled row are 95 %, from a bootstrap over images.
+    The measures are F2, F1, precision, recall, IoU, accuracy, balanced accuracy and MCC. The intervals of the pooled row are 95 %, from a bootstrap over images.
     """
     import pandas as pd
 

@@ -12,6 +12,7 @@ PERCENT = {
     "recall": "Recall %",
     "iou": "IoU %",
     "accuracy": "Accuracy %",
+    "balanced_accuracy": "Balanced accuracy %",
     "cloud": "Cloud %",
     "labelled": "Labelled %",
     "cloud in labels": "Cloud in labels %",
@@ -29,6 +30,7 @@ PERCENT = {
 HEADS = {
     "set": "Images",
     "biome": "Surface",
+    "mcc": "MCC",
     "millions": "Million parameters",
     "low": "95 % from",
     "high": "to",

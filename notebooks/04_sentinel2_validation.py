@@ -99,8 +99,13 @@ if catalogue.name != "simulated":
 #
 # True and false positives and negatives are summed over all pixels of a set before anything is divided
 # (*pooled*): a clear scene, which has no F2 of its own, still counts with its false alarms. The 95 %
-# intervals come from resampling scenes with replacement. They are wide where scenes are few, and a set of
-# one scene has none.
+# intervals come from resampling places with replacement, each with all its scenes. They are wide where
+# places are few, and a set of one place has none.
+#
+# F2 does not count the clear pixels that are right, so two measures that do stand beside it. *Balanced
+# accuracy* is the mean of the fractions of cloud and of clear ground that are right: 50 % for everything
+# is cloud. *MCC*, the correlation of Matthews, is 1 for a perfect mask and 0 for a mask that tells nothing
+# of the reference. It is undefined for a mask of one class.
 
 # %%
 evaluations = {collection: evaluate(methods, part) for collection, part in sets.items()}

@@ -148,7 +148,8 @@ page.forest_plot(scores, ours)
 # decide that.*
 #
 # The same numbers, with the other measures, are in the folded table. Read precision and recall
-# together: a low precision at a high recall is a model that calls too much cloud.
+# together: a low precision at a high recall is a model that calls too much cloud. Balanced accuracy and
+# MCC ({doc}`04_sentinel2_validation`) count clear ground too, where everything is cloud gains nothing.
 
 # %% tags=["hide-output"]
 tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.SCORES]].round(3)))
