@@ -194,6 +194,25 @@ tables.show(cost)
 # %% [markdown]
 # *Table 4.4. What the threshold of validation costs on each set, in points of F2.*
 #
+# A curve does not say where a mask changes. Here is every patch, failures first. The upper slider of a
+# patch uncovers its image or its mask, the lower one moves the threshold. The colours and the models are
+# those of the panel above: SPOT's bands where the images have them, else those of Pléiades.
+
+# %%
+from clouddl_study.pages.patches import gallery, patches_of
+
+shown = []
+for part in sets.values():
+    name = "spot" if "spot" in page.usable(part) else "pleiades"
+    use, threshold = BAND_SETS[name], models[name].card.threshold
+    shown += patches_of(part, transfer.predictions(models[name], part, use), use, threshold)
+gallery(shown)
+
+# %% [markdown]
+# *Figure 4.4. Every test patch of this page, worst first: image, and mask with its errors. The sliders begin
+# at the threshold in use. Watch where a lower threshold adds cloud: white is cloud that was missed before,
+# blue a new false alarm.*
+#
 # F2 is one balance of recall and precision. The next curves show all of them: each threshold is one point,
 # and the marker is the one in use.
 
@@ -204,7 +223,7 @@ for collection, of_models in curves.items():
     display(figures.precision_recall_curves(of_models, points))
 
 # %% [markdown]
-# *Figure 4.4. Precision against recall, one picture a set. Towards the upper right is better. A marker far
+# *Figure 4.5. Precision against recall, one picture a set. Towards the upper right is better. A marker far
 # to the right accepts false alarms so as to miss little, as F2 asks. The axes begin at 0.5: a marker that
 # is not in the picture lies below.*
 #
@@ -219,7 +238,7 @@ for collection, of_models in calibration.items():
     display(figures.reliability_diagram(of_models))
 
 # %% [markdown]
-# *Figure 4.5. Observed fraction of cloud against predicted probability, one picture a set. On the dashed
+# *Figure 4.6. Observed fraction of cloud against predicted probability, one picture a set. On the dashed
 # diagonal a probability is a frequency. Above the diagonal the model is under-confident: there is more cloud
 # than it says. Below, it is over-confident. Bins with few pixels scatter.*
 #
