@@ -45,7 +45,7 @@ def page() -> Tags:
         {"band": [*BANDS, "swir16"]},
         {"resolution": 30.0},
     )
-    probabilities = {"found": np.where(truth, 0.55, 0.05), "<missed>": np.full((8, 12), 0.05)}
+    probabilities = {"found": np.where(truth, 0.55, 0.02), "<missed>": np.full((8, 12), 0.02)}
     scenes = dict.fromkeys(probabilities, scene)
     return Tags(gallery(patches_of(scenes, probabilities, BANDS, THRESHOLD)).data)
 
@@ -62,21 +62,21 @@ def test_failures_come_first(page: Tags) -> None:
 
 def test_sliders_begin_at_the_threshold_in_use(page: Tags) -> None:
     steps = thresholds(THRESHOLD)
-    assert steps == pytest.approx([0.1, 0.16, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert steps == pytest.approx([0.05, 0.1, 0.16, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     assert len(steps) == len(STEPS)
     _, threshold = page.named("input")[:2]
-    assert (threshold["type"], threshold["value"], threshold["max"]) == ("range", "1", "8")
+    assert (threshold["type"], threshold["value"], threshold["max"]) == ("range", "2", "9")
     verdicts = json.loads(page.named("figure")[1]["data-verdicts"] or "")
-    assert verdicts[4] == "F2 100.0%, accuracy 100.0% at threshold 0.50"
-    assert verdicts[5] == "F2 0.0%, accuracy 50.0% at threshold 0.60"
+    assert verdicts[5] == "F2 100.0%, accuracy 100.0% at threshold 0.50"
+    assert verdicts[6] == "F2 0.0%, accuracy 50.0% at threshold 0.60"
 
 
 def test_masks_lie_one_below_the_other(page: Tags) -> None:
     data = (page.named("img")[3]["src"] or "").partition("base64,")[2]
     masks = matplotlib.image.imread(BytesIO(base64.b64decode(data)))[..., :3]
-    assert masks.shape == (9 * 8, 12, 3)
+    assert masks.shape == (len(STEPS) * 8, 12, 3)
     corners = [matplotlib.colors.to_hex(colour).upper() for colour in masks[::8, 0]]
-    assert corners == [ERRORS["cloud"]] * 5 + [ERRORS["missed"]] * 4
+    assert corners == [ERRORS["cloud"]] * 6 + [ERRORS["missed"]] * 4
 
 
 def test_nothing_is_asked_of_another_place_and_no_slider_waits_without_script(page: Tags) -> None:

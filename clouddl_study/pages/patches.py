@@ -24,7 +24,7 @@ from clouddl.score import COUNTS, counts, measures
 from clouddl.transfer import Scenes
 from clouddl_study.pages.transfer import patches_worst_first
 
-STEPS = np.arange(1, 10) / 10  # thresholds of the slider
+STEPS = np.array([5, *range(10, 100, 10)]) / 100  # thresholds of the slider
 
 
 @dataclass(frozen=True)
