@@ -100,7 +100,7 @@ if catalogue.name != "simulated":
 # True and false positives and negatives are summed over all pixels of a set before anything is divided
 # (*pooled*): a clear scene, which has no F2 of its own, still counts with its false alarms. The 95 %
 # intervals come from resampling places with replacement, each with all its scenes. They are wide where
-# places are few, and a set of one place has none.
+# places are few.
 #
 # F2 does not count the clear pixels that are right, so two measures that do stand beside it. *Balanced
 # accuracy* is the mean of the fractions of cloud and of clear ground that are right: 50 % for everything
@@ -110,13 +110,13 @@ if catalogue.name != "simulated":
 # %%
 evaluations = {collection: evaluate(methods, part) for collection, part in sets.items()}
 counted = pd.concat([e.counts.assign(set=name) for name, e in evaluations.items()])
-scores = pooled(counted, by=["set", "run"], draws=draws, seed=seed)
+scores = tables.enough_units(pooled(counted, by=["set", "run"], draws=draws, seed=seed))
 tables.show(write_table(work, "scores_sentinel2", scores[list(page.SCORES)].round(3)))
 
 # %% [markdown]
 # *Table 4.2. All methods on all sets. Compare rows of one set with like bands. A difference smaller than the
-# noise of the seeds on {doc}`03_hyperopt_search` says nothing. An interval over fewer than five scenes is
-# no more than the range of these scenes, so the figure shows the scenes themselves.*
+# noise of the seeds on {doc}`03_hyperopt_search` says nothing. Below five places no interval is given, so
+# the figure shows the scenes themselves.*
 
 # %%
 others = ["ukis-csmask: blue, green, red, nir", "everything is cloud"]
@@ -130,7 +130,7 @@ page.scene_points(counted, [*ours, *tests, *others])
 #
 # Next, the difference of CloudDL to each other method on the same pixels. It is *paired*: both methods are
 # resampled alike, so what is hard for both cancels. An interval that contains 0 shows no difference. Below
-# five scenes no interval is given.
+# five places no interval is given.
 
 # %%
 tables.show(page.differences(counted, ours, draws, seed))

@@ -237,7 +237,7 @@ figures.reliability_diagram({name: reliability(*values) for name, values in labe
 # %%
 new = "landsat-8"
 rows = per_scene[(per_scene.sensor == new) & (per_scene.run == ours)]
-by_biome = pooled(rows, by=["biome"], draws=draws, seed=seed)
+by_biome = tables.enough_units(pooled(rows, by=["biome"], draws=draws, seed=seed))
 write_table(work, "scores_biome", by_biome[["biome", *page.SCORES, "cloud"]].round(3))
 tables.show(by_biome[["biome", "scenes", "cloud", "f2", "precision", "recall", "accuracy"]])
 
