@@ -339,7 +339,8 @@ def score(
 ) -> None:
     """Score masks against references, each and pooled.
 
-    The measures are F2, F1, precision, recall, IoU, accuracy, balanced accuracy and MCC. The intervals of the pooled row are 95 %, from a bootstrap over images.
+    The measures are F2, F1, balanced accuracy, MCC, precision, recall, IoU and accuracy. The
+    intervals of the pooled row are 95 %, from a bootstrap over images.
     """
     import pandas as pd
 

@@ -9,7 +9,7 @@ from scipy.special import logit
 from clouddl.errors import InputError
 from clouddl.labels import CLOUD, NODATA
 
-MEASURES = ("f2", "f1", "precision", "recall", "iou", "accuracy", "balanced_accuracy", "mcc")
+MEASURES = ("f2", "f1", "balanced_accuracy", "mcc", "precision", "recall", "iou", "accuracy")
 COUNTS = ["tp", "fp", "fn", "tn"]
 THRESHOLDS = np.arange(1, 100) / 100  # 0.01 … 0.99, at which scores are computed
 PLATEAU = 0.01  # of an F-score: smaller differences a dozen validation scenes cannot show
@@ -99,12 +99,12 @@ def measures(table: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "f2": f_beta(tp, fp, fn, 2),
         "f1": f_beta(tp, fp, fn, 1),
+        "balanced_accuracy": (recall + specificity) / 2,
+        "mcc": matthews(tp, fp, fn, tn),
         "precision": _fraction(tp, tp + fp),
         "recall": recall,
         "iou": _fraction(tp, tp + fp + fn),
         "accuracy": _fraction(tp + tn, tp + fp + fn + tn),
-        "balanced_accuracy": (recall + specificity) / 2,
-        "mcc": matthews(tp, fp, fn, tn),
     }
 
 

@@ -238,7 +238,7 @@ figures.reliability_diagram({name: reliability(*values) for name, values in labe
 new = "landsat-8"
 rows = per_scene[(per_scene.sensor == new) & (per_scene.run == ours)]
 by_biome = tables.enough_units(pooled(rows, by=["biome"], draws=draws, seed=seed))
-write_table(work, "scores_biome", by_biome[["biome", *page.SCORES, "cloud"]].round(3))
+write_table(work, "scores_biome", by_biome[["biome", *page.SCORES, "accuracy", "cloud"]].round(3))
 tables.show(by_biome[["biome", "scenes", "cloud", "f2", "precision", "recall", "accuracy"]])
 
 # %%

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from clouddl import figures
 from clouddl.labels import CLOUD, NODATA
 from clouddl.model import CloudModel
-from clouddl.score import COUNTS, MEASURES, f_beta, measures, paired, pooled
+from clouddl.score import COUNTS, f_beta, measures, paired, pooled
 from clouddl.sensors import BAND_SETS, Sensor, shared_bands
 from clouddl.transfer import Evaluation, Method, Scenes, evaluate, model_method
 from clouddl_study import tables
@@ -22,7 +22,7 @@ from clouddl_study.workspace import results_folder, trained_model, work_folder
 
 PEER = "ukis-csmask: blue, green, red, nir"
 RIVALS = f"{ALL_CLOUD}|spectral tests: |ukis-csmask: "  # beside ours in the headline
-SCORES = ["scenes", "f2", "f2_low", "f2_high", *MEASURES[1:]]  # columns of the table of scores
+SCORES = ["scenes", *tables.SCORE_COLUMNS]
 Fraction = TypeVar("Fraction", float, pd.Series)
 
 
