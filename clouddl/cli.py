@@ -337,9 +337,10 @@ def score(
     ] = "binary",
     csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
 ) -> None:
-    """Score masks against references: F2, F1, precision, recall, IoU, accuracy; each and pooled.
+    """Score masks against references, each and pooled.
 
-    The intervals of the pooled row are 95 %, from a bootstrap over images.
+    The measures are F2, F1, balanced accuracy, MCC, precision, recall, IoU and accuracy. The
+    intervals of the pooled row are 95 %, from a bootstrap over images.
     """
     import pandas as pd
 

@@ -9,7 +9,7 @@ from scipy.special import logit
 from clouddl.errors import InputError
 from clouddl.labels import CLOUD, NODATA
 
-MEASURES = ("f2", "f1", "precision", "recall", "iou", "accuracy")
+MEASURES = ("f2", "f1", "balanced_accuracy", "mcc", "precision", "recall", "iou", "accuracy")
 COUNTS = ["tp", "fp", "fn", "tn"]
 THRESHOLDS = np.arange(1, 100) / 100  # 0.01 … 0.99, at which scores are computed
 PLATEAU = 0.01  # of an F-score: smaller differences a dozen validation scenes cannot show
@@ -63,8 +63,30 @@ def f_beta(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, beta: float) -> np.nd
     return _fraction((1 + b2) * tp, (1 + b2) * tp + b2 * fn + fp)
 
 
+def matthews(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
+    """Compute the correlation of mask and reference (Matthews 1975).
+
+    (tp tn - fp fn) / √((tp + fp) (tp + fn) (tn + fp) (tn + fn)). It is 1 for a perfect mask, 0 for
+    one that tells nothing of the reference, and undefined where either is all cloud or all clear.
+
+    Args:
+        tp: True positives, of any shape.
+        fp: False positives.
+        fn: False negatives.
+        tn: True negatives.
+
+    Returns:
+        The correlation of the same shape, NaN where it is undefined.
+    """
+    margins = np.sqrt((tp + fp) * (tn + fn)) * np.sqrt((tp + fn) * (tn + fp))
+    return _fraction(tp * tn - fp * fn, margins)
+
+
 def measures(table: np.ndarray) -> dict[str, np.ndarray]:
     """Compute all measures from counts.
+
+    Balanced accuracy is the mean of the fractions of cloud and of clear ground that are right: half
+    for a mask of one class alone, however much of the reference is of that class.
 
     Args:
         table: (..., 4) in the order of COUNTS.
@@ -73,11 +95,14 @@ def measures(table: np.ndarray) -> dict[str, np.ndarray]:
         Arrays (...) by name.
     """
     tp, fp, fn, tn = np.moveaxis(np.asarray(table, float), -1, 0)
+    recall, specificity = _fraction(tp, tp + fn), _fraction(tn, tn + fp)
     return {
         "f2": f_beta(tp, fp, fn, 2),
         "f1": f_beta(tp, fp, fn, 1),
+        "balanced_accuracy": (recall + specificity) / 2,
+        "mcc": matthews(tp, fp, fn, tn),
         "precision": _fraction(tp, tp + fp),
-        "recall": _fraction(tp, tp + fn),
+        "recall": recall,
         "iou": _fraction(tp, tp + fp + fn),
         "accuracy": _fraction(tp + tn, tp + fp + fn + tn),
     }

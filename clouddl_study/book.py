@@ -160,7 +160,7 @@ def _score_table(headline: Path, corpus: str, profile: str) -> str:
     head, *lines = [f"| {' | '.join(row)} |\n" for row in rows]
     introduction = (
         f"Measured on {corpus} images, with the profile `{profile}`. F2 holds a missed cloud to be "
-        "worse than a\nfalse alarm. Its interval is over scenes, so a single scene has none. NIR "
+        "worse than a\nfalse alarm. Its interval is over places; below five there is none. NIR "
         "and SWIR are near and\nshort-wave infrared.\n\n"
     )
     rule = "|---" * len(rows[0]) + "|\n"

@@ -12,6 +12,7 @@ PERCENT = {
     "recall": "Recall %",
     "iou": "IoU %",
     "accuracy": "Accuracy %",
+    "balanced_accuracy": "Balanced accuracy %",
     "cloud": "Cloud %",
     "labelled": "Labelled %",
     "cloud in labels": "Cloud in labels %",
@@ -25,10 +26,14 @@ PERCENT = {
     "validation F2": "Validation F2 %",
 }
 
+# Columns of a table of scores. IoU follows from F1, and accuracy gives way to the balanced one.
+SCORE_COLUMNS = ["f2", "f2_low", "f2_high", "f1", "balanced_accuracy", "mcc", "precision", "recall"]
+
 # Heads that are not simply the name of the column with a capital.
 HEADS = {
     "set": "Images",
     "biome": "Surface",
+    "mcc": "MCC",
     "millions": "Million parameters",
     "low": "95 % from",
     "high": "to",

@@ -71,6 +71,16 @@ tables.show(data.roles_table(catalogue))
 # One row of the table is one collection of images. "Metres" is the size of a pixel as delivered. A
 # region may have many scenes; it is the number of regions that says how varied a collection is.
 #
+# What ground do they show? There is no map: many patches, those of Landsat among them, come without
+# coordinates. The next table lists surfaces instead.
+
+# %%
+tables.show(data.places_table(catalogue))
+
+# %% [markdown]
+# Compare what is learnt from with what is tested on. Where the publisher of real images says nothing of
+# their surface, it is not recorded. Simulated scenes fill in grounds by rule, the same number of each.
+#
 # Not every copy of this page is made from the same images. The next lines state what this one
 # shows.
 

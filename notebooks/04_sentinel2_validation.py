@@ -99,19 +99,24 @@ if catalogue.name != "simulated":
 #
 # True and false positives and negatives are summed over all pixels of a set before anything is divided
 # (*pooled*): a clear scene, which has no F2 of its own, still counts with its false alarms. The 95 %
-# intervals come from resampling scenes with replacement. They are wide where scenes are few, and a set of
-# one scene has none.
+# intervals come from resampling places with replacement, each with all its scenes. They are wide where
+# places are few.
+#
+# F2 does not count the clear pixels that are right, so two measures that do stand beside it. *Balanced
+# accuracy* is the mean of the fractions of cloud and of clear ground that are right: 50 % for everything
+# is cloud. *MCC*, the correlation of Matthews, is 1 for a perfect mask and 0 for a mask that tells nothing
+# of the reference. It is undefined for a mask of one class.
 
 # %%
 evaluations = {collection: evaluate(methods, part) for collection, part in sets.items()}
 counted = pd.concat([e.counts.assign(set=name) for name, e in evaluations.items()])
-scores = pooled(counted, by=["set", "run"], draws=draws, seed=seed)
+scores = tables.enough_units(pooled(counted, by=["set", "run"], draws=draws, seed=seed))
 tables.show(write_table(work, "scores_sentinel2", scores[list(page.SCORES)].round(3)))
 
 # %% [markdown]
 # *Table 4.2. All methods on all sets. Compare rows of one set with like bands. A difference smaller than the
-# noise of the seeds on {doc}`03_hyperopt_search` says nothing. An interval over fewer than five scenes is
-# no more than the range of these scenes, so the figure shows the scenes themselves.*
+# noise of the seeds on {doc}`03_hyperopt_search` says nothing. Below five places no interval is given, so
+# the figure shows the scenes themselves.*
 
 # %%
 others = ["ukis-csmask: blue, green, red, nir", "everything is cloud"]
@@ -125,7 +130,7 @@ page.scene_points(counted, [*ours, *tests, *others])
 #
 # Next, the difference of CloudDL to each other method on the same pixels. It is *paired*: both methods are
 # resampled alike, so what is hard for both cancels. An interval that contains 0 shows no difference. Below
-# five scenes no interval is given.
+# five places no interval is given.
 
 # %%
 tables.show(page.differences(counted, ours, draws, seed))
@@ -189,6 +194,25 @@ tables.show(cost)
 # %% [markdown]
 # *Table 4.4. What the threshold of validation costs on each set, in points of F2.*
 #
+# A curve does not say where a mask changes. Here is every patch, failures first. The upper slider of a
+# patch uncovers its image or its mask, the lower one moves the threshold. The colours and the models are
+# those of the panel above: SPOT's bands where the images have them, else those of Pléiades.
+
+# %%
+from clouddl_study.pages.patches import gallery, patches_of
+
+shown = []
+for part in sets.values():
+    name = "spot" if "spot" in page.usable(part) else "pleiades"
+    use, threshold = BAND_SETS[name], models[name].card.threshold
+    shown += patches_of(part, transfer.predictions(models[name], part, use), use, threshold)
+gallery(shown)
+
+# %% [markdown]
+# *Figure 4.4. Every test patch of this page, worst first: image, and mask with its errors. The sliders begin
+# at the threshold in use. Watch where a lower threshold adds cloud: white is cloud that was missed before,
+# blue a new false alarm.*
+#
 # F2 is one balance of recall and precision. The next curves show all of them: each threshold is one point,
 # and the marker is the one in use.
 
@@ -199,7 +223,7 @@ for collection, of_models in curves.items():
     display(figures.precision_recall_curves(of_models, points))
 
 # %% [markdown]
-# *Figure 4.4. Precision against recall, one picture a set. Towards the upper right is better. A marker far
+# *Figure 4.5. Precision against recall, one picture a set. Towards the upper right is better. A marker far
 # to the right accepts false alarms so as to miss little, as F2 asks. The axes begin at 0.5: a marker that
 # is not in the picture lies below.*
 #
@@ -214,7 +238,7 @@ for collection, of_models in calibration.items():
     display(figures.reliability_diagram(of_models))
 
 # %% [markdown]
-# *Figure 4.5. Observed fraction of cloud against predicted probability, one picture a set. On the dashed
+# *Figure 4.6. Observed fraction of cloud against predicted probability, one picture a set. On the dashed
 # diagonal a probability is a frequency. Above the diagonal the model is under-confident: there is more cloud
 # than it says. Below, it is over-confident. Bins with few pixels scatter.*
 #

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 from conftest import MASK, Run, write_tiff
 
+from clouddl.score import MEASURES
 from clouddl.sensors import sensors
 
 PREDICT = "predict --sensor spot-5 --out out --model tiny.json"
@@ -180,9 +181,10 @@ def test_score_by_hand(run: Run, place: Path) -> None:
     code, out, err = run("score mask.tif --reference truth.tif --csv new/table.csv")
     assert (code, err) == (0, "")
     head, each, total = (line.split() for line in out.splitlines())
-    # F2 = 5 tp / (5 tp + 4 fn + fp) = 15 / 21; F1 = 6 / 9; then 3 / 5, 3 / 4, 3 / 6, 4 / 7, 4 / 7.
-    numbers = ["0.714", "0.667", "0.600", "0.750", "0.500", "0.571", "0.571"]
-    assert head == ["scene", "f2", "f1", "precision", "recall", "iou", "accuracy", "cloud"]
+    # F2 = 5 tp / (5 tp + 4 fn + fp) = 15 / 21; F1 = 6 / 9; then
+    # (3 / 4 + 1 / 3) / 2, (3 - 2) / √120, 3 / 5, 3 / 4, 3 / 6, 4 / 7, and 4 / 7 of cloud.
+    numbers = ["0.714", "0.667", "0.542", "0.091", "0.600", "0.750", "0.500", "0.571", "0.571"]
+    assert head == ["scene", *MEASURES, "cloud"]
     assert each == ["mask.tif", *numbers]
     assert total == ["all,", "pooled", *numbers]
     table = pd.read_csv(place / "new" / "table.csv")

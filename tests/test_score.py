@@ -9,8 +9,10 @@ from torchmetrics.classification import (
     BinaryF1Score,
     BinaryFBetaScore,
     BinaryJaccardIndex,
+    BinaryMatthewsCorrCoef,
     BinaryPrecision,
     BinaryRecall,
+    MulticlassAccuracy,
 )
 
 from clouddl.errors import InputError
@@ -75,6 +77,22 @@ def test_measures_by_hand() -> None:
     assert found["recall"] == pytest.approx(6 / 10)
     assert found["iou"] == pytest.approx(6 / 12)
     assert found["accuracy"] == pytest.approx(14 / 20)
+    assert found["balanced_accuracy"] == pytest.approx((6 / 10 + 8 / 10) / 2)
+    assert found["mcc"] == pytest.approx((6 * 8 - 2 * 4) / np.sqrt(8 * 10 * 10 * 12))
+
+
+def test_everything_is_cloud_scores_by_chance_alone() -> None:
+    """F2 rewards a mask of cloud on a cloudy scene, balanced accuracy does not."""
+    found = measures(np.array([90, 10, 0, 0]))
+    assert found["f2"] > 0.97
+    assert found["balanced_accuracy"] == 0.5
+    assert np.isnan(found["mcc"])
+
+
+def test_mcc_of_opposites_and_of_whole_satellite_scenes() -> None:
+    pixels = 100_000**2  # whose fourth power is far beyond an integer of 64 bits
+    right, wrong = measures(np.array([[pixels, 0, 0, pixels], [0, pixels, pixels, 0]]))["mcc"]
+    assert (right, wrong) == (pytest.approx(1), pytest.approx(-1))
 
 
 def test_f2_holds_an_omission_worse_than_a_false_alarm() -> None:
@@ -97,6 +115,8 @@ def test_measures_are_those_of_torchmetrics(seed: int) -> None:
         "recall": BinaryRecall(ignore_index=255),
         "iou": BinaryJaccardIndex(ignore_index=255),
         "accuracy": BinaryAccuracy(ignore_index=255),
+        "balanced_accuracy": MulticlassAccuracy(2, average="macro", ignore_index=255),
+        "mcc": BinaryMatthewsCorrCoef(ignore_index=255),
     }
     guess = torch.from_numpy(np.where(mask == 255, 0, mask)).int()
     for name, metric in theirs.items():
@@ -107,10 +127,10 @@ def test_measures_are_those_of_torchmetrics(seed: int) -> None:
     ("row", "undefined"),
     [
         ((0, 0, 0, 0), set(MEASURES)),
-        ((0, 0, 0, 9), {"f2", "f1", "precision", "recall", "iou"}),
-        ((0, 3, 0, 6), {"recall"}),
-        ((0, 0, 3, 6), {"precision"}),
-        ((3, 0, 0, 0), set()),
+        ((0, 0, 0, 9), set(MEASURES) - {"accuracy"}),
+        ((0, 3, 0, 6), {"recall", "balanced_accuracy", "mcc"}),
+        ((0, 0, 3, 6), {"precision", "mcc"}),
+        ((3, 0, 0, 0), {"balanced_accuracy", "mcc"}),
     ],
 )
 def test_what_is_undefined_is_not_zero(row: tuple[int, ...], undefined: set[str]) -> None:

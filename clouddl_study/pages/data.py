@@ -1,6 +1,7 @@
 """Tables and figures of the page on the preparation of the data."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +44,40 @@ def roles_table(catalogue: Catalogue) -> pd.DataFrame:
     return groups.agg(
         scenes=("id", "size"), regions=("group", "nunique"), metres=("resolution", "first")
     )
+
+
+def places_table(catalogue: Catalogue) -> pd.DataFrame:
+    """Tell what ground the scenes of a catalogue show, by role, sensor and origin.
+
+    Patches of one region are one place. Every simulated scene is a place of its own.
+
+    Args:
+        catalogue: The corpus.
+
+    Returns:
+        A row a group: role, sensor, images (real or simulated), places, and surfaces, each with its
+        number of places.
+    """
+    rows = []
+    for scene in catalogue.scenes:
+        images, place = ("simulated", scene.id) if scene.simulated else ("real", scene.group)
+        row = {"role": scene.role, "sensor": scene.sensor, "images": images}
+        rows.append({**row, "place": place, "surface": _surface_name(scene.biome)})
+    places = pd.DataFrame(rows).drop_duplicates()
+    places["role"] = pd.Categorical(places.role, ROLES)
+    groups = places.groupby(["role", "sensor", "images"], observed=True, as_index=False)
+    return groups.agg(places=("place", "nunique"), surfaces=("surface", _tally))
+
+
+def _surface_name(biome: str | None) -> str:
+    """Surface in words: "GrassCrops" is "grass and crops"."""
+    words = re.sub("(?<=[a-z])(?=[A-Z])", " and ", biome or "not recorded")
+    return words.replace("_", " ").lower()
+
+
+def _tally(names: pd.Series) -> str:
+    """Names with how often they occur."""
+    return ", ".join(f"{name} {number}" for name, number in names.value_counts(sort=False).items())
 
 
 def some_of(scenes: Sequence[Scene], count: int) -> list[Scene]:

@@ -22,8 +22,7 @@ from clouddl_study.workspace import results_folder, trained_model, work_folder
 
 PEER = "ukis-csmask: blue, green, red, nir"
 RIVALS = f"{ALL_CLOUD}|spectral tests: |ukis-csmask: "  # beside ours in the headline
-SCORES = ["scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall", "iou", "accuracy"]
-Masks = Mapping[str, np.ndarray]  # (y, x) by scene id
+SCORES = ["scenes", *tables.SCORE_COLUMNS]
 Fraction = TypeVar("Fraction", float, pd.Series)
 
 
@@ -331,31 +330,6 @@ def patches_worst_first(counts: pd.DataFrame) -> pd.DataFrame:
     table["f2"] = np.where(has_cloud, scores["f2"], np.nan)
     merit = table.f2.fillna(table.accuracy)
     return table.loc[merit.sort_values(kind="stable").index]
-
-
-def patch_gallery(
-    counts: pd.DataFrame, scenes: Scenes, masks: Masks, bands: Sequence[str]
-) -> Figure:
-    """Show every patch with its reference and its mask, failures first.
-
-    Args:
-        counts: A row for each patch of one method, as `transfer.evaluate` makes them.
-        scenes: The patches by id, with `mask`.
-        masks: The masks of that method by scene id.
-        bands: Common names of the bands of the picture.
-
-    Returns:
-        The figure, a patch a row.
-    """
-    rows = []
-    for patch in patches_worst_first(counts).itertuples():
-        verdict = f"F2 {patch.f2:.1%}"
-        if np.isnan(patch.f2):
-            verdict = "no cloud"
-        title = f"{patch.scene}\n{verdict}, accuracy {patch.accuracy:.1%}"
-        scene = scenes[patch.scene].sel(band=list(bands))
-        rows.append((title, scene, {"CloudDL": masks[patch.scene]}))
-    return figures.panel(rows)
 
 
 def error_panel(

@@ -14,13 +14,10 @@ from clouddl.sensors import BAND_SETS, fitting_sets
 from clouddl.transfer import Evaluation, Scenes
 from clouddl_study.pages.search import plot_f2
 from clouddl_study.pages.transfer import all_cloud_f2, cloud_fraction
-from clouddl_study.tables import ALL_CLOUD, enough_units, title_of
+from clouddl_study.tables import ALL_CLOUD, SCORE_COLUMNS, enough_units, title_of
 
 # Columns of the table of scores.
-SCORES = (
-    *("set", "run", "scenes", "f2", "f2_low", "f2_high"),
-    *("f1", "precision", "recall", "iou", "accuracy"),
-)
+SCORES = ("set", "run", "scenes", *SCORE_COLUMNS)
 
 Curves = Mapping[str, Mapping[str, pd.DataFrame]]  # by set of images and model
 
