@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from clouddl.network import ELEVATION, bands_named
+from clouddl.network import ELEVATION, TRAINED, bands_named
 from clouddl.sensors import get_sensor, middle
 
 HAZE_UM = 0.49  # wavelength (µm) at which the strength of haze is stated
@@ -37,7 +37,7 @@ class Augmentation:
     tell snow, water and soil from cloud.
     """
 
-    resolution: tuple[float, float] = (10.0, 60.0)  # metres, finest and coarsest (log-uniform)
+    resolution: tuple[float, float] = TRAINED  # metres, finest and coarsest (log-uniform)
     gain: float = 0.03  # standard deviations of these three: `change_light`
     offset: float = 0.003
     brightness: float = 0.05

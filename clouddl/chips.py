@@ -225,7 +225,7 @@ class Chips:
             bands: Common names, in the order wanted.
             source: Source of the labels, or `SOFT`: the fraction of the processors that say cloud,
                 one half for simulated cloud too thin to be labelled. Soft labels are to train
-                with; another role gets the majority instead.
+                with; another role gets the pixels where all processors agree.
             role: "train" or "validation".
 
         Returns:
@@ -240,7 +240,7 @@ class Chips:
             if missing:
                 raise ValueError(f"no {min(missing)!r}")
         if source == SOFT and role != "train":
-            source = "majority"
+            source = "consensus"
         sources = PROCESSORS if source == SOFT else [source]
         for axis, wanted in (("band", bands), ("source", sources)):
             present = dataset[axis].values.tolist()

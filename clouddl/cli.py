@@ -219,7 +219,7 @@ def predict(
     resolution: Annotated[
         float | None,
         typer.Option(
-            help="Metres per pixel, where the file does not say; default: the card's, and taken as it is from 10 to 60 m."
+            help="Metres per pixel, where the file does not say; default: the card's, and taken as it is from 20 to 60 m."
         ),
     ] = None,
     model: Annotated[

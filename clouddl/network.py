@@ -14,7 +14,7 @@ from torch.nn import functional as F
 ELEVATION = "elevation"  # the DEM enters the network as one more band, in metres
 
 SIMILAR = 0.15  # a resolution this near the network's is left alone: resampling would only blur
-TRAINED = (10.0, 60.0)  # metres; training samples resolutions of this range
+TRAINED = (20.0, 60.0)  # metres; training samples resolutions of this range
 DARK = 0.05  # reflectance added before the logarithm: keeps the noise of dark water small
 
 Statistics = tuple[Tensor, Tensor]  # mean and standard deviation, broadcast over (n, bands, y, x)

@@ -141,7 +141,7 @@ def predict_file(
 
     Products and STAC items are predicted at `reading.resolution`, by default at the model's or
     their own if coarser. Without a CRS or a given resolution the resolution is the sensor's, but
-    from 10 m on not finer than the model's; clouds are then grown by metres that are a guess, and
+    from 20 m on not finer than the model's; clouds are then grown by metres that are a guess, and
     a warning says so. The network averages finer pixels to the model's resolution, and takes
     coarser ones up to 60 m as they are (`network.as_it_is`).
 

@@ -35,6 +35,7 @@ simulated: int = 816  # scenes simulated to train on, beside the real ones
 seed: int = 0  # of weights, order and augmentation
 bands: list[str] = ["green", "red", "nir", "swir16"]  # inputs; SPOT's four
 labels: str = "auto"  # one of LABEL_SOURCES, soft, or truth (simulated scenes); auto: see below
+scenes: str = "auto"  # what the final models train on: all, real or simulated; auto: see below
 resolution: float = 30.0  # metres at which the model works
 epochs: int = 6  # passes over the training chips, for each fit
 batch_size: int = 8  # chips per step
@@ -84,7 +85,8 @@ tables.show(training.cloud_table({"train": train, "validation": validation}))
 # ({doc}`01_data_preparation`). A soft label is the fraction of the three that say cloud: none, one,
 # two or three thirds. A network trained on it learns a middle probability where processors differ,
 # instead of being forced to one side. Simulated cloud too thin to be labelled gets one half.
-# Validation needs a yes or no, so there the majority takes their place.
+# Validation needs a yes or no. There the pixels on which all three agree are labelled, and no others: two of
+# the three call uniform thin haze cloud, and a threshold chosen by their majority follows them.
 #
 # ## The network
 #
@@ -346,7 +348,7 @@ if chosen != "truth":
 # %%
 by_effect = training.scored(named, yards, "training")
 mean_f2 = by_effect.set_index("training")["mean"]
-scenes = max(rows, key=lambda of: mean_f2[rows[of]])
+best_mean = max(rows, key=lambda of: mean_f2[rows[of]])
 tables.show(write_table(work, "training_effects", by_effect))
 
 # %% [markdown]
@@ -356,7 +358,8 @@ tables.show(write_table(work, "training_effects", by_effect))
 # yardstick, and one trained on real scenes alone on the two others.
 #
 # **Which scenes to train on** is decided here all the same: real and simulated ones, or one of the
-# two alone, whichever has the highest mean.
+# two alone, whichever has the highest mean, unless it was fixed beforehand by the longer trials of
+# {doc}`../protocol`.
 
 # %%
 norms = {"log": as_used}
@@ -364,6 +367,7 @@ for name in ("fixed", "chip"):
     norms[name] = fitted[f"normalisation-{name}"]
 by_norm = training.scored(norms, yards, "normalisation")
 best = by_norm.normalisation[by_norm["mean"].idxmax()]
+scenes = best_mean if scenes == "auto" else scenes
 write_choices(work, labels=chosen, normalisation=best, resolution=resolution, scenes=scenes)
 tables.show(write_table(work, "normalisation", by_norm))
 

@@ -66,8 +66,7 @@ figures.style()
 # The chips are those of {doc}`01_data_preparation`: squares of 256 pixels with a mask for each source of
 # labels. {doc}`02_training` chose the source of the labels, the normalisation, the working resolution, and
 # whether real scenes, simulated ones or both are trained on, on validation. The search takes these as they
-# are. Only the parameter `labels` can overrule the first: in the published run it does, and {doc}`/protocol`
-# says why.
+# are. Only the parameter `labels` can overrule the first.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)

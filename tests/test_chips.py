@@ -100,7 +100,7 @@ def test_soft_labels_are_the_fraction_of_processors(tmp_path: Path) -> None:
 
 
 def test_validation_has_no_soft_labels(zarr: Path) -> None:
-    with pytest.raises(InputError, match="no source 'majority'"):
+    with pytest.raises(InputError, match="no source 'consensus'"):
         Chips.open(zarr, BANDS, SOFT, "validation")
 
 
