@@ -11,6 +11,8 @@ import pytest
 import rasterio
 from rasterio.transform import from_origin
 
+from clouddl.labels import s2cloudless
+
 
 @pytest.fixture(autouse=True)
 def _root(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +88,10 @@ def test_a_command_is_watched_to_its_end() -> None:
 def test_a_peer_goes_from_file_to_file(tmp_path: Path) -> None:
     from benchmarks import peer
 
-    bands = len(peer.BANDS["s2cloudless"])
-    numbers = np.full((bands, 32, 32), 800, np.uint16)
+    names = list(peer.BANDS["s2cloudless"])
+    bands = len(names)
+    numbers = np.random.default_rng(0).integers(1, 5000, (bands, 32, 32), np.uint16)
+    expected = s2cloudless(numbers * np.float32(1e-4), names, 30)
     grid = from_origin(0, 0, 30, 30)
     with rasterio.open(
         tmp_path / "a.tif", "w", driver="GTiff", count=bands, height=32, width=32, dtype="uint16",
@@ -97,4 +101,4 @@ def test_a_peer_goes_from_file_to_file(tmp_path: Path) -> None:
     peer.main("s2cloudless", str(tmp_path / "a.tif"), str(tmp_path / "mask.tif"))
     with rasterio.open(tmp_path / "mask.tif") as file:
         assert (file.shape, file.transform, file.dtypes) == ((32, 32), grid, ("uint8",))
-        assert not file.read().any()
+        np.testing.assert_array_equal(file.read(1), expected)
