@@ -148,7 +148,7 @@ def test_pleiades_neo_has_its_six_bands_in_two_files() -> None:
         assert image.shape == (1366, 1663) and image.resolution == pytest.approx(1.2, abs=0.01)
         assert np.unique(image.read()) == pytest.approx([number / 10_000])
     with pytest.raises(InputError, match="wrong scale: by the metadata its values only go up"):
-        found.open(["red"])
+        found.read(["red"])
 
 
 @pytest.mark.parametrize(

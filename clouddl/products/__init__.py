@@ -80,9 +80,7 @@ class ProductImage(Image):
                 f"{self.name}: a resolution of {resolution:g} m is far finer than its bands of "
                 f"{self.coarsest(bands):g} m, and would only fill the memory; give a coarser one"
             )
-        scene = self.product.open(bands, resolution)
-        reflectance = scene.reflectance.assign_attrs(scene.attrs, scene=self.name)
-        return open_array(reflectance, sensor=self.sensor)
+        return replace(self.product.read(bands, resolution), name=self.name)
 
 
 def open_image(
@@ -182,7 +180,8 @@ def open_product(
     from clouddl.products.readers import find_product  # late: it brings all readers
 
     product = find_product(path)
-    dataset = product.open(bands, resolution)
+    image = product.read(bands, resolution)
+    dataset = image.dataset().assign_attrs(group=image.name, role="extra", product=product.format)
     mask = product.mask(dataset, mask_codes)
     if mask is not None:
         grown = dilate(mask.values, dilation_m, dataset.attrs["resolution"])

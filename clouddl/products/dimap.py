@@ -146,8 +146,7 @@ def _dimap2(files: Files, member: str, camera: Camera, cards: dict[str, str]) ->
         layers = [camera.bands.get(layer, layer) for layer in order]
         convert = _reflectance if level == "surface" else _radiance
         scale, offset = convert(fields, name, camera)
-        single = len(tiles) == len(tiles[0]) == 1
-        product.add(band, tiles[0][0], scale, offset, layers, () if single else tiles)
+        product.add(band, tiles[0][0], scale, offset, layers, tiles)
     return product
 
 

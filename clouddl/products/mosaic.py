@@ -74,7 +74,7 @@ class TiledImage(Image):
 
 
 def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
-    """Open the files of one image.
+    """Open the file or the files of one image.
 
     Args:
         paths: What GDAL opens, as rows of tiles from top to bottom.
@@ -88,6 +88,8 @@ def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
     """
     tiles = tuple(tuple(open_file(path, reading) for path in row) for row in paths)
     first = tiles[0][0]
+    if len(paths) == len(paths[0]) == 1:
+        return first
     image = TiledImage(first.name, None, first.level, first.bands, first.reading, tiles)
     for tile, top, left in image._placed():
         _check_tile(image, tile, top, left)
