@@ -96,6 +96,27 @@ class Reading:
             values[numbers == self.nodata] = np.nan
         return values
 
+    def completed(
+        self, scale: float | None, offset: float | None, nodata: float | None
+    ) -> "Reading":
+        """Take what this leaves open from what a file says of itself.
+
+        Args:
+            scale: As the file states it; None where it does not.
+            offset: Likewise.
+            nodata: Likewise; NaN is nodata anyway, and so never needs to be said.
+
+        Returns:
+            How the file is read.
+        """
+        nodata = nodata if self.nodata is None else self.nodata
+        return replace(
+            self,
+            scale=scale if self.scale is None else self.scale,
+            offset=offset if self.offset is None else self.offset,
+            nodata=None if nodata is None or math.isnan(nodata) else nodata,
+        )
+
 
 AS_STORED = Reading()
 
@@ -496,22 +517,23 @@ def open_array(
         layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):
         raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
-    reading = _array_reading(array, reading)
+    attrs = array.attrs  # scale and offset as the CF conventions call them
+    reading = reading.completed(
+        attrs.get("scale_factor"), attrs.get("add_offset"), array.rio.nodata
+    )
     for band in layers:
         _check_offset(name, band, reading)
     resolution = reading.resolution
     if resolution is None:
-        resolution = array.attrs.get("resolution")
-    _, height, width = array.shape
-    grid = Grid((height, width))
+        resolution = attrs.get("resolution")
+    grid = Grid(array.shape[1:])
     if array.rio.crs:
-        grid = Grid((height, width), array.rio.transform(), array.rio.crs)
+        grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
         _check_place(name, grid, array.rio.crs)
         resolution = resolution or _metres(grid)
     reading = replace(reading, bands=layers, resolution=resolution)
     bands = tuple(band for band in layers if band is not None)
-    level = array.attrs.get("level", "toa")
-    return ArrayImage(name, sensor, level, bands, reading, array.values, grid)
+    return ArrayImage(name, sensor, attrs.get("level", "toa"), bands, reading, array.values, grid)
 
 
 def read_image(
@@ -795,16 +817,10 @@ def _file_mask(file: DatasetReader, alpha: int | None) -> FileMask:
 
 def _layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]:
     """How each layer of a file is read: as `reading` says, else as the file's tags do."""
-    readings = []
-    for scale, offset, nodata in zip(file.scales, file.offsets, file.nodatavals, strict=True):
-        layer = Reading(
-            scale=scale if reading.scale is None else reading.scale,
-            offset=offset if reading.offset is None else reading.offset,
-            nodata=_stated(nodata if reading.nodata is None else reading.nodata),
-        )
-        readings.append(layer)
+    tags = zip(file.scales, file.offsets, file.nodatavals, strict=True)
+    readings = tuple(reading.completed(*tag) for tag in tags)
     _check_tags(file, reading.bands or (), readings)
-    return tuple(readings)
+    return readings
 
 
 def _check_tags(
@@ -823,24 +839,6 @@ def _check_tags(
             stacklevel=4,
         )
         return
-
-
-def _stated(nodata: float | None) -> float | None:
-    """A nodata number; None for NaN, which is nodata anyway."""
-    return None if nodata is None or math.isnan(nodata) else nodata
-
-
-def _array_reading(array: "xr.DataArray", reading: Reading) -> Reading:
-    """How an array is read: as `reading` says, else as its attributes do (CF conventions)."""
-    nodata, scale, offset = reading.nodata, reading.scale, reading.offset
-    if nodata is None:
-        nodata = array.rio.nodata
-    nodata = _stated(nodata)
-    if scale is None:
-        scale = array.attrs.get("scale_factor")
-    if offset is None:
-        offset = array.attrs.get("add_offset")
-    return replace(reading, nodata=nodata, scale=scale, offset=offset)
 
 
 def _check_offset(name: str, band: str | None, reading: Reading) -> None:

@@ -317,16 +317,18 @@ def reader(name: str, pattern: str, fallback: bool = False) -> Callable[[Read], 
     return register
 
 
-def reflective(card: Sensor) -> dict[str, str]:
-    """Bands of a card that hold reflectance: all but the thermal ones.
+def reflective(card: Sensor, level: Level = "toa") -> dict[str, str]:
+    """Bands of a card that hold reflectance: not the thermal ones, nor at the surface the cirrus.
 
     Args:
         card: Card of the sensor.
+        level: Level of the product.
 
     Returns:
         Native to common name.
     """
-    bands = [band for band in card.bands if not band.common.startswith("lwir")]
+    without = ("lwir",) if level == "toa" else ("lwir", "cirrus")
+    bands = [band for band in card.bands if not band.common.startswith(without)]
     return {band.native: band.common for band in bands}
 
 
