@@ -66,7 +66,15 @@ BUCKETS = {
 
 
 # What the item of a mask takes over from that of its scene.
-INHERITED = "datetime start_datetime end_datetime platform constellation instruments gsd".split()
+INHERITED = [
+    "datetime",
+    "start_datetime",
+    "end_datetime",
+    "platform",
+    "constellation",
+    "instruments",
+    "gsd",
+]
 
 
 MASK_ITEM = Path(__file__).with_name("mask_item.yaml")
