@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -617,16 +617,9 @@ def _table(table: "pd.DataFrame") -> str:
     return table.to_string(index=False, float_format="%.3f", na_rep="–")
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """Say it to those who want a mask: to them the place in our code says nothing."""
-    print("clouddl: warning:", " ".join(str(message).split()), file=file or sys.stderr)
+    print("clouddl: warning:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def main() -> None:

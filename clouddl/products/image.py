@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import rasterio
@@ -55,6 +55,7 @@ BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the s
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
 
 Level = Literal["toa", "surface"]
+Layers: TypeAlias = "tuple[str | None, ...]"  # common names in file order, None where there is none
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Reading:
             resolution to read it at.
     """
 
-    bands: tuple[str | None, ...] | None = None
+    bands: Layers | None = None
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
@@ -213,7 +214,7 @@ class Image(ABC):
         """Metres from pixel to pixel on the ground, down a column and along a row."""
         if self.ground.crs is None:
             return self.resolution, self.resolution
-        down, along = _ground_spacing(self.ground) or _nominal_spacing(self.ground)
+        down, along = _spacing(self.ground)
         if abs(along / down - 1) <= SAME_SPACING:
             return self.resolution, self.resolution
         return self.resolution, self.resolution * along / down
@@ -450,7 +451,7 @@ def open_file(
     """
     name = str(path)
     card = tuple(band.common for band in sensor.bands) if sensor else ()
-    layers: tuple[str | None, ...] = card
+    layers: Layers = card
     if reading.bands is not None:
         layers = band_names(reading.bands, sensor)
     if split_member(name)[0].endswith((".npy", ".npz")):
@@ -472,8 +473,6 @@ def open_file(
         _warn_of_other_order(name, layers, described)
     reading = replace(reading, bands=layers)
     readings = _layer_readings(file, reading)
-    for band, layer in zip(layers, readings, strict=True):
-        _check_offset(name, band, layer)
     reading = replace(reading, resolution=_pixel_size(file, reading.resolution))
     if sensor and reading.resolution is None and file.gcps[0]:
         raise InputError(
@@ -530,7 +529,7 @@ def open_array(
     if array.rio.crs:
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
         _check_place(name, grid, array.rio.crs)
-        resolution = resolution or _metres(grid)
+        resolution = resolution or _spacing(grid)[0]
     reading = replace(reading, bands=layers, resolution=resolution)
     bands = tuple(band for band in layers if band is not None)
     return ArrayImage(name, sensor, attrs.get("level", "toa"), bands, reading, array.values, grid)
@@ -766,7 +765,7 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def _check_layers(
-    name: str, layers: Sequence[str | None], dtypes: Sequence[str], sensor: Sensor | None
+    name: str, layers: Layers, dtypes: Sequence[str], sensor: Sensor | None
 ) -> tuple[str, ...]:
     """The names among the layers of a file; InputError if they do not fit it or the sensor."""
     if len(dtypes) != len(layers):
@@ -788,7 +787,7 @@ def _check_layers(
     return bands
 
 
-def _alpha(file: DatasetReader, layers: Sequence[str | None]) -> int | None:
+def _alpha(file: DatasetReader, layers: Layers) -> int | None:
     """Number of the layer of transparency; a layer that is named as a band is none."""
     if ColorInterp.alpha not in file.colorinterp:
         return None
@@ -819,26 +818,23 @@ def _layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...
     """How each layer of a file is read: as `reading` says, else as the file's tags do."""
     tags = zip(file.scales, file.offsets, file.nodatavals, strict=True)
     readings = tuple(reading.completed(*tag) for tag in tags)
-    _check_tags(file, reading.bands or (), readings)
-    return readings
-
-
-def _check_tags(
-    file: DatasetReader, bands: Sequence[str | None], readings: Sequence[Reading]
-) -> None:
-    """Warn if layers are read by another scale or offset than the tags of their file say."""
-    tags = zip(file.scales, file.offsets, strict=True)
-    for band, tag, reading in zip(bands, tags, readings, strict=True):
-        used = np.array([reading.scale, reading.offset], float)
-        if band is None or tag == (1, 0) or np.allclose(tag, used, rtol=1e-4, atol=1e-9):
+    other = []
+    for band, scale, offset, layer in zip(
+        reading.bands or (), file.scales, file.offsets, readings, strict=True
+    ):
+        if band is None:
             continue
-        warnings.warn(
-            f"{file.name}: its own tags say scale {tag[0]:g} and offset {tag[1]:g}, but scale "
-            f"{used[0]:g} and offset {used[1]:g} are given and used; leave them out to use the "
-            "tags",
-            stacklevel=4,
-        )
-        return
+        _check_offset(file.name, band, layer)
+        used = np.array([layer.scale, layer.offset], float)
+        if (scale, offset) != (1, 0) and not np.allclose((scale, offset), used, 1e-4, 1e-9):
+            other.append(
+                f"{file.name}: its own tags say scale {scale:g} and offset {offset:g}, but scale "
+                f"{used[0]:g} and offset {used[1]:g} are given and used; leave them out to use the "
+                "tags"
+            )
+    if other:
+        warnings.warn(other[0], stacklevel=3)
+    return readings
 
 
 def _check_offset(name: str, band: str | None, reading: Reading) -> None:
@@ -873,9 +869,7 @@ def _described_layers(file: DatasetReader, sensor: Sensor | None) -> list[_Descr
     return layers
 
 
-def _layers_in_order(
-    name: str, described: Sequence[_Described], card: Sequence[str]
-) -> tuple[str | None, ...]:
+def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[str]) -> Layers:
     """The bands in the order the file says, else in that of the sensor's card."""
     named = {layer.band for layer in described if layer.band}
     unnamed = [layer for layer in described if not layer.text]
@@ -890,9 +884,7 @@ def _layers_in_order(
     return tuple(layer.band if layer.text else missing[0] for layer in described)
 
 
-def _warn_of_other_order(
-    name: str, layers: Sequence[str | None], described: Sequence[_Described]
-) -> None:
+def _warn_of_other_order(name: str, layers: Layers, described: Sequence[_Described]) -> None:
     """Warn where the bands that are given are not those the file names."""
     pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
     wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
@@ -933,9 +925,9 @@ def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
     return images[0]
 
 
-def _metres(grid: Grid) -> float:
-    """Metres from pixel to pixel down a column, on the ground."""
-    return (_ground_spacing(grid) or _nominal_spacing(grid))[0]
+def _spacing(grid: Grid) -> tuple[float, float]:
+    """Metres from pixel to pixel on the ground, down a column and along a row."""
+    return _ground_spacing(grid) or _nominal_spacing(grid)
 
 
 def _control_points(file: DatasetReader) -> ControlPoints:
@@ -958,7 +950,7 @@ def _pixel_size(file: DatasetReader, given: float | None) -> float | None:
         return given
     _check_place(file.name, grid, grid.crs)
     ground = _ground_spacing(grid)
-    metres = _metres(grid)
+    metres = _spacing(grid)[0]
     if grid.crs.is_geographic:
         return given or metres
     tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
@@ -999,13 +991,6 @@ def _crs_name(crs: CRS) -> str:
     return crs.to_string()[:40]
 
 
-def _centre(grid: Grid) -> tuple[float, float]:
-    """The middle of an image, in its CRS."""
-    height, width = grid.shape
-    x, y = grid.transform * (width / 2, height / 2)
-    return x, y
-
-
 def _unit(crs: CRS) -> float:
     """Metres of the unit of a CRS; a local one says it in its text only."""
     with suppress(CRSError):
@@ -1030,7 +1015,8 @@ def _ground_spacing(grid: Grid) -> tuple[float, float] | None:
     """
     assert grid.crs
     transform = grid.transform
-    x, y = _centre(grid)
+    height, width = grid.shape
+    x, y = transform * (width / 2, height / 2)
     steps = np.array([[transform.b, transform.e], [transform.a, transform.d]])
     if not grid.crs.is_geographic:
         xs, ys = [x, *(x + steps[:, 0])], [y, *(y + steps[:, 1])]
