@@ -525,7 +525,7 @@ def open_array(
     resolution = reading.resolution
     if resolution is None:
         resolution = attrs.get("resolution")
-    grid = Grid(array.shape[1:])
+    grid = Grid((array.shape[1], array.shape[2]))
     if array.rio.crs:
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
         _check_place(name, grid, array.rio.crs)
