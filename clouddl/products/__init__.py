@@ -107,12 +107,18 @@ def open_image(
     """
     if isinstance(sensor, str):
         sensor = get_sensor(sensor)
+    if isinstance(source, Path | str):
+        if not _is_utf_8(str(source)):
+            raise InputError(f"{source}: {NOT_UTF_8}")
+        name = str(source).lower().rstrip("/")
+        if sensor and name.endswith(DATASETS) and is_local(source):
+            from clouddl.products.arrays import open_dataset  # late: it brings xarray
+
+            source = open_dataset(source, reading)
     if not isinstance(source, Path | str):
-        from clouddl.products.arrays import as_array  # late: it brings xarray
+        from clouddl.products.arrays import as_array  # late, too
 
         return open_array(as_array(source, sensor), reading, sensor)
-    if not _is_utf_8(str(source)):
-        raise InputError(f"{source}: {NOT_UTF_8}")
     if not is_local(source):
         limit_waiting()
     allowed = Reading(resolution=reading.resolution)
@@ -125,10 +131,6 @@ def open_image(
         from clouddl.products.readers import find_product  # late: it brings all readers
 
         product = find_product(source)
-    elif str(source).lower().rstrip("/").endswith(DATASETS) and is_local(source):
-        from clouddl.products.arrays import as_array, open_dataset  # late: it brings xarray
-
-        return open_array(as_array(open_dataset(source, reading), sensor), reading, sensor)
     else:
         return open_file(source, reading, sensor)
     if reading != allowed:

@@ -48,7 +48,7 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
 
 def as_array(
     source: np.ndarray | xr.DataArray | xr.Dataset, sensor: Sensor | None = None
-) -> np.ndarray | xr.DataArray | xr.Dataset:
+) -> xr.DataArray:
     """Bring an image in memory to the dimensions (band, y, x) and to common names of bands.
 
     Args:
@@ -56,19 +56,18 @@ def as_array(
         sensor: Its card, for the names of its bands.
 
     Returns:
-        The DataArray; what has no names of dimensions or is a scene already, as it is.
+        The DataArray; what has no names of dimensions as it is.
 
     Raises:
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
     if isinstance(source, np.ndarray):
-        _check_size(source.shape, "image")
-        return source
+        source = xr.DataArray(source)
     name = str(source.attrs.get("scene", "image"))
-    _check_size(tuple(source.sizes.values()), name)
+    shape = tuple(source.sizes.values())
+    if 0 in shape:
+        raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
     if isinstance(source, xr.Dataset):
-        if "reflectance" in source:
-            return source
         source = _stack(source, sensor, name)
     array = source.rename({old: new for old, new in AXES.items() if old in source.dims})
     others = [layer for layer in LAYERS if layer in array.dims]
@@ -88,13 +87,10 @@ def as_array(
     return array
 
 
-def _check_size(shape: tuple[int, ...], name: str) -> None:
-    if 0 in shape:
-        raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
-
-
 def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArray:
-    """The variables of a Dataset that are bands, as one array."""
+    """The reflectance of a scene, or the variables of a Dataset that are bands, as one array."""
+    if "reflectance" in dataset:
+        return dataset.reflectance.assign_attrs(dataset.attrs)
     variables = {str(key): band_name(str(key), sensor) for key in dataset.data_vars}
     bands = {key: band for key, band in variables.items() if band}
     if sensor:

@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import rasterio
@@ -55,7 +55,7 @@ BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the s
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
 
 Level = Literal["toa", "surface"]
-Layers: TypeAlias = "tuple[str | None, ...]"  # common names in file order, None where there is none
+Layers = tuple[str | None, ...]  # common names in file order, None where there is none
 
 
 @dataclass(frozen=True)
@@ -482,16 +482,11 @@ def open_file(
     return RasterImage(name, sensor, "toa", bands, reading, file, readings, _file_mask(file, alpha))
 
 
-def open_array(
-    array: "np.ndarray | xr.DataArray | xr.Dataset",
-    reading: Reading = AS_STORED,
-    sensor: Sensor | None = None,
-) -> Image:
+def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -> Image:
     """Take an array in memory as an image.
 
     Args:
-        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of; of a
-            Dataset its `reflectance`.
+        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of.
         reading: Names its bands and gives its resolution (metres); of a DataArray these default
             to its coordinate `band` and its attribute `resolution`.
         sensor: Its card.
@@ -502,12 +497,6 @@ def open_array(
     Raises:
         InputError: An array of another shape.
     """
-    import rioxarray  # noqa: F401 (gives xarray its .rio)
-    import xarray as xr
-
-    if isinstance(array, xr.Dataset):
-        array = array.reflectance.assign_attrs(array.attrs)
-    array = xr.DataArray(array)
     name = str(array.attrs.get("scene", "image"))
     layers = reading.bands
     if layers is None and "band" in array.coords:
