@@ -62,11 +62,11 @@ def as_array(
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
     if isinstance(source, np.ndarray):
-        source = xr.DataArray(source)
+        array = xr.DataArray(source)
+        _check_size(array, "image")
+        return array
     name = str(source.attrs.get("scene", "image"))
-    shape = tuple(source.sizes.values())
-    if 0 in shape:
-        raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
+    _check_size(source, name)
     if isinstance(source, xr.Dataset):
         source = _stack(source, sensor, name)
     array = source.rename({old: new for old, new in AXES.items() if old in source.dims})
@@ -85,6 +85,12 @@ def as_array(
     if sensor and len(labels) == len(sensor.bands):
         array = array.assign_coords(band=[band.common for band in sensor.bands])
     return array
+
+
+def _check_size(image: xr.DataArray | xr.Dataset, name: str) -> None:
+    shape = tuple(image.sizes.values())
+    if 0 in shape:
+        raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
 
 
 def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArray:
