@@ -599,10 +599,8 @@ def _check_variety(values: np.ndarray, name: str) -> None:
     """Raise InputError if every band (band, y, x) holds one value only."""
     if values[0].size < BLOCK**2:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a band may be nodata throughout
-        varies = np.nanmax(values, (1, 2)) > np.nanmin(values, (1, 2))
-    if not varies.any():
+    valid = (band[np.isfinite(band)] for band in values)  # the first that varies is enough
+    if not any(band.size and np.ptp(band) for band in valid):
         first = values[np.isfinite(values)][0]
         raise InputError(
             f"{name}: every pixel has the same value (reflectance {first:.4g}), so it shows "

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 from affine import Affine
-from rasterio.windows import Window
+from rasterio.windows import Window, intersect, intersection
 
 from clouddl.errors import InputError
 from clouddl.products.image import OVERVIEW, Grid, Image, Reading, open_file
@@ -35,17 +35,13 @@ class TiledImage(Image):
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read a window; InputError if a file is truncated."""
         height, width = self.shape
-        rows, columns = (window or Window(0, 0, width, height)).toslices()
-        size = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
-        values = np.empty(size, np.float32)
-        for tile, top, left in self._placed():
-            first, last = max(rows.start, top), min(rows.stop, top + tile.shape[0])
-            start, stop = max(columns.start, left), min(columns.stop, left + tile.shape[1])
-            if first >= last or start >= stop:
-                continue
-            part = Window(start - left, first - top, stop - start, last - first)
-            within = slice(start - columns.start, stop - columns.start)
-            values[:, first - rows.start : last - rows.start, within] = tile.read(part)
+        window = window or Window(0, 0, width, height)
+        values = np.empty((len(self.bands), window.height, window.width), np.float32)
+        for tile, place in self._placed():
+            if intersect(window, place):
+                part = intersection(window, place)
+                rows, columns = _seen_from(window, part).toslices()
+                values[:, rows, columns] = tile.read(_seen_from(place, part))
         return values
 
     @cached_property
@@ -62,15 +58,22 @@ class TiledImage(Image):
         first = tiles[0][0]
         return replace(self, bands=first.bands, reading=first.reading, tiles=tiles)
 
-    def _placed(self) -> Iterator[tuple[Image, int, int]]:
-        """Every tile, and the row and column of its first pixel."""
+    def _placed(self) -> Iterator[tuple[Image, Window]]:
+        """Every tile, and the part of the image that it is."""
         top = 0
         for row in self.tiles:
             left = 0
             for tile in row:
-                yield tile, top, left
-                left += tile.shape[1]
+                height, width = tile.shape
+                yield tile, Window(left, top, width, height)
+                left += width
             top += row[0].shape[0]
+
+
+def _seen_from(window: Window, part: Window) -> Window:
+    """A part of a window, counted from its first pixel."""
+    left, top = part.col_off - window.col_off, part.row_off - window.row_off
+    return Window(left, top, part.width, part.height)
 
 
 def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
@@ -91,19 +94,19 @@ def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
     if len(paths) == len(paths[0]) == 1:
         return first
     image = TiledImage(first.name, None, first.level, first.bands, first.reading, tiles)
-    for tile, top, left in image._placed():
-        _check_tile(image, tile, top, left)
+    for tile, place in image._placed():
+        _check_tile(image, tile, place)
     columns = [sum(tile.shape[1] for tile in row) for row in tiles]
     if len(set(columns)) > 1:
         raise InputError(f"{first.name}: its tiles make rows of different widths {columns}; {JOIN}")
     return image
 
 
-def _check_tile(image: TiledImage, tile: Image, top: int, left: int) -> None:
+def _check_tile(image: TiledImage, tile: Image, place: Window) -> None:
     """InputError unless a tile is as high as its row, and lies where its place says."""
     row = next(row for row in image.tiles if tile in row)
     grid = image.grid
-    expected = grid.transform * Affine.translation(left, top)
+    expected = grid.transform * Affine.translation(place.col_off, place.row_off)
     pixel = abs(grid.transform.a) + abs(grid.transform.b)
     moved = max(abs(tile.grid.transform.c - expected.c), abs(tile.grid.transform.f - expected.f))
     placed = grid.crs is None or moved <= pixel / 2

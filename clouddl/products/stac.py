@@ -450,16 +450,16 @@ def _about(file: DatasetReader) -> dict[str, Any]:
 
 def _place_on_earth(item: dict[str, Any], file: DatasetReader) -> None:
     """Fill in where the mask lies."""
+    from shapely.geometry import box, mapping  # late: nothing else here needs it
+
     code = file.crs.to_epsg()
     item["properties"] |= {
         "proj:code": f"EPSG:{code}" if code else None,
         "proj:shape": list(file.shape),
         "proj:transform": list(file.transform)[:6],
     }
-    west, south, east, north = file.bounds
-    ring = [(west, north), (west, south), (east, south), (east, north), (west, north)]
-    polygon = {"type": "Polygon", "coordinates": [ring]}
-    item["geometry"] = transform_geom(file.crs, "EPSG:4326", polygon, precision=7)
+    outline = mapping(box(*file.bounds))
+    item["geometry"] = transform_geom(file.crs, "EPSG:4326", outline, precision=7)
     bounds = transform_bounds(file.crs, "EPSG:4326", *file.bounds)
     item["bbox"] = [round(edge, 7) for edge in bounds]
     for asset in item["assets"].values():
