@@ -34,8 +34,10 @@ def spot(files: Files, member: str) -> Product:
         raise InputError(f"{fields.name}: is of {mission}; of DIMAP 1, SPOT4 and SPOT5 are read")
     names = [node.text() for node in fields.all("Spectral_Band_Info/BAND_DESCRIPTION")]
     if not set(names) & set(SPOT_BANDS):
-        message = "is panchromatic or of no band that is read; give the multispectral scene"
-        raise InputError(f"{fields.name}: has the bands {', '.join(names)}: {message}")
+        raise InputError(
+            f"{fields.name}: has the bands {', '.join(names)}: is panchromatic or of no band that "
+            "is read; give the multispectral scene"
+        )
     layers = ["nir", "red", "green", "swir16"][: len(names)]
     links = fields.all("DATA_FILE_PATH")
     link = links[0].root.get("href", "") if links else "IMAGERY.TIF"
@@ -103,8 +105,10 @@ def _dimap2(files: Files, member: str, family: str) -> Product:
     mission = fields.text("MISSION").upper() + fields.text("MISSION_INDEX", "").upper()
     known = [name for name in SATELLITES if name.startswith(family)]
     if mission not in known:
-        message = f"is of {mission}, but its name is one of {', '.join(known)}"
-        raise InputError(f"{fields.name}: {message}; it was renamed, or is damaged")
+        raise InputError(
+            f"{fields.name}: is of {mission}, but its name is one of {', '.join(known)}; it was "
+            "renamed, or is damaged"
+        )
     nodata = fields.number("Special_Value[SPECIAL_VALUE_TEXT='NODATA']/SPECIAL_VALUE_COUNT", 0)
     satellite = SATELLITES[mission]
     bands = satellite["bands"]
@@ -157,8 +161,10 @@ def _tiles(group: Fields, fields: Fields, files: Files, member: str) -> list[lis
     if len(places) > 1 and overlap:
         raise InputError(f"{group.name}: its tiles overlap, by {overlap:g} pixels; {JOIN}")
     if len(places) != height * width:
-        message = f"names {len(places)} tiles, not the {height} x {width} of its rows and columns"
-        raise InputError(f"{group.name}: {message}; {JOIN}")
+        raise InputError(
+            f"{group.name}: names {len(places)} tiles, not the {height} x {width} of its rows and "
+            f"columns; {JOIN}"
+        )
     return [[places[row, column] for column in range(1, width + 1)] for row in range(1, height + 1)]
 
 
@@ -167,10 +173,10 @@ def _radiance(fields: Fields, name: str, known: dict[str, float]) -> tuple[float
     irradiance = fields.number(f"Band_Solar_Irradiance[BAND_ID='{name}']/VALUE")
     if irradiance == 999:
         if name not in known:
-            message = (
-                f"the solar irradiance of {name} is 999, not known; give the image by --sensor"
+            raise InputError(
+                f"{fields.name}: the solar irradiance of {name} is 999, not known; give the image "
+                "by --sensor and --scale"
             )
-            raise InputError(f"{fields.name}: {message} and --scale")
         irradiance = known[name]
     unit = _sun(fields, _centre(fields).number("SUN_ELEVATION")) / irradiance
     radiance = f"Band_Radiance[BAND_ID='{name}']"
@@ -182,9 +188,9 @@ def _check_radiometry(fields: Fields, *known: str) -> str:
     """The radiometry of a product; InputError unless its numbers are radiance or reflectance."""
     radiometry = fields.text("RADIOMETRIC_PROCESSING", "BASIC").upper()
     if radiometry not in known:
-        message = "so its numbers hold no radiance; order it with basic radiometry"
         raise InputError(
-            f"{fields.name}: wrong scale: RADIOMETRIC_PROCESSING is {radiometry}, {message}"
+            f"{fields.name}: wrong scale: RADIOMETRIC_PROCESSING is {radiometry}, so its numbers "
+            "hold no radiance; order it with basic radiometry"
         )
     return radiometry
 
