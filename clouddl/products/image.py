@@ -288,60 +288,28 @@ class Image(ABC):
         return [layers.index(band) for band in self.bands]
 
 
-@dataclass(frozen=True)
-class FileMask:
-    """Where a file says other than by a number that pixels are nodata.
+@dataclass(frozen=True, eq=False)
+class RasterImage(Image):
+    """A file that GDAL reads; it stays open, and what its cache holds is not decoded again.
 
+    It may say other than by a number that pixels are nodata:
     https://gdal.org/en/stable/development/rfc/rfc15_nodatabitmask.html
 
     Attributes:
-        shared: Whether one mask, in the file or beside it (.msk), holds for all layers.
-        separate: Whether layers have masks of their own.
+        file: The open file.
+        layers: How the numbers of each layer are read.
         alpha: Number of the layer of transparency, from 1; None if there is none.
+        shared_mask: Whether one mask, in the file or beside it (.msk), holds for all layers.
+        layer_masks: Whether layers have masks of their own.
+        lock: GDAL lets one thread at a time into a file.
     """
 
-    shared: bool = False
-    separate: bool = False
-    alpha: int | None = None
-
-    def invalid(
-        self,
-        file: DatasetReader,
-        layers: list[int],
-        window: Window | None,
-        shape: tuple[int, int] | None,
-    ) -> np.ndarray | None:
-        """Read where pixels are nodata; the file must be locked.
-
-        Args:
-            file: The open file.
-            layers: Numbers of layers, from 1.
-            window: Part of the file; default all of it.
-            shape: Size (y, x) to decimate to; default none.
-
-        Returns:
-            Whether each pixel is nodata (layer or 1, y, x); None where no mask says it.
-        """
-        invalid = None
-        if self.alpha is not None:
-            size = (1, *shape) if shape else None
-            invalid = file.read([self.alpha], window=window, out_shape=size) == 0
-        if self.shared or self.separate:
-            masked = [1] if self.shared else layers
-            size = (len(masked), *shape) if shape else None
-            hidden = file.read_masks(masked, window=window, out_shape=size) == 0
-            invalid = hidden if invalid is None else invalid | hidden
-        return invalid
-
-
-@dataclass(frozen=True, eq=False)
-class RasterImage(Image):
-    """A file that GDAL reads; it stays open, and what its cache holds is not decoded again."""
-
     file: DatasetReader
-    layers: tuple[Reading, ...]  # how the numbers of each layer are read
-    mask: FileMask
-    lock: Lock = field(default_factory=Lock)  # GDAL lets one thread at a time into a file
+    layers: tuple[Reading, ...]
+    alpha: int | None
+    shared_mask: bool
+    layer_masks: bool
+    lock: Lock = field(default_factory=Lock)
 
     @property
     def grid(self) -> Grid:
@@ -389,7 +357,7 @@ class RasterImage(Image):
         size = (len(layers), *shape) if shape else None
         with self.lock, _readable(self.name):
             numbers = self.file.read(layers, window=window, out_shape=size)
-            invalid = self.mask.invalid(self.file, layers, window, shape)
+            invalid = self._invalid(layers, window, shape)
         readings = self.readings
         if len(set(readings)) == 1:
             values = readings[0].reflectance(numbers)
@@ -399,6 +367,21 @@ class RasterImage(Image):
         if invalid is not None:
             values[np.broadcast_to(invalid, values.shape)] = np.nan
         return values
+
+    def _invalid(
+        self, layers: list[int], window: Window | None, shape: tuple[int, int] | None
+    ) -> np.ndarray | None:
+        """Where pixels are nodata (layer or 1, y, x), of the locked file; None if no mask says."""
+        invalid = None
+        if self.alpha is not None:
+            size = (1, *shape) if shape else None
+            invalid = self.file.read([self.alpha], window=window, out_shape=size) == 0
+        if self.shared_mask or self.layer_masks:
+            masked = [1] if self.shared_mask else layers
+            size = (len(masked), *shape) if shape else None
+            hidden = self.file.read_masks(masked, window=window, out_shape=size) == 0
+            invalid = hidden if invalid is None else invalid | hidden
+        return invalid
 
 
 @dataclass(frozen=True, eq=False)
@@ -479,7 +462,8 @@ def open_file(
             f"{name}: is placed by ground control points that do not say the size of its pixels "
             f"(CRS {file.gcps[1]}, {len(file.gcps[0])} points); give it in metres (--resolution)"
         )
-    return RasterImage(name, sensor, "toa", bands, reading, file, readings, _file_mask(file, alpha))
+    masks = _masks(file)
+    return RasterImage(name, sensor, "toa", bands, reading, file, readings, alpha, *masks)
 
 
 def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -> Image:
@@ -794,11 +778,11 @@ def _is_alpha(file: DatasetReader, layer: int) -> bool:
         return len(np.unique(file.read(layer, out_shape=(height, width)))) <= 2
 
 
-def _file_mask(file: DatasetReader, alpha: int | None) -> FileMask:
-    """Which masks a file has; those of a nodata number are not needed."""
+def _masks(file: DatasetReader) -> tuple[bool, bool]:
+    """Whether a file has a shared mask or such of layers; those of a nodata number do not count."""
     flags = [set(flag) for flag in file.mask_flag_enums]
     shared = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
-    return FileMask(shared, any(not flag for flag in flags), alpha)
+    return shared, any(not flag for flag in flags)
 
 
 def _layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]:
