@@ -99,9 +99,6 @@ def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArra
         return dataset.reflectance.assign_attrs(dataset.attrs)
     variables = {str(key): band_name(str(key), sensor) for key in dataset.data_vars}
     bands = {key: band for key, band in variables.items() if band}
-    if sensor:
-        known = {band.common for band in sensor.bands}
-        bands = {key: band for key, band in bands.items() if band in known}
     if not bands:
         images = [key for key in variables if dataset[key].ndim >= 3]
         if len(images) == 1:
@@ -119,9 +116,8 @@ def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArra
                 f"{name}: {layer.name} and {first.name} differ in size, scale, offset or nodata; "
                 "bring the bands to one grid and to reflectance first"
             )
-    coordinate = xr.Variable("band", list(bands.values()))
     layers = [layer.drop_vars("band", errors="ignore") for layer in layers]
-    stacked = xr.concat(layers, coordinate.to_index_variable(), coords="minimal", compat="override")
+    stacked = xr.concat(layers, "band", coords="minimal", compat="override")
     stacked = stacked.assign_coords(band=list(bands.values()))
     return stacked.assign_attrs(first.attrs | dataset.attrs)
 
