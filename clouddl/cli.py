@@ -312,7 +312,8 @@ def score(
     Args:
         masks: Masks: 0 clear, 1 cloud, 255 nodata.
         reference: A reference for each mask, in the same order; repeat the option.
-        codes: Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12, …
+        codes: Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12,
+            …
         csv: Write the table here too.
     """
     import pandas as pd
@@ -623,7 +624,7 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: a bad input is one line on standard error and exit code 2; a warning is a line."""
+    """Entry point: a bad input is a line on standard error and exit code 2; a warning a line."""
     warnings.showwarning = _warn
     try:
         app(standalone_mode=True)
