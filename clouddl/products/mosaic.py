@@ -1,6 +1,6 @@
 """An image that is delivered as several files, which lie side by side in rows and columns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,14 +18,13 @@ JOIN = "join them first (gdalbuildvrt, gdal_translate), and give the result with
 class TiledImage(Image):
     """An image of several files; a window is read from the tiles that it touches."""
 
-    tiles: tuple[tuple[Image, ...], ...]  # rows from top to bottom, each from left to right
+    tiles: tuple[tuple[Image, Window], ...]  # and the part of the image that each is
+    place: Grid
 
-    @cached_property
+    @property
     def grid(self) -> Grid:
         """All tiles together, placed by the first."""
-        height = sum(row[0].shape[0] for row in self.tiles)
-        width = sum(tile.shape[1] for tile in self.tiles[0])
-        return Grid((height, width), *self.tiles[0][0].grid[1:])
+        return self.place
 
     @property
     def readings(self) -> list[Reading]:
@@ -37,7 +36,7 @@ class TiledImage(Image):
         height, width = self.shape
         window = window or Window(0, 0, width, height)
         values = np.empty((len(self.bands), window.height, window.width), np.float32)
-        for tile, place in self._placed():
+        for tile, place in self.tiles:
             if intersect(window, place):
                 part = intersection(window, place)
                 rows, columns = _seen_from(window, part).toslices()
@@ -54,20 +53,9 @@ class TiledImage(Image):
 
     def select(self, bands: Sequence[str], resolution: float | None = None) -> Image:
         """Take some bands of every tile; see `Image.select`."""
-        tiles = tuple(tuple(tile.select(bands, resolution) for tile in row) for row in self.tiles)
+        tiles = tuple((tile.select(bands, resolution), place) for tile, place in self.tiles)
         first = tiles[0][0]
         return replace(self, bands=first.bands, reading=first.reading, tiles=tiles)
-
-    def _placed(self) -> Iterator[tuple[Image, Window]]:
-        """Every tile, and the part of the image that it is."""
-        top = 0
-        for row in self.tiles:
-            left = 0
-            for tile in row:
-                height, width = tile.shape
-                yield tile, Window(left, top, width, height)
-                left += width
-            top += row[0].shape[0]
 
 
 def _seen_from(window: Window, part: Window) -> Window:
@@ -89,26 +77,35 @@ def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
     Raises:
         InputError: A file cannot be read, or the tiles do not lie side by side.
     """
-    tiles = tuple(tuple(open_file(path, reading) for path in row) for row in paths)
-    first = tiles[0][0]
+    rows = [[open_file(path, reading) for path in row] for row in paths]
+    first = rows[0][0]
     if len(paths) == len(paths[0]) == 1:
         return first
-    image = TiledImage(first.name, None, first.level, first.bands, first.reading, tiles)
-    for tile, place in image._placed():
-        _check_tile(image, tile, place)
-    columns = [sum(tile.shape[1] for tile in row) for row in tiles]
+    tiles = []
+    columns = []
+    top = 0
+    for row in rows:
+        left = 0
+        height = row[0].shape[0]
+        for tile in row:
+            place = Window(left, top, tile.shape[1], height)
+            _check_tile(first.grid, tile, place)
+            tiles.append((tile, place))
+            left += tile.shape[1]
+        columns.append(left)
+        top += height
     if len(set(columns)) > 1:
         raise InputError(f"{first.name}: its tiles make rows of different widths {columns}; {JOIN}")
-    return image
+    grid = Grid((top, columns[0]), *first.grid[1:])
+    reading = first.reading
+    return TiledImage(first.name, None, first.level, first.bands, reading, tuple(tiles), grid)
 
 
-def _check_tile(image: TiledImage, tile: Image, place: Window) -> None:
+def _check_tile(grid: Grid, tile: Image, place: Window) -> None:
     """InputError unless a tile is as high as its row, and lies where its place says."""
-    row = next(row for row in image.tiles if tile in row)
-    grid = image.grid
     expected = grid.transform * Affine.translation(place.col_off, place.row_off)
     pixel = abs(grid.transform.a) + abs(grid.transform.b)
     moved = max(abs(tile.grid.transform.c - expected.c), abs(tile.grid.transform.f - expected.f))
     placed = grid.crs is None or moved <= pixel / 2
-    if tile.shape[0] != row[0].shape[0] or tile.grid.crs != grid.crs or not placed:
+    if tile.shape[0] != place.height or tile.grid.crs != grid.crs or not placed:
         raise InputError(f"{tile.name}: does not lie beside the other tiles of its image; {JOIN}")
