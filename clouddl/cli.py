@@ -96,11 +96,11 @@ def _documented(function: Callable[..., Any]) -> tuple[str, list[Parameter]]:
     helps = HELP | dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", described, re.MULTILINE))
     options = []
     for option in signature(function).parameters.values():
-        kind: Any = typer.Option if option.kind is Parameter.KEYWORD_ONLY else typer.Argument
+        declare: Any = typer.Option if option.kind is Parameter.KEYWORD_ONLY else typer.Argument
         default = ... if option.default is Parameter.empty else option.default
         names = [f"--{option.name}"] if option.annotation is bool else []
         text = " ".join(helps.get(option.name, "").split())
-        described_by = kind(default, *names, help=text, **SETTINGS.get(option.name, {}))
+        described_by = declare(default, *names, help=text, **SETTINGS.get(option.name, {}))
         options.append(option.replace(default=described_by))
     return about, options
 
