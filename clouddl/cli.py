@@ -1,13 +1,14 @@
 """The command line. Heavy imports are late, so that --help answers at once."""
 
+import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from inspect import Signature, signature
+from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from clouddl.errors import InputError, absent
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
     from clouddl.products.image import Reading
     from clouddl.scenes import Catalogue, Scene
@@ -41,139 +43,142 @@ app = typer.Typer(
 )
 
 
-Mirror = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder that holds the images in the registry's layout, instead of the network.",
-        envvar="CLOUDDL_MIRROR",
-        show_envvar=True,
-    ),
-]
+# Help of what several commands have.
+HELP = {
+    "mirror": "Folder that holds the images in the registry's layout, instead of the network.",
+    "corpus": "real, simulated (by the package, needs nothing), alcd (after `clouddl fetch alcd`), "
+    "or auto: real if it can be had.",
+    "sensor": "Name of a sensor (see `clouddl sensors`) or path of a card.",
+    "out": "Folder for the results.",
+    "model": "A model card (.json), or the name of a shipped model.",
+}
+
+# What Typer is to know of an option beside its help.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mirror": {"envvar": "CLOUDDL_MIRROR", "show_envvar": True},
+    "threshold": {"min": 0, "max": 1},
+    "dilation": {"min": 0},
+    "tile": {"min": 64},
+    "workers": {"min": 1},
+    "points": {"min": 2},
+    "epochs": {"min": 1},
+    "simulated": {"min": 0},
+    "draws": {"min": 1},
+}
 
 
-Corpus = Annotated[
-    str,
-    typer.Option(
-        help="real, simulated (by the package, needs nothing), alcd (after `clouddl fetch alcd`), or auto: real if it can be had."
-    ),
-]
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function: positional parameters are arguments, keyword-only ones options.
+
+    Help is the docstring: of the command what stands before Args, of an option its line there, or
+    that in `HELP`. For a parameter `reading` the command has the options of `_reading`.
+    """
+    about, options = _documented(function)
+    reading = signature(_reading).parameters
+    reads = any(option.name == "reading" for option in options)
+    if reads:
+        options = [option for option in options if option.name != "reading"]
+        options += _documented(_reading)[1]
+
+    def run(**values: Any) -> None:
+        if reads:
+            values["reading"] = _reading(**{name: values.pop(name) for name in reading})
+        function(**values)
+
+    run.__signature__ = Signature(options)  # type: ignore[attr-defined]
+    app.command(function.__name__, help=about)(run)
+    return function
 
 
-Bands = Annotated[
-    str | None,
-    typer.Option(
-        help="Common names of the layers in file order, comma separated, - to skip one; default: the card's."
-    ),
-]
+def _documented(function: Callable[..., Any]) -> tuple[str, list[Parameter]]:
+    """The docstring of a function up to Args, and its parameters with their help for Typer."""
+    about, _, described = (getdoc(function) or "").partition("\n\nArgs:\n")
+    helps = HELP | dict(re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", described, re.MULTILINE))
+    options = []
+    for option in signature(function).parameters.values():
+        declare: Any = typer.Option if option.kind is Parameter.KEYWORD_ONLY else typer.Argument
+        default = ... if option.default is Parameter.empty else option.default
+        names = [f"--{option.name}"] if option.annotation is bool else []
+        text = " ".join(helps.get(option.name, "").split())
+        described_by = declare(default, *names, help=text, **SETTINGS.get(option.name, {}))
+        options.append(option.replace(default=described_by))
+    return about, options
 
 
-Scale = Annotated[
-    float | None,
-    typer.Option(
-        help="reflectance = number * SCALE + OFFSET; default: the file's own, else 1 and 0. "
-        "Sentinel-2 L1C: 0.0001"
-    ),
-]
+def _reading(
+    *,
+    bands: str | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+    nodata: float | None = None,
+) -> "Reading":
+    """How an image is read.
 
+    Args:
+        bands: Common names of the layers in file order, comma separated, - to skip one; default:
+            the card's.
+        scale: reflectance = number * SCALE + OFFSET; default: the file's own, else 1 and 0.
+            Sentinel-2 L1C: 0.0001
+        offset: In reflectance. Sentinel-2 from baseline 04.00: -0.1
+        nodata: Number that means nodata; default: the file's own.
+    """
+    from clouddl.products.image import Reading
 
-Offset = Annotated[
-    float | None, typer.Option(help="In reflectance. Sentinel-2 from baseline 04.00: -0.1")
-]
-
-
-Nodata = Annotated[
-    float | None, typer.Option(help="Number that means nodata; default: the file's own.")
-]
-
-
-SENSOR = "Name of a sensor (see `clouddl sensors`) or path of a card."
-
-
-Results = Annotated[Path, typer.Option(help="Folder for the results.")]
-
-
-Model = Annotated[str, typer.Argument(help="A model card (.json), or the name of a shipped model.")]
+    return Reading(_names(bands), scale, offset, nodata)
 
 
 def _names(text: str | None) -> tuple | None:
     """Comma-separated names; "-" stands for a layer to skip."""
     if not text:
         return None
-    return tuple(None if n.strip() == "-" else n.strip() for n in text.split(","))
+    names = [name.strip() for name in text.split(",")]
+    return tuple(None if name == "-" else name for name in names)
 
 
-def reads_images(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say how an image is read; it gets one `reading` of them."""
-
-    def with_options(
-        bands: Bands = None,
-        scale: Scale = None,
-        offset: Offset = None,
-        nodata: Nodata = None,
-        **others: Any,
-    ) -> None:
-        from clouddl.products.image import Reading
-
-        command(reading=Reading(_names(bands), scale, offset, nodata), **others)
-
-    shared = signature(with_options).parameters
-    given = signature(command).parameters
-    options = [shared[name] for name in ("bands", "scale", "offset", "nodata")]
-    kept = [given[name] for name in given if name != "reading"]
-    with_options.__signature__ = Signature(kept + options)  # type: ignore[attr-defined]
-    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
-    return with_options
-
-
-@app.command()
+@command
 def study(
-    profile: Annotated[
-        str, typer.Option(help="quick (minutes) or full (what the book shows).")
-    ] = "quick",
-    corpus: Corpus = "auto",
-    mirror: Mirror = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Run only these notebooks, e.g. 02_training.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Run again what is already up to date.")
-    ] = False,
-    publish: Annotated[
-        bool,
-        typer.Option("--publish", help="Put the pages and models into book/ and clouddl/weights."),
-    ] = False,
+    *,
+    profile: str = "quick",
+    corpus: str = "auto",
+    mirror: Path | None = None,
+    only: list[str] | None = None,
+    force: bool = False,
+    publish: bool = False,
 ) -> None:
     """Run the study: data, training, search, scores, transfer, and the book of it.
 
     Pages, models and tables go to build/<profile>. A run that was stopped goes on where it was.
+
+    Args:
+        profile: quick (minutes) or full (what the book shows).
+        only: Run only these notebooks, e.g. 02_training.
+        force: Run again what is already up to date.
+        publish: Put the pages and models into book/ and clouddl/weights.
     """
     from clouddl_study.run import run_study
 
     run_study(profile, corpus=corpus, mirror=mirror, only=only, force=force, publish=publish)
 
 
-@app.command()
+@command
 def fetch(
-    corpus: Annotated[
-        str | None,
-        typer.Argument(
-            help="alcd: the reference masks of the study of 2020, their images and heights; default: the images of a catalogue."
-        ),
-    ] = None,
-    mirror: Mirror = None,
-    catalogue: Annotated[
-        str, typer.Option(help="A name in data/catalogue, or a .yaml file.")
-    ] = "real",
-    role: Annotated[
-        str | None,
-        typer.Option(help="Only scenes of this role: train, validation, reference, extra."),
-    ] = None,
+    corpus: str | None = None,
+    *,
+    mirror: Path | None = None,
+    catalogue: str = "real",
+    role: str | None = None,
 ) -> None:
     """Download the study's images into the cache, verified; what is there is not fetched again.
 
     `clouddl fetch alcd` gathers what is public of the data of 2020 (some 20 GB) and writes
     data/catalogue/alcd.yaml, for `clouddl study --corpus alcd`. It names what wants an account, and
     where to put it. Run again, it does what is missing.
+
+    Args:
+        corpus: alcd: the reference masks of the study of 2020, their images and heights; default:
+            the images of a catalogue.
+        catalogue: A name in data/catalogue, or a .yaml file.
+        role: Only scenes of this role: train, validation, reference, extra.
     """
     from clouddl.scenes import load_catalogue, store_of
 
@@ -197,10 +202,12 @@ def fetch(
     print(f"{len(paths)} files, {size:.0f} MiB, checked against {records.registry}: in {where}")
 
 
-@app.command()
-@reads_images
+@command
 def predict(
+    images: list[str],
+    *,
     reading: "Reading",
+<<<<<<< HEAD
     images: Annotated[
         list[str],
         typer.Argument(
@@ -263,6 +270,19 @@ def predict(
             min=1, help="With --scheduler local: how many processes; default: one per core."
         ),
     ] = None,
+=======
+    out: Path,
+    sensor: str | None = None,
+    use: str | None = None,
+    resolution: float | None = None,
+    model: str | None = None,
+    threshold: float | None = None,
+    dilation: float = 0.0,
+    tile: int | None = None,
+    stac: bool = False,
+    scheduler: str | None = None,
+    workers: int | None = None,
+>>>>>>> a6c28fab9aab59e64aeff727456da26f4b0ec0fe
 ) -> None:
     """Predict cloud masks of images: <stem>_cloud.tif and <stem>_probability.tif.
 
@@ -286,6 +306,26 @@ def predict(
     missing. On all cores of this machine:
 
       clouddl predict monday.zip tuesday.zip --out masks --scheduler local
+
+    Args:
+        images: Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor:
+            GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member.
+        sensor: Name of a sensor (see `clouddl sensors`) or path of a card; not for products, which
+            say it themselves.
+        use: Bands to predict from; default: all that a shipped model takes.
+        resolution: Metres per pixel, where the file does not say; default: the card's, and taken as
+            it is from 10 to 60 m.
+        model: A model card (.json) of your own; default: the shipped model that fits the bands.
+        threshold: Probability from which a pixel is cloud; default: the model's.
+        dilation: Grow the clouds by this many metres.
+        tile: Pixels a side predicted at a time; less needs less memory. Default: 2048, and 1024 for
+            models without a stem.
+        stac: Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name.
+            Done for STAC items always.
+        scheduler: Spread the scenes, or the tiles of a large one, over processes: local, or the
+            address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default:
+            one after another.
+        workers: With --scheduler local: how many processes; default: one per core.
     """
     from clouddl.predict import Options, results_of
     from clouddl.scale.batch import REPORT, predict_batch
@@ -322,25 +362,29 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def score(
-    masks: Annotated[list[str], typer.Argument(help="Masks: 0 clear, 1 cloud, 255 nodata.")],
-    reference: Annotated[
-        list[str],
-        typer.Option(help="A reference for each mask, in the same order; repeat the option."),
-    ],
-    codes: Annotated[
-        str,
-        typer.Option(
-            help="Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12, …"
-        ),
-    ] = "binary",
-    csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
+    masks: list[str],
+    *,
+    reference: list[str],
+    codes: str = "binary",
+    csv: Path | None = None,
 ) -> None:
     """Score masks against references, each and pooled.
 
+<<<<<<< HEAD
     The measures are F2, F1, balanced accuracy, MCC, precision, recall, IoU and accuracy. The
     intervals of the pooled row are 95 %, from a bootstrap over images.
+=======
+    The intervals of the pooled row are 95 %, from a bootstrap over images.
+
+    Args:
+        masks: Masks: 0 clear, 1 cloud, 255 nodata.
+        reference: A reference for each mask, in the same order; repeat the option.
+        codes: Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12,
+            …
+        csv: Write the table here too.
+>>>>>>> a6c28fab9aab59e64aeff727456da26f4b0ec0fe
     """
     import pandas as pd
 
@@ -368,20 +412,15 @@ def score(
         print(f"F2 {total.f2[0]:.3f}, 95 % interval {interval}")
 
 
-@app.command()
-@reads_images
+@command
 def label(
+    image: str,
+    *,
     reading: "Reading",
-    image: Annotated[str, typer.Argument(help="GeoTIFF of reflectance, with a CRS.")],
-    sensor: Annotated[str, typer.Option(help=SENSOR)],
-    out: Results,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Points and polygons with an attribute `class`: GeoJSON or GeoPackage; repeat the option for the files of several rounds."
-        ),
-    ] = None,
-    points: Annotated[int, typer.Option(min=2, help="How many places to put to you next.")] = 10,
+    sensor: str,
+    out: Path,
+    labels: list[str] | None = None,
+    points: int = 10,
 ) -> None:
     """Make a reference mask by labelling a few places, the least certain ones first, as ALCD does.
 
@@ -392,6 +431,12 @@ def label(
     <stem>_confidence.tif (0.5 to 1), and the next places. Polygons of your own are welcome.
 
       clouddl label image.tif --sensor landsat-8 --out work --labels round1.geojson
+
+    Args:
+        image: GeoTIFF of reflectance, with a CRS.
+        labels: Points and polygons with an attribute `class`: GeoJSON or GeoPackage; repeat the
+            option for the files of several rounds.
+        points: How many places to put to you next.
     """
     from clouddl.mission.labelling import label_image
     from clouddl.sensors import get_sensor
@@ -401,18 +446,14 @@ def label(
         print(path)
 
 
-@app.command()
+@command
 def gate(
-    model: Model,
-    catalogue: Annotated[
-        str,
-        typer.Argument(
-            help="A name in data/catalogue, or a .yaml file; its scenes of role reference are scored."
-        ),
-    ],
-    spec: Annotated[Path, typer.Option(help="What is demanded, e.g. data/gate.yml.")],
-    report: Annotated[Path | None, typer.Option(help="Folder for gate.csv and gate.md.")] = None,
-    mirror: Mirror = None,
+    model: str,
+    catalogue: str,
+    *,
+    spec: Path,
+    report: Path | None = None,
+    mirror: Path | None = None,
 ) -> None:
     """Judge a model by a mission's scenes: exit code 0 if every demand is met, 1 if not.
 
@@ -420,18 +461,20 @@ def gate(
     drift of the band means from what the model was trained on. Example:
 
       clouddl gate spot real --spec data/gate.yml --report gate
+
+    Args:
+        catalogue: A name in data/catalogue, or a .yaml file; its scenes of role reference are
+            scored.
+        spec: What is demanded, e.g. data/gate.yml.
+        report: Folder for gate.csv and gate.md.
     """
     from clouddl.mission.gate import read_spec, run_gate
     from clouddl.model import load_model
-    from clouddl.scenes import load_catalogue, store_of
-    from clouddl.transfer import open_scenes
 
     demands = read_spec(spec)
     loaded = load_model(model)
-    records = load_catalogue(catalogue)
-    scenes = _scenes_of_role(records, "reference")
-    opened = open_scenes(scenes, store_of(records, mirror), loaded.card.resolution)
-    verdict = run_gate(loaded, opened, demands)
+    scenes = _open_scenes(catalogue, "reference", mirror, loaded.card.resolution)
+    verdict = run_gate(loaded, scenes, demands)
     print(_table(verdict.rows))
     if report:
         print(verdict.write(report, f"reference scenes of {catalogue}"))
@@ -439,18 +482,17 @@ def gate(
     raise typer.Exit(0 if verdict.passed else 1)
 
 
-@app.command()
+@command
 def preflight(
-    card: Annotated[str, typer.Argument(help=SENSOR)],
-    out: Annotated[Path, typer.Option(help="Folder for the model and the table.")],
-    corpus: Corpus = "auto",
-    mirror: Mirror = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the archive.")] = 40,
-    simulated: Annotated[
-        int, typer.Option(min=0, help="Simulated scenes beside the real images of the archive.")
-    ] = 272,
-    draws: Annotated[int, typer.Option(min=1, help="Samples of an open specification.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of training and of simulated scenes.")] = 0,
+    card: str,
+    *,
+    out: Path,
+    corpus: str = "auto",
+    mirror: Path | None = None,
+    epochs: int = 40,
+    simulated: int = 272,
+    draws: int = 5,
+    seed: int = 0,
 ) -> None:
     """Make a coarse model for a sensor that has not flown, and say what to expect of it.
 
@@ -458,6 +500,14 @@ def preflight(
     scenes simulated as the sensor would see them. Writes <id>.safetensors, <id>.json and expected.csv.
 
       clouddl preflight my_sensor.yaml --out preflight
+
+    Args:
+        card: Name of a sensor (see `clouddl sensors`) or path of a card.
+        out: Folder for the model and the table.
+        epochs: Passes over the archive.
+        simulated: Simulated scenes beside the real images of the archive.
+        draws: Samples of an open specification.
+        seed: Of training and of simulated scenes.
     """
     from clouddl.mission.preflight import coarse_model, expected
     from clouddl.model import save_model
@@ -481,33 +531,30 @@ def preflight(
     print(f"F2 expected on simulated scenes: {table.f2.mean():.3f}{spread}")
 
 
-@app.command()
+@command
 def register(
-    catalogue: Annotated[
-        str,
-        typer.Argument(help="A catalogue (.yaml) of your own; the files it names lie beside it."),
-    ],
+    catalogue: str,
 ) -> None:
     """Write the registry of a catalogue of your own: size and SHA-256 of each file it names.
 
     Images and masks are used only while they are what was registered. Register again on purpose.
+
+    Args:
+        catalogue: A catalogue (.yaml) of your own; the files it names lie beside it.
     """
     from clouddl.scenes import register
 
     print(register(catalogue))
 
 
-@app.command()
+@command
 def refine(
-    model: Model,
-    catalogue: Annotated[
-        str, typer.Argument(help="Catalogue (.yaml) whose train scenes have reference masks.")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Stem of the refined model: OUT.safetensors and OUT.json.")
-    ],
-    mirror: Mirror = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the labelled scenes.")] = 30,
+    model: str,
+    catalogue: str,
+    *,
+    out: Path,
+    mirror: Path | None = None,
+    epochs: int = 30,
 ) -> None:
     """Refine a model with the first labelled images of its sensor.
 
@@ -515,33 +562,26 @@ def refine(
     `clouddl gate`. Example:
 
       clouddl refine preflight/my_sensor.json my_scenes.yaml --out refined/my_sensor
+
+    Args:
+        catalogue: Catalogue (.yaml) whose train scenes have reference masks.
+        out: Stem of the refined model: OUT.safetensors and OUT.json.
+        epochs: Passes over the labelled scenes.
     """
     from clouddl.model import load_model, save_model
-    from clouddl.scenes import load_catalogue, store_of
-    from clouddl.transfer import adapt, open_scenes
+    from clouddl.transfer import adapt
 
     start = load_model(model)
-    records = load_catalogue(catalogue)
-    scenes = _scenes_of_role(records, "train")
-    opened = open_scenes(scenes, store_of(records, mirror), start.card.resolution)
+    scenes = _open_scenes(catalogue, "train", mirror, start.card.resolution)
     folder = out.with_name(f"{out.name}-run").resolve()
-    print(save_model(adapt(start, opened, folder, epochs=epochs), out))
+    print(save_model(adapt(start, scenes, folder, epochs=epochs), out))
 
 
-@app.command()
+@command
 def sensors(
-    cards: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Names or paths of cards; none: all that ship. The word plot before them draws their responses."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="With plot: the file to draw to (.png, .svg, .pdf); default: sensors.png."
-        ),
-    ] = None,
+    cards: list[str] | None = None,
+    *,
+    out: Path | None = None,
 ) -> None:
     """List sensors and their bands; with several, the bands they share.
 
@@ -549,6 +589,11 @@ def sensors(
     a specification is still open, figures are ranges. To draw the spectral responses:
 
       clouddl sensors plot sentinel-2 spot-4 --out responses.png
+
+    Args:
+        cards: Names or paths of cards; none: all that ship. The word plot before them draws their
+            responses.
+        out: With plot: the file to draw to (.png, .svg, .pdf); default: sensors.png.
     """
     from clouddl.sensors import get_sensor
     from clouddl.sensors import sensors as shipped
@@ -621,6 +666,17 @@ def _scenes_of_role(catalogue: "Catalogue", role: str | None) -> "list[Scene]":
     return scenes
 
 
+def _open_scenes(
+    catalogue: str, role: str, mirror: Path | None, resolution: float
+) -> "dict[str, xr.Dataset]":
+    """The scenes of a catalogue that have a role, at a resolution in metres."""
+    from clouddl.scenes import load_catalogue, store_of
+    from clouddl.transfer import open_scenes
+
+    records = load_catalogue(catalogue)
+    return open_scenes(_scenes_of_role(records, role), store_of(records, mirror), resolution)
+
+
 def _write_table(path: Path, table: "pd.DataFrame") -> None:
     from clouddl.files import write_whole, writing
 
@@ -632,20 +688,13 @@ def _table(table: "pd.DataFrame") -> str:
     return table.to_string(index=False, float_format="%.3f", na_rep="–")
 
 
-def _warn(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """Say it to those who want a mask: to them the place in our code says nothing."""
-    print("clouddl: warning:", " ".join(str(message).split()), file=file or sys.stderr)
+    print("clouddl: warning:", " ".join(str(message).split()), file=sys.stderr)
 
 
 def main() -> None:
-    """Entry point: a bad input is one line on standard error and exit code 2; a warning is a line."""
+    """Entry point: a bad input is a line on standard error and exit code 2; a warning a line."""
     warnings.showwarning = _warn
     try:
         app(standalone_mode=True)

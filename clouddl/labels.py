@@ -477,22 +477,21 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
     mask = on_grid(values, stored, source=Path(path).name, codes=codes)
     if like is None:
         return mask
-    both_placed = bool(mask.rio.crs and like.rio.crs) or bool(_is_placed(mask) and _is_placed(like))
-    if both_placed:
-        mask = _turned_as(like, mask)
+    systems = mask.rio.crs, like.rio.crs
     same_shape = mask.shape == (like.sizes["y"], like.sizes["x"])
     fits = same_shape
-    if both_placed:
+    if all(systems) or (_is_placed(mask) and _is_placed(like)):
+        mask = _turned_as(like, mask)
         # Grids of the same ground may differ at the edge by a part of the coarser pixel.
         tolerance = 0.01 if same_shape else 1
-        same_crs = mask.rio.crs == like.rio.crs or None in (mask.rio.crs, like.rio.crs)
+        same_crs = systems[0] == systems[1] or None in systems
         fits = same_crs and _pixels_apart(mask, like) < tolerance
     if not fits:
         raise InputError(
             f"{path}: its grid ({_describe_grid(mask)}) is not the image's ({_describe_grid(like)})"
         )
     if not same_shape:
-        if not mask.rio.crs or not like.rio.crs:
+        if not all(systems):
             raise InputError(f"{path}: it or the image has no CRS, so it cannot be resampled")
         # The nodata tag keeps GDAL from counting 255 as a class, and writing it as 254.
         tagged = mask.rio.write_nodata(NODATA)

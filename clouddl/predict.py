@@ -37,7 +37,6 @@ from clouddl.products.image import (
     Image,
     Reading,
     check_reflectance,
-    open_array,
     open_raster,
     strips,
 )
@@ -113,7 +112,7 @@ def predict_array(
         InputError: Bands that do not fit, no resolution, or values that are no reflectance.
     """
     names = None if bands is None else tuple(bands)
-    opened = open_array(image, Reading(bands=names, resolution=resolution))
+    opened = open_image(image, reading=Reading(bands=names, resolution=resolution))
     opened = opened.select(_best_set(model.card, opened.bands, opened.name))
     _check_overview(opened, OVERVIEW // 2)  # as the network is fast on arrays
     probability = np.empty(opened.shape, np.float32)

@@ -1047,7 +1047,7 @@ def test_a_product_is_predicted_without_options(
     product = find_product(path)
     bands = [band for band in ("blue", "green", "red", "nir", "swir16") if band in product.layers]
     expected = predict_array(
-        load_model(pick_model(bands)), product.open(bands, metres).reflectance, bands, metres
+        load_model(pick_model(bands)), product.read(bands, metres).array(), bands, metres
     )
     with rasterio.open(probability) as file:
         np.testing.assert_allclose(file.read(1), expected, atol=1e-5)

@@ -114,8 +114,8 @@ def test_sentinel2_l1c_in_a_zip() -> None:
     path = next(product(f"{EO}/s2_null_granule").glob("*.zip"))
     scene = find_product(path)
     layer = scene.layers["red"]
-    check(open_product(path, bands=["red"]).reflectance[0].values, numbers(Path(layer.path)), 1e-4,
-          0.0)  # fmt: skip
+    check(open_product(path, bands=["red"]).reflectance[0].values, numbers(Path(layer.tiles[0][0])),
+          1e-4, 0.0)  # fmt: skip
 
 
 def test_sentinel2_l2a_of_baseline_02_05() -> None:
@@ -148,7 +148,7 @@ def test_pleiades_neo_has_its_six_bands_in_two_files() -> None:
         assert image.shape == (1366, 1663) and image.resolution == pytest.approx(1.2, abs=0.01)
         assert np.unique(image.read()) == pytest.approx([number / 10_000])
     with pytest.raises(InputError, match="wrong scale: by the metadata its values only go up"):
-        found.open(["red"])
+        found.read(["red"])
 
 
 @pytest.mark.parametrize(

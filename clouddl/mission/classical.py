@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from clouddl.errors import InputError
-from clouddl.labels import CLEAR, NODATA, dilate, on_grid, spectral_tests
+from clouddl.labels import CLEAR, NODATA, on_grid, spectral_tests
 from clouddl.transfer import Method
 
 # Hagolle 2010: the rise of reflectance that is a cloud, and the days in which it doubles.
@@ -35,12 +35,8 @@ def spectral_method(bands: Sequence[str]) -> Method:
     return Method(tuple(names), lambda scene: spectral_tests(scene.reflectance.sel(band=names)))
 
 
-def _dilated(mask: np.ndarray, image: xr.DataArray, metres: float) -> np.ndarray:
-    return dilate(mask, metres, image.attrs["resolution"]) if metres else mask
-
-
 def multi_temporal_test(
-    series: Sequence[xr.DataArray], dates: Sequence[date | str], dilation_m: float = 0.0
+    series: Sequence[xr.DataArray], dates: Sequence[date | str]
 ) -> list[xr.DataArray]:
     """Find cloud in each date of one place by the rise of reflectance since it was last clear.
 
@@ -52,7 +48,6 @@ def multi_temporal_test(
     Args:
         series: Reflectances (band, y, x) at the top of the atmosphere on one grid, in any order.
         dates: Their dates, or text such as "2018-01-06".
-        dilation_m: Metres to grow clouds by.
 
     Returns:
         A mask (y, x) uint8 for each date, in the order given. Attributes: `date`; `test`, which of
@@ -85,7 +80,7 @@ def multi_temporal_test(
         test = "spectral tests" if without == 1 else "multi-temporal test"
         if 0 < without < 1:
             test += ", spectral tests where no predecessor is clear"
-        masks[index] = on_grid(_dilated(mask, image, dilation_m), image).assign_attrs(
+        masks[index] = on_grid(mask, image).assign_attrs(
             test=test, date=str(np.datetime64(int(day), "D")), without_predecessor=without
         )
     return [masks[index] for index in range(len(series))]

@@ -196,17 +196,25 @@ def robustness(
         A row a level: scores with their intervals (`score.pooled`).
     """
     threshold = model.card.threshold if threshold is None else threshold
+
+    def mask(scene: xr.Dataset) -> np.ndarray:
+        metres = scene.attrs["resolution"]
+        if metres == model.card.resolution:
+            values = probability(model, scene, use)
+        else:
+            image = scene.reflectance.sel(band=list(use))
+            values = predict_array(model, image, resolution=metres)
+        return to_mask(values, threshold)
+
     tables = []
     for level in levels:
         degraded = {
             name: degrade(scene, degradation, level, seed) for name, scene in scenes.items()
         }
-        masks = {
-            name: to_mask(_probability(model, scene, use), threshold)
-            for name, scene in degraded.items()
-        }
+        masks = {name: mask(scene) for name, scene in degraded.items()}
         tables.append(score_masks(masks, degraded).assign(degradation=degradation, level=level))
     return pooled(pd.concat(tables), by=["degradation", "level"])
+<<<<<<< HEAD
 
 
 def _probability(model: CloudModel, scene: xr.Dataset, use: Sequence[str]) -> np.ndarray:
@@ -214,3 +222,5 @@ def _probability(model: CloudModel, scene: xr.Dataset, use: Sequence[str]) -> np
     if as_it_is(metres, model.card.resolution):
         return probability(model, scene, use)
     return predict_array(model, scene.reflectance.sel(band=list(use)), resolution=metres)
+=======
+>>>>>>> a6c28fab9aab59e64aeff727456da26f4b0ec0fe

@@ -304,24 +304,20 @@ def label_image(
     )
     if proposals.exists() and any(name for name, _, _ in _vectors(proposals)):
         raise InputError(f"{proposals}: holds answers; rename it and give it with --labels")
-    if not labels:
-        return _write(proposals, propose(None, points, scene), {})
-    try:
-        mask, confidence = fill(scene, given)
-    except InputError as error:
-        raise InputError(f"{', '.join(map(str, labels))}: {error}") from error
-    places = propose(np.where(given == NODATA, confidence, np.nan), points, scene)
-    rasters = {
-        reference: on_grid(mask, scene).rio.write_nodata(NODATA),
-        certainty: on_grid(confidence, scene).rio.write_nodata(np.nan),
-    }
-    return _write(proposals, places, rasters)
-
-
-def _write(proposals: Path, places: dict, rasters: dict[Path, xr.DataArray]) -> list[Path]:
-    """Write the results, all or none."""
+    unlabelled, rasters = None, {}
+    if labels:
+        try:
+            mask, confidence = fill(scene, given)
+        except InputError as error:
+            raise InputError(f"{', '.join(map(str, labels))}: {error}") from error
+        unlabelled = np.where(given == NODATA, confidence, np.nan)
+        rasters = {
+            reference: on_grid(mask, scene).rio.write_nodata(NODATA),
+            certainty: on_grid(confidence, scene).rio.write_nodata(np.nan),
+        }
+    places = propose(unlabelled, points, scene)
     out = proposals.parent
-    with writing(out), ExitStack() as files:
+    with writing(out), ExitStack() as files:  # all or none
         out.mkdir(parents=True, exist_ok=True)
         files.enter_context(replacing(proposals)).write_text(json.dumps(places, indent=1))
         for target, raster in rasters.items():

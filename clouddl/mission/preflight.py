@@ -11,14 +11,13 @@ import pandas as pd
 
 from clouddl.chips import Chips
 from clouddl.errors import InputError
-from clouddl.labels import to_mask
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard
 from clouddl.score import pooled
 from clouddl.sensors import STUDY_BANDS, Sensor, get_sensor, middle, shared_bands
 from clouddl.simulate import simulate_set
 from clouddl.train import Schedule, fit
-from clouddl.transfer import predictions, score_masks
+from clouddl.transfer import evaluate, model_method
 
 FINEST_M, COARSEST_M = 30.0, 120.0  # working resolutions that the archive's 2.5 km chips allow
 
@@ -120,6 +119,7 @@ def expected(
         figures sampled.
     """
     tables = []
+    method = model_method(model, model.card.bands)
     for draw in range(draws if card.has_open_figures else 1):
         sample = card.sample(seed + draw)
         figures = {
@@ -129,7 +129,6 @@ def expected(
             for field in band.ranges
         }
         scenes = simulate_set(sample, places, seed=seed, resolution=model.card.resolution)
-        probabilities = predictions(model, scenes, model.card.bands)
-        masks = {name: to_mask(p, model.card.threshold) for name, p in probabilities.items()}
-        tables.append(pooled(score_masks(masks, scenes)).assign(draw=draw, **figures))
+        scored = evaluate({model.card.name: method}, scenes)
+        tables.append(pooled(scored.counts).assign(draw=draw, **figures))
     return pd.concat(tables, ignore_index=True)

@@ -6,6 +6,7 @@ real products (EOReader, SNAP, OTB, acolite, Start-MAJA), and those of Landsat a
 against real files too (tests/test_real_products.py). "Unchecked" marks what that did not settle.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -80,9 +81,7 @@ class ProductImage(Image):
                 f"{self.name}: a resolution of {resolution:g} m is far finer than its bands of "
                 f"{self.coarsest(bands):g} m, and would only fill the memory; give a coarser one"
             )
-        scene = self.product.open(bands, resolution)
-        reflectance = scene.reflectance.assign_attrs(scene.attrs, scene=self.name)
-        return open_array(reflectance, sensor=self.sensor)
+        return replace(self.product.read(bands, resolution), name=self.name)
 
 
 def open_image(
@@ -109,12 +108,18 @@ def open_image(
     """
     if isinstance(sensor, str):
         sensor = get_sensor(sensor)
+    if isinstance(source, Path | str):
+        if re.search("[\\ud800-\\udfff]", str(source)):  # as Python keeps other bytes than UTF-8
+            raise InputError(f"{source}: {NOT_UTF_8}")
+        name = str(source).lower().rstrip("/")
+        if sensor and name.endswith(DATASETS) and is_local(source):
+            from clouddl.products.arrays import open_dataset  # late: it brings xarray
+
+            source = open_dataset(source, reading)
     if not isinstance(source, Path | str):
-        from clouddl.products.arrays import as_array  # late: it brings xarray
+        from clouddl.products.arrays import as_array  # late, too
 
         return open_array(as_array(source, sensor), reading, sensor)
-    if not _is_utf_8(str(source)):
-        raise InputError(f"{source}: {NOT_UTF_8}")
     if not is_local(source):
         limit_waiting()
     allowed = Reading(resolution=reading.resolution)
@@ -127,10 +132,6 @@ def open_image(
         from clouddl.products.readers import find_product  # late: it brings all readers
 
         product = find_product(source)
-    elif str(source).lower().rstrip("/").endswith(DATASETS) and is_local(source):
-        from clouddl.products.arrays import as_array, open_dataset  # late: it brings xarray
-
-        return open_array(as_array(open_dataset(source, reading), sensor), reading, sensor)
     else:
         return open_file(source, reading, sensor)
     if reading != allowed:
@@ -140,15 +141,6 @@ def open_image(
         )
     bands = *product.layers, *product.missing
     return ProductImage(str(source), product.sensor, product.level, bands, reading, product)
-
-
-def _is_utf_8(path: str) -> bool:
-    """Whether a path can be written as UTF-8; Python keeps other bytes of it as surrogates."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def open_product(
@@ -182,7 +174,8 @@ def open_product(
     from clouddl.products.readers import find_product  # late: it brings all readers
 
     product = find_product(path)
-    dataset = product.open(bands, resolution)
+    image = product.read(bands, resolution)
+    dataset = image.dataset().assign_attrs(group=image.name, role="extra", product=product.format)
     mask = product.mask(dataset, mask_codes)
     if mask is not None:
         grown = dilate(mask.values, dilation_m, dataset.attrs["resolution"])

@@ -101,8 +101,10 @@ class Files:
     def image(self, member: str) -> str:
         """What GDAL opens. InputError unless the file is an image of a format products have."""
         if not self.load(member, 12).startswith(MAGIC):
-            message = "is neither TIFF nor JPEG 2000; the product is damaged: download it again"
-            raise InputError(f"{self.name}: {member} {message}")
+            raise InputError(
+                f"{self.name}: {member} is neither TIFF nor JPEG 2000; the product is damaged: "
+                "download it again"
+            )
         return self.paths[member]
 
     def text(self, member: str) -> bytes:
@@ -118,8 +120,9 @@ class Files:
         try:
             root = fromstring(self.text(member), forbid_dtd=True)
         except DTDForbidden as error:
-            message = "declares a document type, which no product does; it is not read"
-            raise InputError(f"{name} {message}") from error
+            raise InputError(
+                f"{name} declares a document type, which no product does; it is not read"
+            ) from error
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             raise InputError(f"{name} is not XML ({error}); copy it again") from error
         for node in root.iter():

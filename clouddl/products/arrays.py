@@ -48,7 +48,7 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
 
 def as_array(
     source: np.ndarray | xr.DataArray | xr.Dataset, sensor: Sensor | None = None
-) -> np.ndarray | xr.DataArray | xr.Dataset:
+) -> xr.DataArray:
     """Bring an image in memory to the dimensions (band, y, x) and to common names of bands.
 
     Args:
@@ -56,19 +56,18 @@ def as_array(
         sensor: Its card, for the names of its bands.
 
     Returns:
-        The DataArray; what has no names of dimensions or is a scene already, as it is.
+        The DataArray; what has no names of dimensions as it is.
 
     Raises:
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
     if isinstance(source, np.ndarray):
-        _check_size(source.shape, "image")
-        return source
+        array = xr.DataArray(source)
+        _check_size(array, "image")
+        return array
     name = str(source.attrs.get("scene", "image"))
-    _check_size(tuple(source.sizes.values()), name)
+    _check_size(source, name)
     if isinstance(source, xr.Dataset):
-        if "reflectance" in source:
-            return source
         source = _stack(source, sensor, name)
     array = source.rename({old: new for old, new in AXES.items() if old in source.dims})
     others = [layer for layer in LAYERS if layer in array.dims]
@@ -88,18 +87,18 @@ def as_array(
     return array
 
 
-def _check_size(shape: tuple[int, ...], name: str) -> None:
+def _check_size(image: xr.DataArray | xr.Dataset, name: str) -> None:
+    shape = tuple(image.sizes.values())
     if 0 in shape:
         raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
 
 
 def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArray:
-    """The variables of a Dataset that are bands, as one array."""
+    """The reflectance of a scene, or the variables of a Dataset that are bands, as one array."""
+    if "reflectance" in dataset:
+        return dataset.reflectance.assign_attrs(dataset.attrs)
     variables = {str(key): band_name(str(key), sensor) for key in dataset.data_vars}
     bands = {key: band for key, band in variables.items() if band}
-    if sensor:
-        known = {band.common for band in sensor.bands}
-        bands = {key: band for key, band in bands.items() if band in known}
     if not bands:
         images = [key for key in variables if dataset[key].ndim >= 3]
         if len(images) == 1:
@@ -117,9 +116,8 @@ def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArra
                 f"{name}: {layer.name} and {first.name} differ in size, scale, offset or nodata; "
                 "bring the bands to one grid and to reflectance first"
             )
-    coordinate = xr.Variable("band", list(bands.values()))
     layers = [layer.drop_vars("band", errors="ignore") for layer in layers]
-    stacked = xr.concat(layers, coordinate.to_index_variable(), coords="minimal", compat="override")
+    stacked = xr.concat(layers, "band", coords="minimal", compat="override")
     stacked = stacked.assign_coords(band=list(bands.values()))
     return stacked.assign_attrs(first.attrs | dataset.attrs)
 

@@ -1,10 +1,10 @@
 """SPOT-4/5 in DIMAP 1; Pléiades, Pléiades Neo and SPOT-6/7 in DIMAP 2; by Airbus."""
 
 import math
-from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, read_yaml
 from clouddl.products.archives import Fields, Files
 from clouddl.products.image import Level
 from clouddl.products.mosaic import JOIN
@@ -15,34 +15,8 @@ from clouddl.sensors import get_sensor
 SPOT_BANDS = {"XS1": "green", "XS2": "red", "XS3": "nir", "SWIR": "swir16"}
 
 
-@dataclass(frozen=True)
-class Camera:
-    """What products in DIMAP 2 of a satellite have in common.
-
-    Attributes:
-        bands: BAND_ID to common name.
-        layers: Order of the layers where the metadata do not say it; empty if they have to.
-        irradiance: W/m²/µm at 1 AU, where a product says 999 for "not known".
-    """
-
-    bands: dict[str, str]
-    layers: tuple[str, ...] = ()
-    irradiance: dict[str, float] = field(default_factory=dict)
-
-
-FOUR_BANDS = {"B0": "blue", "B1": "green", "B2": "red", "B3": "nir"}
-
-# Irradiances are acolite's figures.
-PLEIADES = Camera(
-    FOUR_BANDS,
-    layers=("B2", "B1", "B0", "B3"),
-    irradiance={"B0": 1915.0, "B1": 1830.0, "B2": 1594.0, "B3": 1060.0},
-)
-SPOT_6_7 = Camera(FOUR_BANDS, layers=("B2", "B1", "B0", "B3"))
-PLEIADES_NEO = Camera(
-    {"DB": "coastal", "B": "blue", "G": "green", "R": "red", "RE": "rededge071", "NIR": "nir"},
-    irradiance={"DB": 1787.4, "B": 1972.1, "G": 1816.2, "R": 1553.6, "RE": 1350.7, "NIR": 1059.7},
-)
+#: What products in DIMAP 2 of a satellite have in common; its head says what the fields mean.
+SATELLITES = read_yaml(Path(__file__).with_name("dimap.yaml"), "table of satellites")
 
 
 @reader("SPOT DIMAP", r"(^|/)METADATA\.DIM$")
@@ -60,8 +34,10 @@ def spot(files: Files, member: str) -> Product:
         raise InputError(f"{fields.name}: is of {mission}; of DIMAP 1, SPOT4 and SPOT5 are read")
     names = [node.text() for node in fields.all("Spectral_Band_Info/BAND_DESCRIPTION")]
     if not set(names) & set(SPOT_BANDS):
-        message = "is panchromatic or of no band that is read; give the multispectral scene"
-        raise InputError(f"{fields.name}: has the bands {', '.join(names)}: {message}")
+        raise InputError(
+            f"{fields.name}: has the bands {', '.join(names)}: is panchromatic or of no band that "
+            "is read; give the multispectral scene"
+        )
     layers = ["nir", "red", "green", "swir16"][: len(names)]
     links = fields.all("DATA_FILE_PATH")
     link = links[0].root.get("href", "") if links else "IMAGERY.TIF"
@@ -92,7 +68,7 @@ def pleiades(files: Files, member: str) -> Product:
     the scattering by air molecules is taken off, but no haze, aerosol or cloud; it is read as
     surface reflectance. Unchecked on a real product: the one at hand has words for numbers.
     """
-    return _dimap2(files, member, PLEIADES, {"PHR1A": "pleiades", "PHR1B": "pleiades"})
+    return _dimap2(files, member, "PHR")
 
 
 @reader("SPOT-6/7 DIMAP", r"(^|/)DIM_SPOT[67]_P?MS(-[NX])?_[^/]*\.xml$")
@@ -103,7 +79,7 @@ def spot_6_7(files: Files, member: str) -> Product:
     SWIR. An irradiance of 999, "not known", is refused. Unchecked: no real product was at hand, and
     the twin of the tests was made after EOReader, OTB and the metadata of Pléiades.
     """
-    return _dimap2(files, member, SPOT_6_7, {"SPOT6": "spot-6", "SPOT7": "spot-7"})
+    return _dimap2(files, member, "SPOT")
 
 
 @reader("Pléiades Neo DIMAP", r"(^|/)DIM_(PNEO\d_([^/]*_)?)?P?MS(-FS|-[NX])?(_[^/]*)?\.xml$")
@@ -118,48 +94,54 @@ def pleiades_neo(files: Files, member: str) -> Product:
     is not used, since those of the test file are not plausible (more light in NIR than arrives).
     Unchecked on other pixels than the constant ones of that file.
     """
-    return _dimap2(
-        files, member, PLEIADES_NEO, {f"PNEO{number}": "pleiades-neo" for number in (3, 4)}
-    )
+    return _dimap2(files, member, "PNEO")
 
 
-def _dimap2(files: Files, member: str, camera: Camera, cards: dict[str, str]) -> Product:
-    """A product in DIMAP 2; `cards` are the sensors by MISSION and MISSION_INDEX."""
+def _dimap2(files: Files, member: str, family: str) -> Product:
+    """A product in DIMAP 2 of one of the `SATELLITES` whose names begin with `family`."""
     fields = files.xml(member)
     radiometry = _check_radiometry(fields, "BASIC", "SYSTEM", "REFLECTANCE")
     level: Level = "surface" if radiometry == "REFLECTANCE" else "toa"
     mission = fields.text("MISSION").upper() + fields.text("MISSION_INDEX", "").upper()
-    if mission not in cards:
-        message = f"is of {mission}, but its name is one of {', '.join(cards)}"
-        raise InputError(f"{fields.name}: {message}; it was renamed, or is damaged")
+    known = [name for name in SATELLITES if name.startswith(family)]
+    if mission not in known:
+        raise InputError(
+            f"{fields.name}: is of {mission}, but its name is one of {', '.join(known)}; it was "
+            "renamed, or is damaged"
+        )
     nodata = fields.number("Special_Value[SPECIAL_VALUE_TEXT='NODATA']/SPECIAL_VALUE_COUNT", 0)
-    product = Product(files, get_sensor(cards[mission]), level, nodata)
+    satellite = SATELLITES[mission]
+    bands = satellite["bands"]
+    product = Product(files, get_sensor(satellite["card"]), level, nodata)
     product.sun = sun_elevation(_centre(fields), "SUN_ELEVATION")
     where: dict[str, tuple[list[str], list[list[str | None]]]] = {}
     for group in fields.all("Data_Files"):
-        order = _order_of_layers(group, fields, camera)
+        order = _order_of_layers(group, fields, satellite.get("layers"))
         where |= dict.fromkeys(order, (order, _tiles(group, fields, files, member)))
-    for name, band in camera.bands.items():
+    for name, band in bands.items():
         if name not in where:  # three bands were ordered
             continue
         order, tiles = where[name]
-        layers = [camera.bands.get(layer, layer) for layer in order]
-        convert = _reflectance if level == "surface" else _radiance
-        scale, offset = convert(fields, name, camera)
-        single = len(tiles) == len(tiles[0]) == 1
-        product.add(band, tiles[0][0], scale, offset, layers, () if single else tiles)
+        layers = [bands.get(layer, layer) for layer in order]
+        if level == "surface":
+            reflectance = f"Band_Reflectance[BAND_ID='{name}']"
+            scale = 1 / fields.number(f"{reflectance}/GAIN", 10000)
+            offset = fields.number(f"{reflectance}/BIAS", 0)
+        else:
+            scale, offset = _radiance(fields, name, satellite.get("irradiance", {}))
+        product.add(band, tiles[0][0], scale, offset, layers, tiles)
     return product
 
 
-def _order_of_layers(group: Fields, fields: Fields, camera: Camera) -> list[str]:
+def _order_of_layers(group: Fields, fields: Fields, usual: list[str] | None) -> list[str]:
     """BAND_ID of the layers of a file, by its own list or by that of the product."""
     index = group.all("Raster_Index") or fields.all("Raster_Index")
-    if not index and not camera.layers:
+    if not index and not usual:
         raise InputError(f"{fields.name} has no Raster_Index; the metadata are incomplete")
     numbers = [node.number("BAND_INDEX") for node in index]
     if sorted(numbers) == list(range(1, len(index) + 1)):
         index = sorted(index, key=lambda node: node.number("BAND_INDEX"))
-    return [node.text("BAND_ID") for node in index] or list(camera.layers)
+    return [node.text("BAND_ID") for node in index] or usual or []
 
 
 def _tiles(group: Fields, fields: Fields, files: Files, member: str) -> list[list[str | None]]:
@@ -179,27 +161,23 @@ def _tiles(group: Fields, fields: Fields, files: Files, member: str) -> list[lis
     if len(places) > 1 and overlap:
         raise InputError(f"{group.name}: its tiles overlap, by {overlap:g} pixels; {JOIN}")
     if len(places) != height * width:
-        message = f"names {len(places)} tiles, not the {height} x {width} of its rows and columns"
-        raise InputError(f"{group.name}: {message}; {JOIN}")
+        raise InputError(
+            f"{group.name}: names {len(places)} tiles, not the {height} x {width} of its rows and "
+            f"columns; {JOIN}"
+        )
     return [[places[row, column] for column in range(1, width + 1)] for row in range(1, height + 1)]
 
 
-def _reflectance(fields: Fields, name: str, camera: Camera) -> tuple[float, float]:
-    """Scale and offset of a band whose numbers are reflectance."""
-    gained = f"Band_Reflectance[BAND_ID='{name}']"
-    return 1 / fields.number(f"{gained}/GAIN", 10000), fields.number(f"{gained}/BIAS", 0)
-
-
-def _radiance(fields: Fields, name: str, camera: Camera) -> tuple[float, float]:
-    """Scale and offset of a band whose numbers are radiance."""
+def _radiance(fields: Fields, name: str, known: dict[str, float]) -> tuple[float, float]:
+    """Scale and offset of a band whose numbers are radiance; `known` are irradiances."""
     irradiance = fields.number(f"Band_Solar_Irradiance[BAND_ID='{name}']/VALUE")
     if irradiance == 999:
-        if name not in camera.irradiance:
-            message = (
-                f"the solar irradiance of {name} is 999, not known; give the image by --sensor"
+        if name not in known:
+            raise InputError(
+                f"{fields.name}: the solar irradiance of {name} is 999, not known; give the image "
+                "by --sensor and --scale"
             )
-            raise InputError(f"{fields.name}: {message} and --scale")
-        irradiance = camera.irradiance[name]
+        irradiance = known[name]
     unit = _sun(fields, _centre(fields).number("SUN_ELEVATION")) / irradiance
     radiance = f"Band_Radiance[BAND_ID='{name}']"
     scale = unit / fields.number(f"{radiance}/GAIN")
@@ -210,9 +188,9 @@ def _check_radiometry(fields: Fields, *known: str) -> str:
     """The radiometry of a product; InputError unless its numbers are radiance or reflectance."""
     radiometry = fields.text("RADIOMETRIC_PROCESSING", "BASIC").upper()
     if radiometry not in known:
-        message = "so its numbers hold no radiance; order it with basic radiometry"
         raise InputError(
-            f"{fields.name}: wrong scale: RADIOMETRIC_PROCESSING is {radiometry}, {message}"
+            f"{fields.name}: wrong scale: RADIOMETRIC_PROCESSING is {radiometry}, so its numbers "
+            "hold no radiance; order it with basic radiometry"
         )
     return radiometry
 

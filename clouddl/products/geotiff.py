@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from rasterio.errors import RasterioError
-
-from clouddl.errors import InputError
+from clouddl.errors import InputError, readable
 from clouddl.products.archives import Files
 from clouddl.products.image import open_raster
 from clouddl.products.product import Product, reader, reflective
@@ -24,13 +22,11 @@ def geotiff(files: Files, member: str) -> Product:
             f"{files.name}: has no card {card_name} beside it: write one, or give the --sensor"
         )
     card = get_sensor(Path(files.paths[card_name]))
-    try:
-        with open_raster(files.image(member)) as file:
-            descriptions = file.descriptions
-            scales = file.scales
-            offsets = file.offsets
-    except RasterioError as error:
-        raise InputError(f"{files.name}: cannot be read ({error}); copy it again") from error
+    with (
+        readable(files.name, "image", "copy it again"),
+        open_raster(files.image(member)) as file,
+    ):
+        descriptions = file.descriptions
     natives = {band.native: band.common for band in card.bands}
     layers = [natives.get(str(name), str(name)) for name in descriptions]
     if not set(layers) & set(natives.values()):
@@ -41,6 +37,5 @@ def geotiff(files: Files, member: str) -> Product:
     product = Product(files, card, "toa", nodata=None)
     for band in reflective(card).values():
         if band in layers:
-            index = layers.index(band)
-            product.add(band, member, scales[index], offsets[index], layers)
+            product.add(band, member, None, None, layers)  # the file's own scale and offset
     return product

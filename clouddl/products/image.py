@@ -55,6 +55,7 @@ BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the s
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
 
 Level = Literal["toa", "surface"]
+Layers = tuple[str | None, ...]  # common names in file order, None where there is none
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Reading:
             resolution to read it at.
     """
 
-    bands: tuple[str | None, ...] | None = None
+    bands: Layers | None = None
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
@@ -95,6 +96,27 @@ class Reading:
         if self.nodata is not None:
             values[numbers == self.nodata] = np.nan
         return values
+
+    def completed(
+        self, scale: float | None, offset: float | None, nodata: float | None
+    ) -> "Reading":
+        """Take what this leaves open from what a file says of itself.
+
+        Args:
+            scale: As the file states it; None where it does not.
+            offset: Likewise.
+            nodata: Likewise; NaN is nodata anyway, and so never needs to be said.
+
+        Returns:
+            How the file is read.
+        """
+        nodata = nodata if self.nodata is None else self.nodata
+        return replace(
+            self,
+            scale=scale if self.scale is None else self.scale,
+            offset=offset if self.offset is None else self.offset,
+            nodata=None if nodata is None or math.isnan(nodata) else nodata,
+        )
 
 
 AS_STORED = Reading()
@@ -192,7 +214,7 @@ class Image(ABC):
         """Metres from pixel to pixel on the ground, down a column and along a row."""
         if self.ground.crs is None:
             return self.resolution, self.resolution
-        down, along = _ground_spacing(self.ground) or _nominal_spacing(self.ground)
+        down, along = _spacing(self.ground)
         if abs(along / down - 1) <= SAME_SPACING:
             return self.resolution, self.resolution
         return self.resolution, self.resolution * along / down
@@ -266,60 +288,28 @@ class Image(ABC):
         return [layers.index(band) for band in self.bands]
 
 
-@dataclass(frozen=True)
-class FileMask:
-    """Where a file says other than by a number that pixels are nodata.
+@dataclass(frozen=True, eq=False)
+class RasterImage(Image):
+    """A file that GDAL reads; it stays open, and what its cache holds is not decoded again.
 
+    It may say other than by a number that pixels are nodata:
     https://gdal.org/en/stable/development/rfc/rfc15_nodatabitmask.html
 
     Attributes:
-        shared: Whether one mask, in the file or beside it (.msk), holds for all layers.
-        separate: Whether layers have masks of their own.
+        file: The open file.
+        layers: How the numbers of each layer are read.
         alpha: Number of the layer of transparency, from 1; None if there is none.
+        shared_mask: Whether one mask, in the file or beside it (.msk), holds for all layers.
+        layer_masks: Whether layers have masks of their own.
+        lock: GDAL lets one thread at a time into a file.
     """
 
-    shared: bool = False
-    separate: bool = False
-    alpha: int | None = None
-
-    def invalid(
-        self,
-        file: DatasetReader,
-        layers: list[int],
-        window: Window | None,
-        shape: tuple[int, int] | None,
-    ) -> np.ndarray | None:
-        """Read where pixels are nodata; the file must be locked.
-
-        Args:
-            file: The open file.
-            layers: Numbers of layers, from 1.
-            window: Part of the file; default all of it.
-            shape: Size (y, x) to decimate to; default none.
-
-        Returns:
-            Whether each pixel is nodata (layer or 1, y, x); None where no mask says it.
-        """
-        invalid = None
-        if self.alpha is not None:
-            size = (1, *shape) if shape else None
-            invalid = file.read([self.alpha], window=window, out_shape=size) == 0
-        if self.shared or self.separate:
-            masked = [1] if self.shared else layers
-            size = (len(masked), *shape) if shape else None
-            hidden = file.read_masks(masked, window=window, out_shape=size) == 0
-            invalid = hidden if invalid is None else invalid | hidden
-        return invalid
-
-
-@dataclass(frozen=True, eq=False)
-class RasterImage(Image):
-    """A file that GDAL reads; it stays open, and what its cache holds is not decoded again."""
-
     file: DatasetReader
-    layers: tuple[Reading, ...]  # how the numbers of each layer are read
-    mask: FileMask
-    lock: Lock = field(default_factory=Lock)  # GDAL lets one thread at a time into a file
+    layers: tuple[Reading, ...]
+    alpha: int | None
+    shared_mask: bool
+    layer_masks: bool
+    lock: Lock = field(default_factory=Lock)
 
     @property
     def grid(self) -> Grid:
@@ -367,7 +357,7 @@ class RasterImage(Image):
         size = (len(layers), *shape) if shape else None
         with self.lock, _readable(self.name):
             numbers = self.file.read(layers, window=window, out_shape=size)
-            invalid = self.mask.invalid(self.file, layers, window, shape)
+            invalid = self._invalid(layers, window, shape)
         readings = self.readings
         if len(set(readings)) == 1:
             values = readings[0].reflectance(numbers)
@@ -377,6 +367,21 @@ class RasterImage(Image):
         if invalid is not None:
             values[np.broadcast_to(invalid, values.shape)] = np.nan
         return values
+
+    def _invalid(
+        self, layers: list[int], window: Window | None, shape: tuple[int, int] | None
+    ) -> np.ndarray | None:
+        """Where pixels are nodata (layer or 1, y, x), of the locked file; None if no mask says."""
+        invalid = None
+        if self.alpha is not None:
+            size = (1, *shape) if shape else None
+            invalid = self.file.read([self.alpha], window=window, out_shape=size) == 0
+        if self.shared_mask or self.layer_masks:
+            masked = [1] if self.shared_mask else layers
+            size = (len(masked), *shape) if shape else None
+            hidden = self.file.read_masks(masked, window=window, out_shape=size) == 0
+            invalid = hidden if invalid is None else invalid | hidden
+        return invalid
 
 
 @dataclass(frozen=True, eq=False)
@@ -429,7 +434,7 @@ def open_file(
     """
     name = str(path)
     card = tuple(band.common for band in sensor.bands) if sensor else ()
-    layers: tuple[str | None, ...] = card
+    layers: Layers = card
     if reading.bands is not None:
         layers = band_names(reading.bands, sensor)
     if split_member(name)[0].endswith((".npy", ".npz")):
@@ -451,27 +456,21 @@ def open_file(
         _warn_of_other_order(name, layers, described)
     reading = replace(reading, bands=layers)
     readings = _layer_readings(file, reading)
-    for band, layer in zip(layers, readings, strict=True):
-        _check_offset(name, band, layer)
     reading = replace(reading, resolution=_pixel_size(file, reading.resolution))
     if sensor and reading.resolution is None and file.gcps[0]:
         raise InputError(
             f"{name}: is placed by ground control points that do not say the size of its pixels "
             f"(CRS {file.gcps[1]}, {len(file.gcps[0])} points); give it in metres (--resolution)"
         )
-    return RasterImage(name, sensor, "toa", bands, reading, file, readings, _file_mask(file, alpha))
+    masks = _masks(file)
+    return RasterImage(name, sensor, "toa", bands, reading, file, readings, alpha, *masks)
 
 
-def open_array(
-    array: "np.ndarray | xr.DataArray | xr.Dataset",
-    reading: Reading = AS_STORED,
-    sensor: Sensor | None = None,
-) -> Image:
+def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -> Image:
     """Take an array in memory as an image.
 
     Args:
-        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of; of a
-            Dataset its `reflectance`.
+        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of.
         reading: Names its bands and gives its resolution (metres); of a DataArray these default
             to its coordinate `band` and its attribute `resolution`.
         sensor: Its card.
@@ -482,12 +481,6 @@ def open_array(
     Raises:
         InputError: An array of another shape.
     """
-    import rioxarray  # noqa: F401 (gives xarray its .rio)
-    import xarray as xr
-
-    if isinstance(array, xr.Dataset):
-        array = array.reflectance.assign_attrs(array.attrs)
-    array = xr.DataArray(array)
     name = str(array.attrs.get("scene", "image"))
     layers = reading.bands
     if layers is None and "band" in array.coords:
@@ -496,22 +489,23 @@ def open_array(
         layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):
         raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
-    reading = _array_reading(array, reading)
+    attrs = array.attrs  # scale and offset as the CF conventions call them
+    reading = reading.completed(
+        attrs.get("scale_factor"), attrs.get("add_offset"), array.rio.nodata
+    )
     for band in layers:
         _check_offset(name, band, reading)
     resolution = reading.resolution
     if resolution is None:
-        resolution = array.attrs.get("resolution")
-    _, height, width = array.shape
-    grid = Grid((height, width))
+        resolution = attrs.get("resolution")
+    grid = Grid((array.shape[1], array.shape[2]))
     if array.rio.crs:
-        grid = Grid((height, width), array.rio.transform(), array.rio.crs)
+        grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
         _check_place(name, grid, array.rio.crs)
-        resolution = resolution or _metres(grid)
+        resolution = resolution or _spacing(grid)[0]
     reading = replace(reading, bands=layers, resolution=resolution)
     bands = tuple(band for band in layers if band is not None)
-    level = array.attrs.get("level", "toa")
-    return ArrayImage(name, sensor, level, bands, reading, array.values, grid)
+    return ArrayImage(name, sensor, attrs.get("level", "toa"), bands, reading, array.values, grid)
 
 
 def read_image(
@@ -589,10 +583,8 @@ def _check_variety(values: np.ndarray, name: str) -> None:
     """Raise InputError if every band (band, y, x) holds one value only."""
     if values[0].size < BLOCK**2:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a band may be nodata throughout
-        varies = np.nanmax(values, (1, 2)) > np.nanmin(values, (1, 2))
-    if not varies.any():
+    valid = (band[np.isfinite(band)] for band in values)  # the first that varies is enough
+    if not any(band.size and np.ptp(band) for band in valid):
         first = values[np.isfinite(values)][0]
         raise InputError(
             f"{name}: every pixel has the same value (reflectance {first:.4g}), so it shows "
@@ -744,7 +736,7 @@ def _readable(name: str) -> Iterator[None]:
 
 
 def _check_layers(
-    name: str, layers: Sequence[str | None], dtypes: Sequence[str], sensor: Sensor | None
+    name: str, layers: Layers, dtypes: Sequence[str], sensor: Sensor | None
 ) -> tuple[str, ...]:
     """The names among the layers of a file; InputError if they do not fit it or the sensor."""
     if len(dtypes) != len(layers):
@@ -766,7 +758,7 @@ def _check_layers(
     return bands
 
 
-def _alpha(file: DatasetReader, layers: Sequence[str | None]) -> int | None:
+def _alpha(file: DatasetReader, layers: Layers) -> int | None:
     """Number of the layer of transparency; a layer that is named as a band is none."""
     if ColorInterp.alpha not in file.colorinterp:
         return None
@@ -786,61 +778,34 @@ def _is_alpha(file: DatasetReader, layer: int) -> bool:
         return len(np.unique(file.read(layer, out_shape=(height, width)))) <= 2
 
 
-def _file_mask(file: DatasetReader, alpha: int | None) -> FileMask:
-    """Which masks a file has; those of a nodata number are not needed."""
+def _masks(file: DatasetReader) -> tuple[bool, bool]:
+    """Whether a file has a shared mask or such of layers; those of a nodata number do not count."""
     flags = [set(flag) for flag in file.mask_flag_enums]
     shared = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
-    return FileMask(shared, any(not flag for flag in flags), alpha)
+    return shared, any(not flag for flag in flags)
 
 
 def _layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]:
     """How each layer of a file is read: as `reading` says, else as the file's tags do."""
-    readings = []
-    for scale, offset, nodata in zip(file.scales, file.offsets, file.nodatavals, strict=True):
-        layer = Reading(
-            scale=scale if reading.scale is None else reading.scale,
-            offset=offset if reading.offset is None else reading.offset,
-            nodata=_stated(nodata if reading.nodata is None else reading.nodata),
-        )
-        readings.append(layer)
-    _check_tags(file, reading.bands or (), readings)
-    return tuple(readings)
-
-
-def _check_tags(
-    file: DatasetReader, bands: Sequence[str | None], readings: Sequence[Reading]
-) -> None:
-    """Warn if layers are read by another scale or offset than the tags of their file say."""
-    tags = zip(file.scales, file.offsets, strict=True)
-    for band, tag, reading in zip(bands, tags, readings, strict=True):
-        used = np.array([reading.scale, reading.offset], float)
-        if band is None or tag == (1, 0) or np.allclose(tag, used, rtol=1e-4, atol=1e-9):
+    tags = zip(file.scales, file.offsets, file.nodatavals, strict=True)
+    readings = tuple(reading.completed(*tag) for tag in tags)
+    other = []
+    for band, scale, offset, layer in zip(
+        reading.bands or (), file.scales, file.offsets, readings, strict=True
+    ):
+        if band is None:
             continue
-        warnings.warn(
-            f"{file.name}: its own tags say scale {tag[0]:g} and offset {tag[1]:g}, but scale "
-            f"{used[0]:g} and offset {used[1]:g} are given and used; leave them out to use the "
-            "tags",
-            stacklevel=4,
-        )
-        return
-
-
-def _stated(nodata: float | None) -> float | None:
-    """A nodata number; None for NaN, which is nodata anyway."""
-    return None if nodata is None or math.isnan(nodata) else nodata
-
-
-def _array_reading(array: "xr.DataArray", reading: Reading) -> Reading:
-    """How an array is read: as `reading` says, else as its attributes do (CF conventions)."""
-    nodata, scale, offset = reading.nodata, reading.scale, reading.offset
-    if nodata is None:
-        nodata = array.rio.nodata
-    nodata = _stated(nodata)
-    if scale is None:
-        scale = array.attrs.get("scale_factor")
-    if offset is None:
-        offset = array.attrs.get("add_offset")
-    return replace(reading, nodata=nodata, scale=scale, offset=offset)
+        _check_offset(file.name, band, layer)
+        used = np.array([layer.scale, layer.offset], float)
+        if (scale, offset) != (1, 0) and not np.allclose((scale, offset), used, 1e-4, 1e-9):
+            other.append(
+                f"{file.name}: its own tags say scale {scale:g} and offset {offset:g}, but scale "
+                f"{used[0]:g} and offset {used[1]:g} are given and used; leave them out to use the "
+                "tags"
+            )
+    if other:
+        warnings.warn(other[0], stacklevel=3)
+    return readings
 
 
 def _check_offset(name: str, band: str | None, reading: Reading) -> None:
@@ -875,9 +840,7 @@ def _described_layers(file: DatasetReader, sensor: Sensor | None) -> list[_Descr
     return layers
 
 
-def _layers_in_order(
-    name: str, described: Sequence[_Described], card: Sequence[str]
-) -> tuple[str | None, ...]:
+def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[str]) -> Layers:
     """The bands in the order the file says, else in that of the sensor's card."""
     named = {layer.band for layer in described if layer.band}
     unnamed = [layer for layer in described if not layer.text]
@@ -892,9 +855,7 @@ def _layers_in_order(
     return tuple(layer.band if layer.text else missing[0] for layer in described)
 
 
-def _warn_of_other_order(
-    name: str, layers: Sequence[str | None], described: Sequence[_Described]
-) -> None:
+def _warn_of_other_order(name: str, layers: Layers, described: Sequence[_Described]) -> None:
     """Warn where the bands that are given are not those the file names."""
     pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
     wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
@@ -935,9 +896,9 @@ def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
     return images[0]
 
 
-def _metres(grid: Grid) -> float:
-    """Metres from pixel to pixel down a column, on the ground."""
-    return (_ground_spacing(grid) or _nominal_spacing(grid))[0]
+def _spacing(grid: Grid) -> tuple[float, float]:
+    """Metres from pixel to pixel on the ground, down a column and along a row."""
+    return _ground_spacing(grid) or _nominal_spacing(grid)
 
 
 def _control_points(file: DatasetReader) -> ControlPoints:
@@ -960,7 +921,7 @@ def _pixel_size(file: DatasetReader, given: float | None) -> float | None:
         return given
     _check_place(file.name, grid, grid.crs)
     ground = _ground_spacing(grid)
-    metres = _metres(grid)
+    metres = _spacing(grid)[0]
     if grid.crs.is_geographic:
         return given or metres
     tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
@@ -1001,13 +962,6 @@ def _crs_name(crs: CRS) -> str:
     return crs.to_string()[:40]
 
 
-def _centre(grid: Grid) -> tuple[float, float]:
-    """The middle of an image, in its CRS."""
-    height, width = grid.shape
-    x, y = grid.transform * (width / 2, height / 2)
-    return x, y
-
-
 def _unit(crs: CRS) -> float:
     """Metres of the unit of a CRS; a local one says it in its text only."""
     with suppress(CRSError):
@@ -1032,7 +986,8 @@ def _ground_spacing(grid: Grid) -> tuple[float, float] | None:
     """
     assert grid.crs
     transform = grid.transform
-    x, y = _centre(grid)
+    height, width = grid.shape
+    x, y = transform * (width / 2, height / 2)
     steps = np.array([[transform.b, transform.e], [transform.a, transform.d]])
     if not grid.crs.is_geographic:
         xs, ys = [x, *(x + steps[:, 0])], [y, *(y + steps[:, 1])]

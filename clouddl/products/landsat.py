@@ -8,7 +8,7 @@ from rasterio.windows import Window
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
-from clouddl.products.image import open_raster
+from clouddl.products.image import Level, open_raster
 from clouddl.products.product import Product, reader, reflective, sine_of_sun, sun_elevation
 from clouddl.sensors import get_sensor
 
@@ -27,16 +27,15 @@ def landsat(files: Files, member: str) -> Product:
     2 repeats the factors of level 1, so those of its own group are read. DN 0 is fill.
     """
     fields = _mtl(files, member)
-    craft, surface = _identify(fields)
-    prefix = "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS/" if surface else ""
+    craft, level = _identify(fields)
+    prefix = "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS/"
     divisor = 1.0
-    if not surface:
+    if level == "toa":
+        prefix = ""
         divisor = sine_of_sun(fields.number("SUN_ELEVATION"), fields.name)
-    product = Product(files, get_sensor(craft), "surface" if surface else "toa", nodata=0)
+    product = Product(files, get_sensor(craft), level, nodata=0)
     product.sun = sun_elevation(fields, "SUN_ELEVATION")
-    for native, band in reflective(product.sensor).items():
-        if surface and band == "cirrus":
-            continue
+    for native, band in reflective(product.sensor, level).items():
         number = native.removeprefix("B")
         file = files.sibling(member, fields.text(f"FILE_NAME_BAND_{number}"))
         scale = fields.number(f"{prefix}REFLECTANCE_MULT_BAND_{number}") / divisor
@@ -46,8 +45,8 @@ def landsat(files: Files, member: str) -> Product:
     return product
 
 
-def _identify(fields: Fields) -> tuple[str, bool]:
-    """The card of a product, and whether it is surface reflectance; InputError if not read."""
+def _identify(fields: Fields) -> tuple[str, Level]:
+    """The card of a product and its level; InputError if it is not read."""
     craft = fields.text("SPACECRAFT_ID", "unknown")
     level = fields.text("PROCESSING_LEVEL", "") or fields.text("DATA_TYPE", "unknown")
     collection = fields.text("COLLECTION_NUMBER", "")
@@ -61,7 +60,7 @@ def _identify(fields: Fields) -> tuple[str, bool]:
             f"{fields.name}: is {craft} {level} {camera}, {edition}; TM, ETM+, OLI at level 1 or 2 "
             "of Collection 02 are read: order the scene anew from the USGS"
         )
-    return f"landsat-{match[1]}", match[2] == "2"
+    return f"landsat-{match[1]}", "toa" if match[2] == "1" else "surface"
 
 
 def _check_quality(product: Product) -> None:

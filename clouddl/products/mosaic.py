@@ -1,12 +1,12 @@
 """An image that is delivered as several files, which lie side by side in rows and columns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from affine import Affine
-from rasterio.windows import Window
+from rasterio.windows import Window, intersect, intersection
 
 from clouddl.errors import InputError
 from clouddl.products.image import OVERVIEW, Grid, Image, Reading, open_file
@@ -18,14 +18,13 @@ JOIN = "join them first (gdalbuildvrt, gdal_translate), and give the result with
 class TiledImage(Image):
     """An image of several files; a window is read from the tiles that it touches."""
 
-    tiles: tuple[tuple[Image, ...], ...]  # rows from top to bottom, each from left to right
+    tiles: tuple[tuple[Image, Window], ...]  # and the part of the image that each is
+    place: Grid
 
-    @cached_property
+    @property
     def grid(self) -> Grid:
         """All tiles together, placed by the first."""
-        height = sum(row[0].shape[0] for row in self.tiles)
-        width = sum(tile.shape[1] for tile in self.tiles[0])
-        return Grid((height, width), *self.tiles[0][0].grid[1:])
+        return self.place
 
     @property
     def readings(self) -> list[Reading]:
@@ -35,17 +34,13 @@ class TiledImage(Image):
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read a window; InputError if a file is truncated."""
         height, width = self.shape
-        rows, columns = (window or Window(0, 0, width, height)).toslices()
-        size = (len(self.bands), rows.stop - rows.start, columns.stop - columns.start)
-        values = np.empty(size, np.float32)
-        for tile, top, left in self._placed():
-            first, last = max(rows.start, top), min(rows.stop, top + tile.shape[0])
-            start, stop = max(columns.start, left), min(columns.stop, left + tile.shape[1])
-            if first >= last or start >= stop:
-                continue
-            part = Window(start - left, first - top, stop - start, last - first)
-            within = slice(start - columns.start, stop - columns.start)
-            values[:, first - rows.start : last - rows.start, within] = tile.read(part)
+        window = window or Window(0, 0, width, height)
+        values = np.empty((len(self.bands), window.height, window.width), np.float32)
+        for tile, place in self.tiles:
+            if intersect(window, place):
+                part = intersection(window, place)
+                rows, columns = _seen_from(window, part).toslices()
+                values[:, rows, columns] = tile.read(_seen_from(place, part))
         return values
 
     @cached_property
@@ -58,23 +53,19 @@ class TiledImage(Image):
 
     def select(self, bands: Sequence[str], resolution: float | None = None) -> Image:
         """Take some bands of every tile; see `Image.select`."""
-        tiles = tuple(tuple(tile.select(bands, resolution) for tile in row) for row in self.tiles)
+        tiles = tuple((tile.select(bands, resolution), place) for tile, place in self.tiles)
         first = tiles[0][0]
         return replace(self, bands=first.bands, reading=first.reading, tiles=tiles)
 
-    def _placed(self) -> Iterator[tuple[Image, int, int]]:
-        """Every tile, and the row and column of its first pixel."""
-        top = 0
-        for row in self.tiles:
-            left = 0
-            for tile in row:
-                yield tile, top, left
-                left += tile.shape[1]
-            top += row[0].shape[0]
+
+def _seen_from(window: Window, part: Window) -> Window:
+    """A part of a window, counted from its first pixel."""
+    left, top = part.col_off - window.col_off, part.row_off - window.row_off
+    return Window(left, top, part.width, part.height)
 
 
 def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
-    """Open the files of one image.
+    """Open the file or the files of one image.
 
     Args:
         paths: What GDAL opens, as rows of tiles from top to bottom.
@@ -86,24 +77,35 @@ def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
     Raises:
         InputError: A file cannot be read, or the tiles do not lie side by side.
     """
-    tiles = tuple(tuple(open_file(path, reading) for path in row) for row in paths)
-    first = tiles[0][0]
-    image = TiledImage(first.name, None, first.level, first.bands, first.reading, tiles)
-    for tile, top, left in image._placed():
-        _check_tile(image, tile, top, left)
-    columns = [sum(tile.shape[1] for tile in row) for row in tiles]
+    rows = [[open_file(path, reading) for path in row] for row in paths]
+    first = rows[0][0]
+    if len(paths) == len(paths[0]) == 1:
+        return first
+    tiles = []
+    columns = []
+    top = 0
+    for row in rows:
+        left = 0
+        height = row[0].shape[0]
+        for tile in row:
+            place = Window(left, top, tile.shape[1], height)
+            _check_tile(first.grid, tile, place)
+            tiles.append((tile, place))
+            left += tile.shape[1]
+        columns.append(left)
+        top += height
     if len(set(columns)) > 1:
         raise InputError(f"{first.name}: its tiles make rows of different widths {columns}; {JOIN}")
-    return image
+    grid = Grid((top, columns[0]), *first.grid[1:])
+    reading = first.reading
+    return TiledImage(first.name, None, first.level, first.bands, reading, tuple(tiles), grid)
 
 
-def _check_tile(image: TiledImage, tile: Image, top: int, left: int) -> None:
+def _check_tile(grid: Grid, tile: Image, place: Window) -> None:
     """InputError unless a tile is as high as its row, and lies where its place says."""
-    row = next(row for row in image.tiles if tile in row)
-    grid = image.grid
-    expected = grid.transform * Affine.translation(left, top)
+    expected = grid.transform * Affine.translation(place.col_off, place.row_off)
     pixel = abs(grid.transform.a) + abs(grid.transform.b)
     moved = max(abs(tile.grid.transform.c - expected.c), abs(tile.grid.transform.f - expected.f))
     placed = grid.crs is None or moved <= pixel / 2
-    if tile.shape[0] != row[0].shape[0] or tile.grid.crs != grid.crs or not placed:
+    if tile.shape[0] != place.height or tile.grid.crs != grid.crs or not placed:
         raise InputError(f"{tile.name}: does not lie beside the other tiles of its image; {JOIN}")

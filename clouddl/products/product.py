@@ -29,7 +29,7 @@ from clouddl.errors import InputError, absent
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import Image, Level, Reading, check_reflectance, open_file
+from clouddl.products.image import ArrayImage, Grid, Image, Level, Reading, check_reflectance
 from clouddl.products.mosaic import open_tiles
 from clouddl.sensors import Sensor, band_names, middle
 
@@ -65,14 +65,13 @@ MASKS = {
 class Layer:
     """A band in a file: its path in the product, what GDAL opens, and how it is read.
 
-    Of an image that is cut into tiles `paths` are all of them, as rows from top to bottom, and
-    `path` is the first.
+    An image may be cut into tiles: what GDAL opens are rows of them from top to bottom, and the
+    path in the product is that of the first.
     """
 
     member: str
-    path: str
+    tiles: list[list[str]]
     reading: Reading
-    paths: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass
@@ -125,11 +124,10 @@ class Product:
         if member is None or band not in names or any(None in row for row in tiles):
             self.missing.append(band)
             return
-        bands: list[str | None] = [None] * len(names)
-        bands[names.index(band)] = band
-        reading = Reading(tuple(bands), scale, offset, self.nodata)
-        paths = tuple(tuple(self.files.image(str(tile)) for tile in row) for row in tiles)
-        self.layers[band] = Layer(member, self.files.image(member), reading, paths)
+        first = names.index(band)
+        bands = tuple(band if index == first else None for index in range(len(names)))
+        paths = [[self.files.image(str(tile)) for tile in row] for row in tiles or [[member]]]
+        self.layers[band] = Layer(member, paths, Reading(bands, scale, offset, self.nodata))
 
     def pick(self, bands: Sequence[str] | None = None) -> list[str]:
         """Check that bands can be read.
@@ -169,11 +167,8 @@ class Product:
             InputError: The file is truncated or has other layers than the metadata say.
         """
         layer = self.layers[band]
-        with self._named(layer.path, layer.member):
-            if layer.paths:
-                image = open_tiles(layer.paths, layer.reading)
-            else:
-                image = open_file(layer.path, layer.reading)
+        with self._named(layer.tiles[0][0], layer.member):
+            image = open_tiles(layer.tiles, layer.reading)
         reading = image.reading
         if image.grid.crs is None:
             finest = min(middle(band.gsd_m) for band in self.sensor.bands)
@@ -188,17 +183,15 @@ class Product:
         """
         return max(self.image(band).resolution for band in bands)
 
-    def open(
-        self, bands: Sequence[str] | None = None, resolution: float | None = None
-    ) -> "xr.Dataset":
-        """Read bands on one grid, without the mask.
+    def read(self, bands: Sequence[str] | None = None, resolution: float | None = None) -> Image:
+        """Read bands on one grid.
 
         Args:
             bands: Common names, default all.
             resolution: Metres per pixel, default that of the coarsest of the bands.
 
         Returns:
-            The scene Dataset, as `clouddl.products.open_product` describes it.
+            The image, in memory.
 
         Raises:
             InputError: A missing or damaged file, grids that differ, a wrong scale.
@@ -219,7 +212,14 @@ class Product:
         check_reflectance(values, bands, self.files.name, readings, product=True, sun=self.sun)
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
-        return self._dataset(values, bands, float(resolution), first)
+        height, width = first.shape
+        grid = Grid((rows, columns))
+        if first.grid.crs:
+            pixel = Affine.scale(width / columns, height / rows)
+            grid = Grid((rows, columns), first.grid.transform * pixel, first.grid.crs)
+        name = re.split(r"\.(SAFE|zip|tar|tgz|tif|json)", Path(self.files.name).resolve().name)[0]
+        reading = Reading(tuple(bands), resolution=float(resolution))
+        return ArrayImage(name, self.sensor, self.level, tuple(bands), reading, values, grid)
 
     def _drop_zeros(self, values: np.ndarray, images: Sequence[Image], resolution: float) -> None:
         """Make nodata, with a warning, where all bands store 0 although nodata is another number.
@@ -241,37 +241,6 @@ class Product:
             f"its metadata declare {self.nodata:g} as nodata; both are read as nodata",
             stacklevel=4,
         )
-
-    def _dataset(
-        self, values: np.ndarray, bands: list[str], resolution: float, image: Image
-    ) -> "xr.Dataset":
-        """The scene Dataset of values (band, y, x) that cover the ground of an image."""
-        import rioxarray  # noqa: F401 (late, like xarray, to which it gives .rio)
-        import xarray as xr
-
-        rows, columns = values.shape[1:]
-        height, width = image.shape
-        affine = _transform(image) * Affine.scale(width / columns, height / rows)
-        coordinates = {
-            "band": bands,
-            "y": affine.f + affine.e * (np.arange(rows) + 0.5),
-            "x": affine.c + affine.a * (np.arange(columns) + 0.5),
-        }
-        name = re.split(r"\.(SAFE|zip|tar|tgz|tif|json)", Path(self.files.name).resolve().name)[0]
-        attributes = {
-            "scene": name,
-            "sensor": self.sensor.id,
-            "resolution": resolution,
-            "level": self.level,
-            "group": name,
-            "role": "extra",
-            "product": self.format,
-        }
-        variables = {"reflectance": (("band", "y", "x"), values)}
-        dataset = xr.Dataset(variables, coordinates, attributes)
-        if image.grid.crs:
-            dataset = dataset.rio.write_crs(image.grid.crs).rio.write_transform(affine)
-        return dataset
 
     def mask(self, like: "xr.Dataset", codes: str | None = None) -> "xr.DataArray | None":
         """Read the mask the product carries.
@@ -348,16 +317,18 @@ def reader(name: str, pattern: str, fallback: bool = False) -> Callable[[Read], 
     return register
 
 
-def reflective(card: Sensor) -> dict[str, str]:
-    """Bands of a card that hold reflectance: all but the thermal ones.
+def reflective(card: Sensor, level: Level = "toa") -> dict[str, str]:
+    """Bands of a card that hold reflectance: not the thermal ones, nor at the surface the cirrus.
 
     Args:
         card: Card of the sensor.
+        level: Level of the product.
 
     Returns:
         Native to common name.
     """
-    bands = [band for band in card.bands if not band.common.startswith("lwir")]
+    without = ("lwir",) if level == "toa" else ("lwir", "cirrus")
+    bands = [band for band in card.bands if not band.common.startswith(without)]
     return {band.native: band.common for band in bands}
 
 

@@ -54,9 +54,7 @@ def sentinel2_aws(files: Files, member: str) -> Product:
     offset = -0.1 if int(parts[2]) >= 4 else 0.0
     product = Product(files, get_sensor("sentinel-2"), level, nodata=0)
     folder = "^" + re.escape(member.removesuffix("productInfo.json"))
-    for native, band in reflective(product.sensor).items():
-        if level == "surface" and band == "cirrus":
-            continue
+    for native, band in reflective(product.sensor, level).items():
         metres = middle(product.sensor.band(band).gsd_m)
         file = files.only(rf"{folder}(R{metres:.0f}m/)?B{native[1:]:0>2}\.jp2$")
         product.add(band, file, 1e-4, offset)
@@ -76,9 +74,7 @@ def _safe(files: Files, member: str, level: Level, quantification: str, offset: 
             angles = files.xml(tile)
             product.sun = sun_elevation(angles, "Mean_Sun_Angle/ZENITH_ANGLE", zenith=True)
     folder = f"{granule}IMG_DATA/"
-    for native, band in reflective(card).items():
-        if level == "surface" and band == "cirrus":
-            continue
+    for native, band in reflective(card, level).items():
         image = f"^{folder}.*_B{native[1:]:0>2}"
         metres = middle(card.band(band).gsd_m)
         file = files.only(rf"{image}(_{metres:.0f}m)?{IMAGE}")

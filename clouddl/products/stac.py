@@ -59,13 +59,22 @@ LANDSAT_FACTORS: dict[Level, tuple[float, float]] = {
 LANDSAT_OLI = ("landsat-8", "landsat-9")
 
 
-LANDSAT_NAMES = {"nir08": "nir"}  # items', where the cards have another
-
-
 BUCKETS = {
     "s3": "https://{}.s3.amazonaws.com/{}",
     "gs": "https://storage.googleapis.com/{}/{}",
 }
+
+
+# What the item of a mask takes over from that of its scene.
+INHERITED = [
+    "datetime",
+    "start_datetime",
+    "end_datetime",
+    "platform",
+    "constellation",
+    "instruments",
+    "gsd",
+]
 
 
 MASK_ITEM = Path(__file__).with_name("mask_item.yaml")
@@ -190,11 +199,10 @@ def read_item(
     item = load_item(path)
     card = sensor or _sensor(item, path)
     files = _files(item, str(path))
-    bands = _bands(item)
+    bands = _bands(item, card)
     level = _level(item)
     if card.id.startswith("landsat"):
-        bands = _landsat_bands(bands, card, level, item, reading)
-    bands = _spelled(bands, card)
+        _scale_landsat(bands, card, level, item, reading)
     nodata = _nodata(bands, reading.nodata, path)
     product = Product(files, card, level, nodata, format="STAC item")
     sun = item.properties.get("view:sun_elevation")
@@ -261,7 +269,8 @@ def write_item(path: Path | str, mask: Path, probability: Path) -> Path:
     item["id"] = target.stem
     properties = item["properties"]
     if is_item(path):
-        properties |= _inherited(load_item(path))
+        stated = load_item(path).properties
+        properties |= {name: stated[name] for name in INHERITED if name in stated}
         href = str(path) if is_address(path) else os.path.relpath(path, mask.parent)
         item["links"] = [{"rel": "derived_from", "href": href, "type": "application/geo+json"}]
     properties.setdefault("datetime", None)
@@ -323,60 +332,45 @@ def _place(item: str, href: str) -> str:
     return str(Path(item).parent / path)
 
 
-def _bands(item: Item) -> Bands:
+def _bands(item: Item, card: Sensor) -> Bands:
+    """Bands of an item by their common names, which some items spell in another way."""
     bands: Bands = {}
     for key, asset in sorted(item.assets.items(), key=_preference):
         layers = asset.layers()
-        names = [layer.common for layer in layers]
-        for layer in layers:
-            if layer.common and not PICTURES & set(asset.roles):
-                bands.setdefault(layer.common, (key, layer, names))
+        names = [*band_names([layer.common for layer in layers], card)]
+        for name, layer in zip(names, layers, strict=True):
+            if name and not PICTURES & set(asset.roles):
+                bands.setdefault(name, (key, layer, names))
     return bands
 
 
-def _spelled(bands: Bands, card: Sensor) -> Bands:
-    """Bands of an item by their common names, which some items spell in another way."""
-    spelled: Bands = {}
-    for name, (asset, numbers, layers) in bands.items():
-        (common,) = band_names([name], card)
-        spelled.setdefault(common, (asset, numbers, [*band_names(layers, card)]))
-    return spelled
-
-
-def _landsat_bands(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> Bands:
-    """Bands of a Landsat item by the names of its card, with the USGS's factors where it has none.
+def _scale_landsat(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> None:
+    """Give the bands of a Landsat item the factors of the USGS where it has none.
 
     At level 1 these factors give reflectance times the sine of the sun's elevation.
     """
     factors = LANDSAT_FACTORS[level] if card.id in LANDSAT_OLI or level == "surface" else None
-    stated = (reading.scale, reading.offset) != (AS_STORED.scale, AS_STORED.offset)
-    if stated or not re.search("(^|_)0?2(_|$)", _collection(item)):
+    stated = (reading.scale, reading.offset) != (None, None)
+    # Number of the collection: 02, or the name that holds it.
+    collection = str(item.properties.get("landsat:collection_number") or item.id)
+    if stated or not re.search("(^|_)0?2(_|$)", collection):
         factors = None
-    sun = item.properties.get("view:sun_elevation")
-    named: Bands = {}
     for name, (asset, numbers, layers) in bands.items():
-        update: dict[str, Any] = {}
-        if numbers.scale is None and numbers.offset is None and factors:
-            update = {"scale": factors[0], "offset": factors[1]}
-            if numbers.nodata is None and reading.nodata is None:
-                update["nodata"] = 0.0
-        scale = update.get("scale", numbers.scale)
+        scale, offset, nodata = numbers.scale, numbers.offset, numbers.nodata
+        if factors and (scale, offset) == (None, None):
+            scale, offset = factors
+            if (nodata, reading.nodata) == (None, None):
+                nodata = 0.0
         if level == "toa" and scale == LANDSAT_FACTORS["toa"][0]:
-            sine = _sine(sun, item)
-            offset = update.get("offset", numbers.offset) or 0.0
-            update |= {"scale": scale / sine, "offset": offset / sine}
-        layers = [LANDSAT_NAMES.get(str(layer), layer) for layer in layers]
-        named[LANDSAT_NAMES.get(name, name)] = asset, numbers.model_copy(update=update), layers
-    return named
+            sine = _sine(item)
+            scale, offset = scale / sine, (offset or 0.0) / sine
+        update = {"scale": scale, "offset": offset, "nodata": nodata}
+        bands[name] = asset, numbers.model_copy(update=update), layers
 
 
-def _collection(item: Item) -> str:
-    """Number of the collection of a Landsat item: 02, or the name that holds it."""
-    return str(item.properties.get("landsat:collection_number") or item.id)
-
-
-def _sine(sun: Any, item: Item) -> float:
+def _sine(item: Item) -> float:
     """Sine of the sun's elevation of an item; 1 with a warning where it gives none."""
+    sun = item.properties.get("view:sun_elevation")
     if isinstance(sun, int | float):
         return sine_of_sun(float(sun), item.id)
     warnings.warn(
@@ -435,20 +429,6 @@ def _level(item: Item) -> Level:
     return "surface" if surface else "toa"
 
 
-def _inherited(item: Item) -> dict[str, Any]:
-    """What the item of a mask takes over from that of its scene."""
-    names = (
-        "datetime",
-        "start_datetime",
-        "end_datetime",
-        "platform",
-        "constellation",
-        "instruments",
-        "gsd",
-    )
-    return {name: item.properties[name] for name in names if name in item.properties}
-
-
 def _about(file: DatasetReader) -> dict[str, Any]:
     """Cloud cover of a mask, and how it was made."""
     cloud = valid = 0
@@ -470,16 +450,16 @@ def _about(file: DatasetReader) -> dict[str, Any]:
 
 def _place_on_earth(item: dict[str, Any], file: DatasetReader) -> None:
     """Fill in where the mask lies."""
+    from shapely.geometry import box, mapping  # late: nothing else here needs it
+
     code = file.crs.to_epsg()
     item["properties"] |= {
         "proj:code": f"EPSG:{code}" if code else None,
         "proj:shape": list(file.shape),
         "proj:transform": list(file.transform)[:6],
     }
-    west, south, east, north = file.bounds
-    ring = [(west, north), (west, south), (east, south), (east, north), (west, north)]
-    polygon = {"type": "Polygon", "coordinates": [ring]}
-    item["geometry"] = transform_geom(file.crs, "EPSG:4326", polygon, precision=7)
+    outline = mapping(box(*file.bounds))
+    item["geometry"] = transform_geom(file.crs, "EPSG:4326", outline, precision=7)
     bounds = transform_bounds(file.crs, "EPSG:4326", *file.bounds)
     item["bbox"] = [round(edge, 7) for edge in bounds]
     for asset in item["assets"].values():
