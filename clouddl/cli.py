@@ -207,70 +207,6 @@ def predict(
     images: list[str],
     *,
     reading: "Reading",
-<<<<<<< HEAD
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            help="Products (folder, .zip, .tar), STAC items (.json file or address), or with --sensor: GeoTIFF, .npy or .npz (y, x, band); file.npz#member names a member."
-        ),
-    ],
-    out: Results,
-    sensor: Annotated[
-        str | None,
-        typer.Option(help=f"{SENSOR[:-1]}; not for products, which say it themselves."),
-    ] = None,
-    use: Annotated[
-        str | None,
-        typer.Option(help="Bands to predict from; default: all that a shipped model takes."),
-    ] = None,
-    resolution: Annotated[
-        float | None,
-        typer.Option(
-            help="Metres per pixel, where the file does not say; default: the card's, and taken as it is from 20 to 60 m."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model card (.json) of your own; default: the shipped model that fits the bands."
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Probability from which a pixel is cloud; default: the model's."
-        ),
-    ] = None,
-    dilation: Annotated[
-        float, typer.Option(min=0, help="Grow the clouds by this many metres.")
-    ] = 0.0,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            min=64,
-            help="Pixels a side predicted at a time; less needs less memory. Default: 2048, and 1024 for models without a stem.",
-        ),
-    ] = None,
-    stac: Annotated[
-        bool,
-        typer.Option(
-            "--stac",
-            help="Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name. Done for STAC items always.",
-        ),
-    ] = False,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="Spread the scenes, or the tiles of a large one, over processes: local, or the address of a Dask scheduler (tcp://HOST:8786) whose workers see the same paths; default: one after another."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="With --scheduler local: how many processes; default: one per core."
-        ),
-    ] = None,
-=======
     out: Path,
     sensor: str | None = None,
     use: str | None = None,
@@ -282,7 +218,6 @@ def predict(
     stac: bool = False,
     scheduler: str | None = None,
     workers: int | None = None,
->>>>>>> a6c28fab9aab59e64aeff727456da26f4b0ec0fe
 ) -> None:
     """Predict cloud masks of images: <stem>_cloud.tif and <stem>_probability.tif.
 
@@ -314,7 +249,7 @@ def predict(
             say it themselves.
         use: Bands to predict from; default: all that a shipped model takes.
         resolution: Metres per pixel, where the file does not say; default: the card's, and taken as
-            it is from 10 to 60 m.
+            it is from 20 to 60 m.
         model: A model card (.json) of your own; default: the shipped model that fits the bands.
         threshold: Probability from which a pixel is cloud; default: the model's.
         dilation: Grow the clouds by this many metres.
@@ -372,11 +307,8 @@ def score(
 ) -> None:
     """Score masks against references, each and pooled.
 
-<<<<<<< HEAD
     The measures are F2, F1, balanced accuracy, MCC, precision, recall, IoU and accuracy. The
     intervals of the pooled row are 95 %, from a bootstrap over images.
-=======
-    The intervals of the pooled row are 95 %, from a bootstrap over images.
 
     Args:
         masks: Masks: 0 clear, 1 cloud, 255 nodata.
@@ -384,7 +316,6 @@ def score(
         codes: Class codes of the references: binary, l8biome, ukis, alcd, scl, fmask, cloudsen12,
             …
         csv: Write the table here too.
->>>>>>> a6c28fab9aab59e64aeff727456da26f4b0ec0fe
     """
     import pandas as pd
 

@@ -199,7 +199,7 @@ def robustness(
 
     def mask(scene: xr.Dataset) -> np.ndarray:
         metres = scene.attrs["resolution"]
-        if metres == model.card.resolution:
+        if as_it_is(metres, model.card.resolution):
             values = probability(model, scene, use)
         else:
             image = scene.reflectance.sel(band=list(use))
@@ -214,13 +214,3 @@ def robustness(
         masks = {name: mask(scene) for name, scene in degraded.items()}
         tables.append(score_masks(masks, degraded).assign(degradation=degradation, level=level))
     return pooled(pd.concat(tables), by=["degradation", "level"])
-<<<<<<< HEAD
-
-
-def _probability(model: CloudModel, scene: xr.Dataset, use: Sequence[str]) -> np.ndarray:
-    metres = scene.attrs["resolution"]
-    if as_it_is(metres, model.card.resolution):
-        return probability(model, scene, use)
-    return predict_array(model, scene.reflectance.sel(band=list(use)), resolution=metres)
-=======
->>>>>>> a6c28fab9aab59e64aeff727456da26f4b0ec0fe
