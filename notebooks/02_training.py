@@ -317,7 +317,7 @@ variants = [
     Fit(used.model_copy(update={"name": "effects-none"}), augmentation=none),
     Fit(used.model_copy(update={"name": "effects-strong"}), augmentation=strong),
 ]
-if chosen != "truth":
+if catalogue.name != "simulated":
     variants.append(Fit(used.model_copy(update={"name": "real-alone"}), "real"))
     variants.append(Fit(used.model_copy(update={"name": "simulated-alone"}), "simulated"))
 
@@ -340,7 +340,7 @@ named = {
     "strong changes": fitted["effects-strong"],
 }
 rows = {"all": "as used"}  # of the table, by what the model learnt from
-if chosen != "truth":
+if catalogue.name != "simulated":
     for of in ("real", "simulated"):
         rows[of] = LEARNT_FROM[of]
         named[rows[of]] = fitted[f"{of}-alone"]

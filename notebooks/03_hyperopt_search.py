@@ -244,7 +244,7 @@ spot = [BAND_SETS["spot"]]
 for number in (1, 2):
     other_seed = {**shape, "seed": seed + number}
     fits.append(Fit(card(f"spot-seed-{number}", spot, **other_seed), scenes))
-if chosen != "truth":
+if catalogue.name != "simulated":
     for of, name in CONTROLS.items():
         if of != scenes:
             fits.append(Fit(card(name, spot, **shape), of))
