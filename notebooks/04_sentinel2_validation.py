@@ -44,6 +44,7 @@ from clouddl.transfer import evaluate, model_method
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import validation as page
+from clouddl_study.pages.transfer import ablation_methods, other_trainings
 from clouddl_study.workspace import results_folder, trained_model, write_table
 
 figures.style()
@@ -56,7 +57,7 @@ figures.style()
 # the working resolution of the models.
 #
 # With real images, two more things limit what they can show. The set of ukis-csmask is a test image of that package, and
-# ukis-csmask is also one of the processors whose labels we train on. The On Cloud N images have no SWIR
+# ukis-csmask is also one of the processors that label our real training and validation images. The On Cloud N images have no SWIR
 # band, so the headline model, which needs one, cannot run on them; the model for the bands of Pléiades
 # (blue, green, red, NIR) stands in, and every result says so.
 
@@ -75,9 +76,11 @@ tables.show(page.scene_table(scenes))
 #
 # ## The methods
 #
-# Each model runs with its own bands and the threshold in its card. Beside them run three others, on the
+# Each model runs with its own bands and the threshold in its card. Beside them run others, on the
 # same pixels:
 #
+# - the model with SPOT's bands as it is when trained on other scenes; *real scenes alone*, with masks of
+#   processors, is the method of 2020;
 # - *spectral tests*, fixed thresholds on reflectances and their ratios, with the same bands;
 # - *ukis-csmask*, a network trained by others with hand-labelled masks (real images only);
 # - *everything is cloud*, the floor. F2 rewards recall so much that on a cloudy image this mask scores
@@ -90,6 +93,7 @@ for name, use in BAND_SETS.items():
     methods[f"CloudDL: {bands}"] = model_method(models[name], use)
     methods[f"CloudDL, one model for any bands: {bands}"] = model_method(models["any"], use)
     methods[f"spectral tests: {bands}"] = spectral_method(use)
+methods |= ablation_methods(work, other_trainings(work))
 methods["everything is cloud"] = transfer.all_cloud()
 if catalogue.name != "simulated":
     methods["ukis-csmask: blue, green, red, nir"] = transfer.processor_method(4)

@@ -17,7 +17,7 @@
 # %% [markdown]
 # # 5. Transfer to a sensor never seen
 #
-# **What you will see.** Models that were trained on Sentinel-2 and on simulated scenes are scored on
+# **What you will see.** Models that were trained on Sentinel-2, real or simulated, are scored on
 # Landsat 5 and Landsat 8, cut to the bands of SPOT and of Pléiades. First no image of these sensors is
 # in training. Then the model goes on training with a handful of labelled patches.
 #
@@ -51,10 +51,8 @@ from clouddl.sensors import BAND_SETS, get_sensor
 # %% tags=["hide-input"]
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
-from clouddl_study.experiments import models_by_training
 from clouddl_study.pages import transfer as page
 from clouddl_study.workspace import (
-    read_choices,
     results_folder,
     trained_model,
     work_folder,
@@ -100,15 +98,17 @@ sets = page.by_sensor(scenes)
 # it are scored:
 #
 # - the models of the other band sets, and one model that takes any bands;
-# - the same network trained on other scenes (real and simulated ones, or one of the two alone), or with
-#   labels of the spectral tests. The last one's labels descend from published thresholds, so from no
-#   hand-labelled mask at all;
+# - the same network trained on other scenes: real and simulated ones, or one of the two alone. *Real
+#   scenes alone*, with masks of processors, is the method of 2020;
+# - the same network trained on real scenes with labels of the spectral tests, which descend from published
+#   thresholds, so from no hand-labelled mask at all;
 # - a dummy that calls everything cloud. A method that does not beat it is of no use;
 # - spectral tests, a classical rule with published thresholds;
 # - ukis-csmask, a network of DLR. It was trained on hand-labelled images, those of Landsat 8 among
 #   them, and the Landsat 5 patch is from the reference set that comes with it. For it these sensors
-#   are not new. It is also one of the teachers whose masks label our training images: what our model
-#   owes to hand-labelled masks, it has from there, at second hand.
+#   are not new. It is also one of the processors whose masks label our real images: what a model of ours
+#   owes to hand-labelled masks, it has from there, at second hand, by its training if that was on real scenes,
+#   and by its threshold and its calibration in any case.
 
 # %%
 from clouddl.mission.classical import spectral_method
@@ -116,8 +116,7 @@ from clouddl.transfer import all_cloud, evaluate, model_method, processor_method
 
 spot, bands = BAND_SETS["spot"], ", ".join(BAND_SETS["spot"])
 ours, tests = f"CloudDL: {bands}", f"spectral tests: {bands}"
-learnt_from = models_by_training(read_choices(work)["scenes"])
-controls = {words: name for words, name in learnt_from.items() if name != "spot"}
+controls = page.other_trainings(work)
 controls["labels of the spectral tests alone"] = "spot-spectral-tests"
 methods = page.transfer_methods(models) | page.ablation_methods(work, controls)
 methods["everything is cloud"] = all_cloud()
@@ -162,6 +161,7 @@ tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.
 
 # %%
 rivals = ["everything is cloud", tests, "ukis-csmask: blue, green, red, nir"]
+rivals += [run for run in methods if run.startswith("CloudDL, real")]
 rows = page.differences(per_scene, ours, rivals, seed)
 written = write_table(work, "differences_transfer", rows.round(3))
 tables.show(tables.enough_units(written))

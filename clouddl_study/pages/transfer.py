@@ -17,11 +17,13 @@ from clouddl.score import COUNTS, f_beta, measures, paired, pooled
 from clouddl.sensors import BAND_SETS, Sensor, shared_bands
 from clouddl.transfer import Evaluation, Method, Scenes, evaluate, model_method
 from clouddl_study import tables
+from clouddl_study.experiments import models_by_training
 from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, title_of
-from clouddl_study.workspace import results_folder, trained_model, work_folder
+from clouddl_study.workspace import read_choices, results_folder, trained_model, work_folder
 
 PEER = "ukis-csmask: blue, green, red, nir"
-RIVALS = f"{ALL_CLOUD}|spectral tests: |ukis-csmask: "  # beside ours in the headline
+#: Beside ours in the headline; what learns from real scenes alone does so as in 2020.
+RIVALS = f"{ALL_CLOUD}|CloudDL, real scenes alone: |spectral tests: |ukis-csmask: "
 SCORES = ["scenes", *tables.SCORE_COLUMNS]
 Fraction = TypeVar("Fraction", float, pd.Series)
 
@@ -90,6 +92,19 @@ def ablation_methods(work: Path | str, names: Mapping[str, str]) -> dict[str, Me
             run = f"CloudDL, {trained_on}: {', '.join(BAND_SETS['spot'])}"
             methods[run] = model_method(trained_model(work, name))
     return methods
+
+
+def other_trainings(work: Path | str) -> dict[str, str]:
+    """Name the models with SPOT's bands that learnt from other scenes than the headline model.
+
+    Args:
+        work: The work folder, with the choices of page 2.
+
+    Returns:
+        Names of models by what they learnt from.
+    """
+    learnt_from = models_by_training(read_choices(work)["scenes"])
+    return {words: name for words, name in learnt_from.items() if name != "spot"}
 
 
 def has_model(work: Path | str, name: str) -> bool:
