@@ -99,8 +99,8 @@ tables.show(page.space())
 # A trial turns a point of this space into one number. It makes a network of that shape, trains it for
 # `trial_epochs` passes, calibrates its probabilities and returns F2 on the validation patches. F2 weights
 # recall four times as much as precision. It is the mean of two F2, one over real and one over simulated
-# patches, so that both count alike. The labels of the real patches come from processors: validation F2
-# measures agreement with them. Agreement with hand-labelled masks is measured in
+# patches, so that both count alike. The labels of the real patches come from processors (with soft
+# labels, the pixels on which all of them agree): validation F2 measures agreement with them. Agreement with hand-labelled masks is measured in
 # {doc}`04_sentinel2_validation`.
 #
 # Every model on this page has a *card*: its bands, its shape, its labels, its seed. The trials use the

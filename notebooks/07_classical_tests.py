@@ -173,7 +173,7 @@ bands.f2_beside(scores, "sensor", columns["tests, green for blue"], columns["tes
 #
 # This needs a series. The one series among the real images, dates of 2018 over one place in Italy, has no
 # reference. We can only compute how far the methods **agree**, not which is right. And the comparison is not
-# neutral: CloudDL was trained on this place.
+# neutral: a CloudDL that learnt from real scenes has seen this place, one of simulated scenes has not.
 
 # %%
 series = open_scenes(

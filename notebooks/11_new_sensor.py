@@ -140,7 +140,7 @@ newcomers = {sensor.id: (coarse, first, others)}
 
 # %% [markdown]
 # Landsat 8 is the real newcomer (in a build without real images it is simulated too). Its model is that of
-# SPOT's bands, which learned from Sentinel-2 and simulated scenes. The labelled scenes are one of each
+# SPOT's bands, which learned from Sentinel-2, real or simulated ({doc}`03_hyperopt_search`). The labelled scenes are one of each
 # biome, as a team would spread its first labels: the first by name that holds both cloud and clear ground,
 # else the first. Biomes with both come first. Scenes of the same places are not scored.
 #
