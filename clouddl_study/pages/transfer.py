@@ -87,10 +87,11 @@ def ablation_methods(work: Path | str, names: Mapping[str, str]) -> dict[str, Me
         Methods by the name that tables show.
     """
     methods = {}
+    spot = BAND_SETS["spot"]
     for trained_on, name in names.items():
         if has_model(work, name):
-            run = f"CloudDL, {trained_on}: {', '.join(BAND_SETS['spot'])}"
-            methods[run] = model_method(trained_model(work, name))
+            run = f"CloudDL, {trained_on}: {', '.join(spot)}"
+            methods[run] = model_method(trained_model(work, name), spot)
     return methods
 
 
