@@ -246,7 +246,8 @@ def _replacements(work_root: Path) -> list[tuple[Path, str]]:
 
 
 def _without_places(text: str, replacements: list[tuple[Path, str]]) -> str:
-    text = KERNEL_FILE.sub("cell", text)
+    if "ipykernel_" in text:  # the pattern is slow on pictures, which are long and have no spaces
+        text = KERNEL_FILE.sub("cell", text)
     for folder, replacement in replacements:
         text = re.sub(re.escape(str(folder)) + r"(?:/|\b)", replacement, text)
     return text
