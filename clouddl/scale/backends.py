@@ -47,9 +47,9 @@ KEPT = ("network.xml", "network.bin", "sha256")  # files of a converted network 
 
 BLOCK = 1 << 16  # pixels of one band that are processed at once: they stay in the cache
 
-# Half precision moves a probability by up to 0.005. Where more than 1 % of an image is as near as
+# Half precision moves a probability by up to 0.005. Where more than 0.5 % of an image is as near as
 # that to the threshold, the mask would differ visibly: such an image is computed again in float32.
-# With SPOT's bands four of the 21 real references are such.
+# With SPOT's bands four of the 22 real references are such.
 NEAR, NEAR_FRACTION = 0.005, 0.005
 
 
