@@ -176,6 +176,8 @@ def learning_curves(curves: Tables) -> Figure:
         The figure.
     """
     figure, axis = plt.subplots(figsize=(8, 3.6))
+    # Solid lines, and dashed ones where the colours begin again.
+    axis.set_prop_cycle(plt.cycler(linestyle=["-", "--"]) * plt.rcParams["axes.prop_cycle"])
     for name, table in curves.items():
         axis.plot(table.groupby("epoch").loss.mean(), label=name)
     axis.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")

@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class ModelCard(BaseModel):
     depth: int = Field(3, ge=1)
     stem: int = Field(2, ge=1)  # pixels a side that are folded into one before the U-Net
     kernel_size: int = Field(3, ge=1)
+    smooth: bool = True  # logits are averaged with their neighbours, see `Smoothing`
     dropout: float = Field(0.2, ge=0, lt=1)
     threshold: float = Field(0.5, ge=0, le=1)
     labels: str = ""  # source of the training masks
@@ -44,6 +45,13 @@ class ModelCard(BaseModel):
     seed: int = 0
     version: str = importlib.metadata.version("clouddl")
     weights_sha256: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, fields: Any) -> Any:
+        """Cards of trained models that do not say whether they are smooth are of before."""
+        older = isinstance(fields, dict) and fields.get("weights_sha256")
+        return {"smooth": False, **fields} if older else fields
 
     @model_validator(mode="after")
     def _check(self) -> "ModelCard":
@@ -75,7 +83,7 @@ class UNet(nn.Module):
     (sub-pixel convolution, Shi 2016): with a stem of 2, a quarter of the work, and twice the view.
 
     Args:
-        card: Its bands, base_filters, depth, kernel_size, dropout and stem are used.
+        card: Its bands, base_filters, depth, kernel_size, dropout, stem and smooth are used.
 
     Attributes:
         multiple: Height and width of the input must be multiples of this, `stem * 2**depth`.
@@ -96,6 +104,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in levels)
         self.join = nn.ModuleList(block(2 * a, a) for a, _ in levels)
         self.last = nn.Conv2d(card.base_filters, card.stem**2, 1)
+        self.smooth = Smoothing(card.stem) if card.smooth else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised image (n, bands, y, x) to logits of cloud (n, y, x)."""
@@ -111,7 +120,35 @@ class UNet(nn.Module):
             x = down(F.max_pool2d(x, 2))
         for up, join in zip(reversed(self.up), reversed(self.join), strict=True):
             x = join(torch.cat([skips.pop(), up(x)], dim=1))
-        return self.last(x)
+        return self.smooth(self.last(x))
+
+
+class Smoothing(nn.Module):
+    """Weighted mean of each logit and its eight neighbours: 1/4, 1/8 beside and 1/16 at corners.
+
+    The pixels of a square are made by different filters. In thin cloud, near the threshold, one of
+    them may be cloud in every square and its neighbours not: a grid of dots in the mask. The mean
+    leaves no such grid (Sugawara 2019).
+
+    Args:
+        stem: Pixels a side of the squares.
+    """
+
+    weights: Tensor  # (stem**2, stem**2, 3, 3): they follow from the stem, so no file holds them
+
+    def __init__(self, stem: int) -> None:
+        super().__init__()
+        line = torch.zeros(stem, stem, 3)  # pixel of the result, pixel, square before / same / next
+        for pixel in range(stem):
+            for step, weight in ((-1, 1 / 4), (0, 1 / 2), (1, 1 / 4)):
+                square, inside = divmod(pixel + step, stem)
+                line[pixel, inside, square + 1] += weight
+        weights = torch.einsum("aiy,bjx->abijyx", line, line).reshape(stem**2, stem**2, 3, 3)
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Squares of logits (n, stem**2, y, x) to squares of smoothed logits of the same shape."""
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), self.weights)
 
 
 def _block(inputs: int, outputs: int, kernel: int, dropout: float) -> nn.Sequential:

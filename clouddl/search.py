@@ -23,7 +23,7 @@ from clouddl.files import write_whole
 from clouddl.scale.cluster import Cluster, Died, Lost, open_cluster
 
 # "Filter size" can be read as the number of filters or as the size of their kernel: both are here.
-CHOICES: dict[str, list[int]] = {"base_filters": [8, 12, 16], "kernel_size": [3, 5]}
+CHOICES: dict[str, list[int]] = {"base_filters": [8, 12], "kernel_size": [3, 5]}
 
 SPACE: dict[str, Any] = {
     # At least 0.1: short trials favour none, and long fits then over-fit.

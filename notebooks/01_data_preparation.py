@@ -18,12 +18,14 @@
 # # 1. Preparing the data
 #
 # A network learns from pairs: an image, and a mask that says which of its pixels are cloud. This
-# page makes those pairs. The images are real and simulated Sentinel-2 images; the masks of the real
-# ones come from existing cloud processors, because nobody has labelled them by hand.
+# page makes those pairs. The images are real and simulated Sentinel-2 images. Nobody has labelled
+# the real ones by hand, so their masks come from existing cloud processors. The simulated ones have
+# an exact mask of their own. Which of the two the final models learn from is settled on the next
+# page; both take part in validation.
 #
-# **What you will see.** The scenes and their roles; how images, masks and heights come to one grid;
-# what three existing processors call cloud, where they disagree, and what dilation changes; the
-# chips that the network is trained on.
+# **What you will see.** The scenes and their roles; how images, masks and heights are resampled to
+# one grid; what three existing processors call cloud, where they disagree, and what dilation
+# changes; the chips that later pages train and validate on.
 #
 # **Prerequisites.** None. **Time.** A few minutes, most of it spent by the processors.
 
@@ -54,11 +56,12 @@ figures.style()
 # %% [markdown]
 # ## Scenes and roles
 #
-# The catalogue is a list of scenes: for each its files, sensor, region and **role**. There are four
-# roles.
+# A **scene** is one image with all its bands, most often a patch of a few kilometres; a **region**
+# is the place it shows. The catalogue lists for each scene its files, sensor, region and **role**.
+# There are four roles.
 #
 # - *train*: the weights of the network are fitted to these. Sentinel-2 only.
-# - *validation*: everything that has to be chosen is chosen on these. No region is in both roles: patches
+# - *validation*: everything that has to be chosen is chosen on these. No region is in both roles: scenes
 #   of one region show the same ground, and a network that has seen the ground would look better than it is.
 # - *reference*: images with hand-labelled masks. They score the finished model and decide nothing.
 # - *extra*: images for single pages, with heights or from other sensors.
@@ -68,18 +71,19 @@ catalogue, store = open_corpus(corpus, mirror or None)
 tables.show(data.roles_table(catalogue))
 
 # %% [markdown]
-# One row of the table is one collection of images. "Metres" is the size of a pixel as delivered. A
-# region may have many scenes; it is the number of regions that says how varied a collection is.
+# *Table 1.1. The collections of images, by role. "Metres" is the size of a pixel as delivered. A
+# region may have many scenes: look at the number of regions to see how varied a collection is.*
 #
-# What ground do they show? There is no map: many patches, those of Landsat among them, come without
+# What ground do they show? There is no map: many scenes, those of Landsat among them, come without
 # coordinates. The next table lists surfaces instead.
 
 # %%
 tables.show(data.places_table(catalogue))
 
 # %% [markdown]
-# Compare what is learnt from with what is tested on. Where the publisher of real images says nothing of
-# their surface, it is not recorded. Simulated scenes fill in grounds by rule, the same number of each.
+# *Table 1.2. The surfaces, with the number of places of each; every simulated scene counts as a
+# place. Look for surfaces of the reference that the training rows lack. "Not recorded" means that the
+# publisher does not state the surface. The simulated scenes show each surface equally often, by rule.*
 #
 # Not every copy of this page is made from the same images. The next lines state what this one
 # shows.
@@ -96,16 +100,16 @@ shown = [(record.id, open_scene(record, store)) for record in data.some_of(train
 figures.gallery(shown)
 
 # %% [markdown]
-# *Figure 1.1. Training scenes. An orange line follows the edge of the cloud where a scene comes
-# with an exact mask of its own, as simulated scenes do. Real training scenes have none: their masks
-# are made below.*
+# *Figure 1.1. Training scenes. An orange line follows the edge of the cloud in simulated scenes,
+# which have an exact mask; a simulated scene without a line is wholly clear or wholly cloud. The
+# masks of real training scenes are made below.*
 #
 # ## One grid for all sensors
 #
-# The network works on coarser pixels than a sensor delivers. Two sensors of different sharpness
-# look more alike when both are averaged to the same, coarser grid, and clouds are large. `resample`
-# averages reflectance and heights by area. A pixel of the mask is cloud where at least half of what
-# is labelled in it is cloud. Training goes further and keeps the fraction itself
+# The network works on coarser pixels than most sensors deliver. Two sensors of different sharpness
+# look more alike on the same, coarser grid, and clouds are large enough to remain visible there.
+# `resample` averages reflectance and heights by area. A pixel of the resampled mask is cloud where
+# at least half of its labelled area is cloud. Training keeps the fraction itself
 # ({doc}`02_training`).
 
 # %% tags=["wide"]
@@ -115,8 +119,8 @@ coarse = [resample(scene, metres) for metres in coarser]
 data.resolutions_figure([scene, *coarse])
 
 # %% [markdown]
-# *Figure 1.2. One scene as delivered and averaged to coarser pixels. Look for the smallest cloud or
-# field that can still be recognised at each size.*
+# *Figure 1.2. The last scene of Figure 1.1 as delivered, and resampled to coarser pixels. Look for
+# the smallest detail that can still be recognised at each size of pixel.*
 #
 # A terrain model is an optional input: `elevation` counts as one more band. Few open images come
 # with one. This is the first scene of the catalogue that has one, on the grid of its image.
@@ -131,7 +135,8 @@ data.terrain_figure(with_dem.id, open_scene(with_dem, store))
 #
 # ## What existing processors call cloud
 #
-# In 2020 the labels came from MAJA and Fmask. Neither can run here, so three others play that part:
+# A **processor** is a program that makes a mask from an image. In 2020 the labels came from the
+# processors MAJA and Fmask. Neither can run here, so three others play that part:
 #
 # | processor | how it decides | what it learnt from |
 # |---|---|---|
@@ -139,8 +144,8 @@ data.terrain_figure(with_dem.id, open_scene(with_dem, store))
 # | ukis-csmask | a U-Net of DLR, four bands | hand-labelled masks: SPARCS (Landsat 8), CloudSEN12+ (Sentinel-2) and others, by its README |
 # | spectral tests | published thresholds of Zhu and Woodcock (2012), six bands | nothing |
 #
-# So a model trained on ukis-csmask, or on a vote it takes part in, descends at second hand from
-# hand-labelled masks; one trained on the spectral tests descends from no mask. This matters for
+# So a model trained on the masks of ukis-csmask, or on a vote it takes part in, has learnt from
+# hand-labelled masks at second hand; one trained on the spectral tests has not. This matters for
 # every claim that no hand-labelled mask was used, and later pages repeat it.
 #
 # Three votes combine the processors, pixel by pixel:
@@ -156,9 +161,11 @@ data.terrain_figure(with_dem.id, open_scene(with_dem, store))
 LABEL_SOURCES
 
 # %% [markdown]
-# `study_chips` cuts the scenes into chips (squares of equal size) and labels each chip with every
-# source. A simulated scene among real ones needs no processor: its exact mask is known, and is
-# stored for every source. Simulated chips are therefore left out of the comparison that follows.
+# One of them matters below: s2cloudless dilates its own masks (`dilation_m`).
+#
+# `study_chips` cuts the scenes into **chips**, squares of equal size, and labels each chip with
+# every source. A simulated scene needs no processor: its exact mask is stored for every source.
+# Simulated chips are therefore left out of the comparison that follows.
 
 # %%
 path = study_chips(catalogue, store, work, simulated)
@@ -172,14 +179,16 @@ masks = {source: layers[source].dataset.mask.values for source in LABEL_SOURCES}
 tables.show(data.labels_table(masks))
 
 # %% [markdown]
-# "Labelled" is the part of all pixels that a source labels; only `consensus` leaves pixels out on
-# purpose. "Cloud" is the part of the labelled pixels that it calls cloud. If the last column
-# differs much from row to row, a network trained on one source will disagree with a network trained
-# on another, however long both are trained. In 2020 about 20 % of the pixels were cloud. Such a
+# *Table 1.3. The sources of labels on the real training chips. "Labelled" is the part of all pixels
+# that a source labels; only `consensus` leaves pixels out on purpose. "Cloud" is the part of the
+# labelled pixels that it calls cloud: compare it from row to row.*
+#
+# Where the last column differs, networks trained on two sources learn two different targets, and
+# longer training does not bring them together. In 2020 about 20 % of the pixels were cloud. Such a
 # minority is the reason for the Dice term in the loss ({doc}`02_training`).
 #
-# The next figure shows one chip with all its labels. It is the one that has most of all three kinds
-# of pixel: cloud for all, clear for all, and divided.
+# The next figure shows one chip with all its labels. It is chosen because it has many pixels of all
+# three kinds: cloud for all processors, clear for all, and divided.
 
 # %% tags=["wide"]
 index = data.most_divided(masks, PROCESSORS)
@@ -187,9 +196,9 @@ chip = layers[SOFT].dataset.isel(chip=index)
 data.sources_figure(chip, {source: mask[index] for source, mask in masks.items()}, chip.mask.values)
 
 # %% [markdown]
-# *Figure 1.4. One chip and its labels. First the three processors, then their votes; orange is
-# unlabelled. In the last picture, yellow means that all three say cloud, dark blue that none does,
-# and the shades between that they are divided.*
+# *Figure 1.4. One chip and its labels. First the three processors, then their votes; orange has no
+# label. In the soft labels, yellow means that all three say cloud, dark blue that none does, and
+# the shades between that they are divided: look for these along the edges of clouds.*
 #
 # ## Where they disagree
 #
@@ -207,6 +216,12 @@ cirrus = [data.cirrus_of(chips, i, catalogue, store, a.shape[-1]) for i in worst
 three = {name: masks[name] for name in PROCESSORS}
 tables.show(data.disagreement_table(chips, three, worst, cirrus))
 
+# %% [markdown]
+# *Table 1.4. The four chips: the median reflectance in the cirrus band, and how much of the chip each
+# processor calls cloud. Look for a processor that stands alone.*
+#
+# The same four chips, in the same order, as pictures:
+
 # %% tags=["wide"]
 data.disagreement_figure(chips, three, worst, cirrus)
 
@@ -215,13 +230,16 @@ data.disagreement_figure(chips, three, worst, cirrus)
 # the eye sees it, the cirrus band (white from a reflectance of 0.05), then what each processor
 # calls cloud.*
 #
-# Look for three cases. If a chip looks clear but is evenly bright in the cirrus band, and
-# s2cloudless calls all of it cloud, it has seen a **thin high veil** that the other bands show as a
-# faint haze at most. The spectral tests may call that haze cloud too. Whether it is one is a
-# question of definition. If the image shows snow, ice, sand or another **bright ground**, one of
-# the processors has probably taken it for cloud. If the masks differ along a rim only, they draw
-# the **edge of the cloud** at different distances. A network without the cirrus band can hardly
-# learn the first case: its inputs hold little of what decides it.
+# Look for three cases.
+#
+# - **Thin high veil.** The chip looks clear but is evenly bright in the cirrus band, and s2cloudless
+#   calls all of it cloud. Other bands show a faint haze at most, which the spectral tests may call
+#   cloud too. Whether it is cloud is a question of definition. A network without the cirrus band can
+#   hardly learn this case: its inputs hold little of what decides it.
+# - **Bright ground.** The image shows snow, ice, sand or another bright ground, which one of the
+#   processors has probably taken for cloud.
+# - **Edge of the cloud.** The masks differ along a rim only: the processors draw the edge at
+#   different distances.
 
 # %%
 agreement = 1 - (a != b).mean()
@@ -236,17 +254,24 @@ Markdown(
 #
 # **Dilation** grows every cloud of a mask by some metres. Processors draw the edge of a cloud at
 # different distances from its core, so part of their disagreement is only a matter of such a
-# margin. Here the masks of s2cloudless are dilated and scored against those of ukis-csmask, as if
-# the latter were true. Neither is; the table shows how far a margin alone moves a score.
+# margin. Here the masks of s2cloudless are dilated further and scored against those of ukis-csmask,
+# as if the latter were true. Neither is; the table shows how far a margin alone moves a score.
+#
+# *Precision* is the fraction of what is called cloud that is cloud, *recall* the fraction of cloud
+# that is found. F1 weights both alike, and **F2**, the score of this book, weights recall four times
+# as much as precision. The other columns are explained in {doc}`04_sentinel2_validation`.
 
 # %%
 dilated = [data.score_dilated(a, b, metres, chips.resolution) for metres in dilations]
 tables.show(pd.DataFrame(dilated))
 
 # %% [markdown]
-# Dilation can only add cloud. So recall rises from row to row, and precision falls when what is
-# added is clear in the other mask. F2 weights recall four times as much as precision, so it may
-# rise where F1 falls. If it falls too, the first mask was already the wider one.
+# *Table 1.5. s2cloudless against ukis-csmask, after dilation by some metres more. Compare the
+# columns of F1 and F2 from row to row.*
+#
+# Dilation can only add cloud. So recall cannot fall from row to row, and precision falls when what
+# is added is mostly clear in the other mask. F2 may then rise where F1 falls: a gain in F2 after
+# dilation need not mean a better mask.
 #
 # ## Chips
 #
@@ -259,9 +284,9 @@ stored = data.chips_table(path, bands[:1], "majority")
 tables.show(stored)
 
 # %% [markdown]
-# Real and simulated chips are counted apart, since this page compares processors on real ones alone
-# while {doc}`02_training` trains on both. All dates and patches of one place make one region, and
-# so do all simulated scenes of one landscape.
+# *Table 1.6. The chips that are stored, real and simulated ones apart. This page compared processors
+# on the real ones alone. All scenes of one place make one region, whatever their date, and so do all
+# simulated scenes of one landscape.*
 
 # %%
 totals = stored.groupby("origin").chips.sum()
@@ -274,6 +299,6 @@ Markdown(
 # %% [markdown]
 # **What we learnt.** Masks of processors cost nothing, but they are not the truth: each has its own
 # idea of thin cloud, bright ground and the edge of a cloud, and one of them learnt from
-# hand-labelled masks. The more two sources differ, the more the choice of labels decides the later
-# scores. The numbers above say how large that disagreement is here. The next page,
-# {doc}`02_training`, compares networks trained on each source.
+# hand-labelled masks. The numbers above say how large their disagreement is here; a score against
+# such masks has to be read with it in mind. The next page, {doc}`02_training`, compares networks
+# trained on each source.

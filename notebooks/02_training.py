@@ -18,11 +18,13 @@
 # # 2. Training
 #
 # This page is the method itself: the network, what it minimises, what it is shown, and how its
-# weights are found. Then it compares short fits, to choose labels and normalisation.
+# weights are found. Then it compares short fits, to choose the labels, the scenes to train on and
+# the normalisation.
 #
 # **What you will see.** A drawing of the U-Net and its code; the loss on a toy mask; how training
 # images are changed so that they stand for other sensors; the learning rate and the averaging of
-# the weights; which labels and which normalisation serve best, decided on validation scenes.
+# the weights; short fits with different labels, training effects, scenes and normalisations, scored
+# on validation scenes; how a probability becomes a mask.
 #
 # **Prerequisites.** The chips of {doc}`01_data_preparation` (made here if they are missing).
 # **Time.** Minutes for each of the short fits, on two cores.
@@ -62,8 +64,9 @@ from clouddl_study.workspace import work_folder, write_choices, write_table
 # %% [markdown]
 # ## The training and the validation chips
 #
-# Training chips fit the weights. Validation chips come from regions never trained on. They decide
-# whatever has to be chosen: the labels, the normalisation, the threshold.
+# The weights are fitted to the training chips. Validation chips come from regions never trained on.
+# They decide whatever has to be chosen and was not fixed beforehand: the labels, the scenes to train
+# on, the normalisation, the threshold.
 
 # %%
 figures.style()
@@ -75,31 +78,39 @@ validation = Chips.open(path, bands, chosen, "validation")
 tables.show(training.cloud_table({"train": train, "validation": validation}))
 
 # %% [markdown]
-# "Cloud" is the mean of the labels. Where cloud is a small part of the pixels, a network that never
-# finds any is right most of the time, so the loss has to prevent that answer.
+# *Table 2.1. The chips by role. "Cloud" is the mean of the labels. The smaller it is, the more often
+# a network that never finds any cloud is right, so the loss has to prevent that answer.*
 #
-# The simulated chips have an exact mask. They are there because the archive holds few bare soils,
+# The simulated chips have an exact mask. They are there because our real images hold few bare soils,
 # sands and snow fields; {doc}`12_simulated_scenes` shows them, and what they add.
 #
 # **Soft labels.** Three processors label the real chips, and they disagree
 # ({doc}`01_data_preparation`). A soft label is the fraction of the three that say cloud: none, one,
 # two or three thirds. A network trained on it learns a middle probability where processors differ,
-# instead of being forced to one side. Simulated cloud too thin to be labelled gets one half.
-# Validation needs a yes or no. There the pixels on which all three agree are labelled, and no others: two of
-# the three call uniform thin haze cloud, and a threshold chosen by their majority follows them.
+# instead of being forced to one side. Simulated cloud that is too thin to be labelled cloud gets
+# one half. Validation needs a yes or no, so there only the real pixels on which all three agree are
+# labelled. Their majority would not do: two of the three call uniform thin haze cloud, and a
+# threshold chosen by the majority would follow them.
 #
 # ## The network
 #
 # The network is a U-Net (Ronneberger 2015) with batch normalisation and dropout, as in 2020. On the
 # way down, each level halves the side of the maps and doubles their number of channels: the network
 # sees more ground and less detail. On the way up, detail comes back through the skip connections.
-# The number of base filters, the kernel size, the depth and the dropout are parameters;
-# {doc}`03_hyperopt_search` looks for good ones.
+# The depth, the number of filters of the first level ("base filters"), the kernel size and the
+# dropout are parameters; {doc}`03_hyperopt_search` searches the last three.
 #
-# One thing is not in the U-Net of 2015: **folding pixels**. Before the first level every square of
-# 2 × 2 pixels (the `stem`) becomes one pixel with four times as many channels (`pixel_unshuffle`).
-# After the last level each such pixel becomes a square again (`pixel_shuffle`). Nothing is lost,
-# the convolutions run over a quarter of the pixels, and each of them reaches twice as far.
+# Two things are not in the U-Net of 2015. The first is **folding pixels**. Before the first level
+# every square of 2 × 2 pixels (the `stem`) becomes one pixel with four times as many channels
+# (`pixel_unshuffle`). After the last level each such pixel becomes a square again (`pixel_shuffle`).
+# No value is lost, the convolutions run over a quarter of the pixels, and each of them reaches twice
+# as far.
+#
+# The second is **smoothing**, and folding is the reason for it. The four pixels of a square come from
+# four different filters. In thin cloud, where probabilities lie near the threshold, one of the four
+# may be above it in square after square: a grid of dots in the mask. So at the end each output is
+# averaged with its eight neighbours (3 × 3 pixels, the middle one weighted most). This removes any
+# pattern that repeats from square to square {cite:p}`sugawara2019`.
 
 # %%
 card = ModelCard(name="example", bands=bands, resolution=resolution, seed=seed)
@@ -107,9 +118,12 @@ net = build(card)
 training.unet_figure(card, CROP)
 
 # %% [markdown]
-# *Figure 2.1. The U-Net for a training patch. Under "channels × side²", follow the data from the
-# left: folded, down (blue), up (orange), unfolded. Each box is two convolutions, each with batch
-# normalisation and ReLU, then dropout of whole channels. Grey arrows hand maps over unchanged.*
+# *Figure 2.1. The U-Net for a window of a training chip. The labels read "channels × side²". Follow
+# the data from the left: folded, down (blue), up (orange), unfolded. Each box is two convolutions,
+# each with batch normalisation and ReLU, then dropout of whole channels. Grey arrows hand maps over
+# unchanged. The smoothing at the end is not drawn.*
+#
+# The network drawn has the default shape. The short fits below use fewer base filters.
 
 # %%
 reach = receptive_field(card)
@@ -119,17 +133,17 @@ Markdown(
 )
 
 # %% [markdown]
-# That reach is the **field of view**. It must be larger than a cloud's edge, so that the network
-# can tell a cloud from a bright roof by its surroundings; it need not be as large as the cloud. The
-# way down and up again is this method of `clouddl.network.UNet`:
+# That reach is the **field of view**. It has to cover the edge of a cloud and what lies beside it,
+# so that the network can tell a cloud from a bright roof by its surroundings; it need not be as
+# large as the cloud. The way down and up again is this method of `clouddl.network.UNet`:
 
 # %%
 training.source(UNet.squares)
 
 # %% [markdown]
 # `first`, `down` and `join` are blocks of two convolutions, `up` are the transposed convolutions,
-# and `last` turns the channels into one logit for each pixel of a folded square. The logit $z$
-# becomes the probability of cloud,
+# `last` turns the channels into one number for each pixel of a folded square, the **logit**, and
+# `smooth` averages it with those of its neighbours. The logit $z$ becomes the probability of cloud,
 # $p = 1 / (1 + e^{-z})$.
 #
 # ## The loss
@@ -144,9 +158,9 @@ training.source(UNet.squares)
 #
 # $$\mathrm{Dice} = \frac{2 \sum_i p_i t_i + 1}{\sum_i p_i + \sum_i t_i + 1}$$
 #
-# Binary cross-entropy (BCE) judges every pixel for itself and rewards honest probabilities. Soft
-# Dice judges the overlap of the predicted and the labelled cloud, and clear pixels that are called
-# clear do not enter it. In code:
+# Binary cross-entropy (BCE) judges every pixel for itself; it is lowest when the probability is the
+# frequency of cloud. Soft Dice judges the overlap of the predicted and the labelled cloud; clear
+# pixels that are called clear do not enter it. In code:
 
 # %%
 training.source(cloud_loss)
@@ -172,8 +186,8 @@ Markdown(
 
 # %% [markdown]
 # This is why both are there. With BCE alone a small cloud is hardly worth finding. With Dice alone
-# nothing would keep probabilities honest, and a batch without cloud would teach little. Dice is
-# computed over the whole batch, so that one clear chip does not swing it.
+# nothing would tie probabilities to frequencies, and a batch without cloud would teach little. Dice
+# is computed over the whole batch, so that one clear chip does not swing it.
 #
 # ## What the sensors see
 #
@@ -187,59 +201,63 @@ figures.sensor_responses(sensors)
 
 # %% [markdown]
 # *Figure 2.3. Bands of the sensor trained on (top) and of two it stands for. Look for bands that lie
-# above each other: they measure nearly the same. Where a column has no partner, a sensor lacks it.*
+# above each other: they measure nearly the same. A band of Sentinel-2 with nothing below it is one
+# that the other sensor lacks.*
 #
 # ## Making Sentinel-2 stand for other sensors
 #
-# The network is trained on Sentinel-2 and used on others. So each time a chip is shown, it is
-# changed by about as much as sensors differ. First a window is brought to another **resolution**
-# and turned. Then four effects change its reflectance. `Augmentation` holds their strengths; they
-# are drawn anew for each image and each step.
+# The network is trained on Sentinel-2 and used on other sensors. So each time a chip is shown, it is
+# changed by about as much as sensors differ. First a window of it is resampled to another
+# **resolution** and turned. Then four effects change its reflectance. `Augmentation` holds the
+# strengths of these **training effects**; the changes are drawn anew at each step.
 
 # %%
 augmentation = Augmentation()
 tables.show(training.effects_table(augmentation, train.resolution))
 
 # %% [markdown]
-# ± and "of standard deviation" give the typical size of a normally distributed random number. The
-# strengths are kept small: two sensors differ by some per cent, and stronger changes would blur the
-# differences between bands by which snow, water and soil are told from cloud. **Haze** deserves a
-# word. It brightens short wavelengths most (Ångström 1929), as real dust and smoke do, and leaves
-# the label as it is: the network learns that haze is no cloud.
+# *Table 2.2. The training effects, in the order in which they are applied. ± and "of standard
+# deviation" give the typical size of a normally distributed random number.*
+#
+# The strengths are kept small: two sensors differ by some per cent, and stronger changes would blur
+# the differences between bands by which snow, water and soil are told from cloud. **Haze** brightens
+# short wavelengths most (Ångström 1929), as real dust and smoke do, and leaves the label as it is:
+# the network is taught that haze is no cloud.
 
 # %% tags=["wide"]
 training.effects_figure(train, bands)
 
 # %% [markdown]
-# *Figure 2.4. One patch without cloud: as it is, and after each effect alone, all with one stretch
-# (longest of the first three bands as red). Below, three effects four times as strong as in
-# training, to make them visible. "paste" lays clouds of another chip over the patch, and their
-# labels with them.*
+# *Figure 2.4. One chip without cloud: as it is, and after each effect alone. All pictures have one
+# stretch, so brightness can be compared; the longest of the first three bands is shown as red. Below,
+# three effects four times as strong as in training, to make them visible. "paste" lays clouds of
+# another chip over this one, and their labels with them.*
 #
 # ## Which chips are shown
 #
 # Some regions have many chips, most have few. Shown as they come, an epoch would consist mainly of
 # a few places. `RegionSampler` therefore draws chips at random with a probability of one over the
-# number of chips of their region: **every region is shown equally often**, ten patches of one sea
-# are one sea.
+# number of chips of their region: **every region is shown equally often**, and ten chips of one sea
+# count as one sea.
 
 # %%
 tables.show(training.sampling_table(train, seed))
 
 # %% [markdown]
-# The largest and the smallest regions. The last column is the same in all rows, up to chance, while
-# the number of chips is not. A chip of a large region is thus seen in some epochs only; one of a
-# small region is seen often, but each time changed.
+# *Table 2.3. The largest and the smallest regions, of real and simulated chips together. An **epoch**
+# is one pass: as many draws as there are chips. Compare the last column with the number of chips: all
+# regions get the same. A chip of a large region may be missed in an epoch; one of a small region is
+# seen often, but each time changed.*
 #
 # ## The schedule
 #
 # Adam minimises the loss, with two devices that make short trainings reliable.
 #
-# - **One-cycle learning rate** (Smith 2018). The step length rises to its maximum and falls to nearly zero. Small steps
-#   at first keep fresh weights from being thrown about; large ones cover the distance; small ones at the end
-#   settle.
+# - **One-cycle learning rate** (Smith 2018). The length of a step rises to its maximum and falls to nearly
+#   zero. Small steps at first protect the random first weights from large jumps; large ones cover the
+#   distance; small ones at the end settle.
 # - **Weight averaging.** The model that is kept does not have the last weights but a moving average, in which
-#   later steps weigh more. Single batches pull the weights to and fro; the average does not follow them.
+#   later steps weigh more. Single batches pull the weights to and fro; the average hardly follows them.
 
 # %%
 schedule = Schedule(epochs, batch_size, learning_rate)
@@ -251,12 +269,13 @@ training.schedule_figure(schedule, training.steps_of(train, schedule))
 #
 # ## Short fits: which labels
 #
-# Now we train. Each setting is trained for as many steps. `fit_all` fits a model to the last epoch
-# without looking at validation, calibrates it on validation, chooses its threshold there, and saves
-# it. No hand-labelled mask plays a part in any choice (but one of the processors learnt from such
-# masks: {doc}`01_data_preparation`).
+# Now we train. All fits on this page take the same number of steps. `fit_all` fits a model to the
+# last epoch without looking at validation, calibrates it on validation, chooses its threshold there,
+# and saves it. No reference takes part in any choice on this page (but one of the processors learnt from
+# hand-labelled masks: {doc}`01_data_preparation`).
 #
-# The candidates are the three processors, their votes, and soft labels.
+# The candidates are the three processors, their votes, and soft labels. Each fit sees the real and
+# the simulated chips together; only the labels of the real ones differ.
 
 # %%
 candidates = ["truth"] if chosen == "truth" else [*LABEL_SOURCES, SOFT]
@@ -273,12 +292,12 @@ by_source = fit_all(fits, path, work_folder(work), schedule, at_once)
 # compare sources. Three **yardsticks** can. All are validation scenes, and all count alike in the
 # mean:
 #
-# 1. real pixels where all three processors agree;
-# 2. real pixels, labelled by two of the three;
-# 3. simulated scenes, whose mask is exact.
+# 1. *agreed*: real pixels on which all three processors agree;
+# 2. *majority*: all real pixels, labelled as at least two of the three say;
+# 3. *simulated*: simulated scenes, whose mask is exact.
 #
-# Each F2 is at the threshold that suits best there, so that no source is punished for its
-# threshold.
+# F2 weights recall four times as much as precision. Each F2 is taken at the threshold that is best on
+# that yardstick, so that no source is punished for its threshold.
 
 # %%
 yards = yardsticks(path, bands)
@@ -287,13 +306,16 @@ by_labels = training.label_scores(models, yards)
 tables.show(write_table(work, "label_sources", by_labels))
 
 # %% [markdown]
-# Read a row from left to right. A source may win one yardstick and lose another: the first two are
-# made of the processors' own masks and favour those that took part. Small differences in the mean
-# may be no more than another seed would change; {doc}`05_spot_transfer` repeats a fit with other
-# seeds.
+# *Table 2.4. One short fit for each source of labels. Read a row from left to right: a source may win
+# one yardstick and lose another. The first two yardsticks are made of the processors' own masks, and
+# favour sources that are made of the same.*
+#
+# Small differences in the mean may be no more than another seed would change;
+# {doc}`03_hyperopt_search` repeats a fit with other seeds.
 #
 # The source with the highest mean is used from here on, unless it was fixed beforehand, by the
-# longer trials of {doc}`../protocol`.
+# longer trials of {doc}`../protocol`. Where the final models learn from simulated scenes alone, the
+# labels of real chips still set their calibration and threshold.
 
 # %%
 if labels == "auto":
@@ -305,8 +327,8 @@ print(f"labels used from here on: {chosen}{beforehand}")
 # ## What the training effects and the simulated scenes are worth
 #
 # The model with those labels is the point of comparison. We repeat its fit with one thing changed
-# at a time: without any change of reflectance; with changes as strong as in an earlier version of
-# this study; from real or from simulated chips alone.
+# at a time: without any change of reflectance; with changes about three times as strong or more;
+# from real or from simulated chips alone.
 
 # %%
 as_used = by_source[f"labels-{chosen}"]
@@ -323,9 +345,9 @@ if catalogue.name != "simulated":
 
 # %% [markdown]
 # To these we add the **normalisation**, that is how reflectance is brought to mean 0 and standard
-# deviation 1 before it enters the network: with fixed statistics of the training chips; with each
-# chip's own statistics; or after the logarithm, which turns ratios of bands into differences. `log`
-# is the setting of all fits above.
+# deviation 1 before it enters the network. There are three ways: with statistics of all training chips
+# (`fixed`); with each chip's own statistics (`chip`); or after the logarithm, which turns ratios of
+# bands into differences (`log`). `log` is the setting of all fits above.
 
 # %%
 for normalisation in ("fixed", "chip"):
@@ -352,14 +374,17 @@ best_mean = max(rows, key=lambda of: mean_f2[rows[of]])
 tables.show(write_table(work, "training_effects", by_effect))
 
 # %% [markdown]
-# Compare each row with the first. A row that is ahead on validation is not yet a better recipe:
-# validation is of the same sensor as training, so it cannot show what the effects are for, which is
-# other sensors. A model trained on simulated scenes alone has an advantage on the simulated
-# yardstick, and one trained on real scenes alone on the two others.
+# *Table 2.5. Short fits with one thing changed. Compare each row with the first. Expect a model trained
+# on simulated scenes alone to have an advantage on the simulated yardstick, and one trained on real
+# scenes alone on the two others.*
+#
+# A row that is ahead on validation is not yet a better recipe: validation is of the same sensor as
+# training, so it cannot show what the effects are for, which is other sensors.
 #
 # **Which scenes to train on** is decided here all the same: real and simulated ones, or one of the
 # two alone, whichever has the highest mean, unless it was fixed beforehand by the longer trials of
-# {doc}`../protocol`.
+# {doc}`../protocol`. In those trials the result depended on the number of steps, so the row that is
+# ahead in these short fits need not be the one that is used.
 
 # %%
 norms = {"log": as_used}
@@ -372,35 +397,41 @@ write_choices(work, labels=chosen, normalisation=best, resolution=resolution, sc
 tables.show(write_table(work, "normalisation", by_norm))
 
 # %% [markdown]
-# The row with the highest mean is used on the pages that follow. The same caution holds: the study
-# of 2020 found normalisation of each patch important for the transfer to other sensors, and
-# validation on the training sensor can neither confirm nor refute that.
+# *Table 2.6. Short fits with each normalisation. The row with the highest mean is used on the pages
+# that follow.*
+#
+# The same caution holds: the study of 2020 found normalisation of each patch (`chip`) important for
+# the transfer to other sensors, and validation on the training sensor can neither confirm nor refute
+# that.
 #
 # ## Are the fits long enough?
+#
+# Validation is not looked at while a fit runs, so only its training loss can tell.
 
 # %%
 training.curves_figure(work_folder(work) / "runs", [*by_source, *fitted])
 
 # %% [markdown]
-# *Figure 2.6. Training loss of each fit. A curve that still falls at the end would gain from more
-# epochs. Levels can only be compared between fits with the same labels: soft labels cannot reach a
-# loss of zero.*
+# *Figure 2.6. Training loss of each fit. Look at the right end of a curve: where it still falls, more
+# steps would lower it further. A fit on fewer chips takes the same number of steps in more epochs, so its curve
+# is longer. Levels can only be compared between fits with the same labels, scenes and training
+# effects: soft labels, for one, cannot reach a loss of zero.*
 #
 # ## From probabilities to a mask
 #
 # The network answers with a probability; a mask needs a threshold. First the probabilities are
 # **calibrated**: a scale and a shift of the logit, fitted on validation, go into the last
-# convolution. Then the threshold is chosen by F2, the mean over real and simulated validation
-# chips. The best one alone would be chance, since many thresholds score nearly alike. So the rule
-# is: take all thresholds within 0.01 of the best F2 (the **plateau**), and use the middle of them.
+# convolution. Then the threshold is chosen by F2, averaged over the real and the simulated
+# validation chips. Many thresholds score nearly alike, and which of them is highest is chance. So the
+# rule is: take all thresholds within 0.01 of the best F2 (the **plateau**), and use the middle of them.
 
 # %%
 training.threshold_figure(as_used, validation)
 
 # %% [markdown]
-# *Figure 2.7. F2 against the threshold, for the model with the labels chosen. Grey: the plateau of
-# the mean (black). The dashed line is the threshold in the card of the model. The wider the
-# plateau, the less a mask depends on the threshold.*
+# *Figure 2.7. F2 against the threshold, for the short fit with the labels chosen. Grey: the plateau
+# of the mean (black). The dashed line is the threshold that the rule gives; it is written into the
+# card of the model. The wider the plateau, the less F2 depends on the threshold.*
 
 # %%
 f2 = by_labels.set_index("labels")["mean"]
@@ -413,7 +444,8 @@ Markdown(
 
 # %% [markdown]
 # **What we learnt.** A small U-Net, a loss in two parts, and chips that are changed each time they
-# are shown: that is the whole method. What was chosen here was chosen on validation scenes, without
-# a hand-labelled mask of our own. The numbers above say how much each choice matters on the sensor
-# of the training. The choices go on to {doc}`03_hyperopt_search`; what each source of labels is
-# worth on references, and on another sensor, is measured in {doc}`05_spot_transfer`.
+# are shown: that is the whole method. What was chosen, here or in the trials beforehand, was chosen
+# on validation scenes, without a hand-labelled mask of our own. The numbers above say how much each
+# choice matters on the sensor of the training, in short fits of one seed. The choices go on to
+# {doc}`03_hyperopt_search`; what each source of labels is worth on references of other sensors is
+# measured in {doc}`05_spot_transfer`.

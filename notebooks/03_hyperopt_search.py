@@ -17,13 +17,16 @@
 # %% [markdown]
 # # 3. HyperOpt search and the final models
 #
+# This page finds the shape of the network, then trains the models that the rest of the book scores.
+#
 # **What you will see.** A search over dropout, number of filters, kernel size and learning rate. Each
-# trial is a short fit, scored by F2 on the validation patches. Then: what each parameter explains, the
-# final models trained with the best trial, how far the seed alone moves their score, and the rule that
-# sets the threshold of each model.
+# trial is a short fit, scored by F2 on the validation chips. Then: what each parameter explains, the
+# final models trained with the settings of the best trial, how far the seed alone moves their score,
+# and the rule that sets the threshold of each model.
 #
 # **Prerequisites.** {doc}`02_training` (its choices are used; without them, the defaults).
-# **Time.** Tens of minutes in the `full` profile. A search that was stopped goes on where it was.
+# **Time.** More than an hour in the `full` profile on two cores, most of it for the final models. A search
+# that was stopped goes on where it was.
 
 # %% tags=["parameters"]
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
@@ -64,9 +67,9 @@ figures.style()
 # ## What is already settled
 #
 # The chips are those of {doc}`01_data_preparation`: squares of 256 pixels with a mask for each source of
-# labels. {doc}`02_training` chose the source of the labels, the normalisation, the working resolution, and
-# whether real scenes, simulated ones or both are trained on, on validation. The search takes these as they
-# are. Only the parameter `labels` can overrule the first.
+# labels. {doc}`02_training` settled four things: the source of the labels, the normalisation, the working
+# resolution, and whether the models train on real scenes, simulated ones or both. The search takes these as
+# they are; only the parameter `labels` can overrule the first.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -84,23 +87,24 @@ choices
 # means much at a wrong one. The table is read from `clouddl.search.SPACE`, the object that HyperOpt
 # itself is given.
 #
-# Dropout starts at 0.1 and not at 0. Short fits hardly over-fit and so favour no dropout at all; the long
-# fits that follow would pay for it.
+# Dropout starts at 0.1 and not at 0. Short fits hardly over-fit, so they tend to favour no dropout at all,
+# and the long fits that follow could then over-fit.
 
 # %%
 tables.show(page.space())
 
 # %% [markdown]
-# *Table 3.1. The space. A learning rate is sampled uniformly in its logarithm, so that each doubling is as
-# likely as any other.*
+# *Table 3.1. The space of the search. The learning rate is sampled uniformly in its logarithm, so that each
+# doubling is as likely as any other.*
 #
 # ## One trial
 #
 # A trial turns a point of this space into one number. It makes a network of that shape, trains it for
-# `trial_epochs` passes, calibrates its probabilities and returns F2 on the validation patches. F2 weights
-# recall four times as much as precision. It is the mean of two F2, one over real and one over simulated
-# patches, so that both count alike. The labels of the real patches come from processors (with soft
-# labels, the pixels on which all of them agree): validation F2 measures agreement with them. Agreement with hand-labelled masks is measured in
+# `trial_epochs` passes, calibrates its probabilities and returns F2 on the validation chips. F2 weights
+# recall four times as much as precision. **Validation F2** is the mean of two F2, one over real and one over
+# simulated chips, so that both count alike. The labels of the real chips come from processors; with soft
+# labels, only the pixels on which all of them agree count. So on real chips validation F2 measures
+# agreement with processors. Agreement with hand-labelled masks is measured in
 # {doc}`04_sentinel2_validation`.
 #
 # Every model on this page has a *card*: its bands, its shape, its labels, its seed. The trials use the
@@ -135,11 +139,11 @@ objective = partial(
 #     table = table + [point, score]  # written to disk at once
 # ```
 #
-# TPE stands for tree-structured Parzen estimator (Bergstra 2013). It divides the trials so far into a
-# good and a poor part, estimates for each parameter how the values are distributed in either, and
-# proposes the value whose density among the good ones, divided by that among the poor ones, is highest.
-# It needs some trials before it has anything to divide: the first third of the budget, and at least
-# three trials, are sampled at random from the space.
+# TPE stands for tree-structured Parzen estimator (Bergstra 2013). It divides the trials so far into good
+# and poor ones, and estimates for each parameter how its values are distributed among either. Then it
+# proposes a value that is frequent among the good trials and rare among the poor ones. It needs some
+# trials to divide, so the first third of the budget, and at least three trials, are sampled at random
+# from the space.
 
 # %%
 table = search(
@@ -178,18 +182,18 @@ best
 tables.show(write_table(work, "trials", page.ranked(table, sizes)))
 
 # %% [markdown]
-# *Table 3.2. All trials, best first. The winner is the first row whose network is small enough, which need
-# not be the first row.*
+# *Table 3.2. All trials, best first. Look in the last column for the first row whose network is small
+# enough: that is the winner, and it need not be the first row.*
 #
-# Two pictures of the same table follow. The first is in the order of time, the second by parameter.
+# Two figures show the same trials: the first in the order of time, the second by parameter.
 
 # %%
 figures.trial_losses(table)
 
 # %% [markdown]
-# *Figure 3.1. Validation F2 of each trial, in the order they were proposed. The line is the best so far. If
-# TPE learns, the later dots lie higher than the early ones, which are random; a line that is still rising
-# at the end says that the search was cut short.*
+# *Figure 3.1. Validation F2 of each trial, in the order in which they were proposed. The line is the best so
+# far. If TPE learns, the later dots lie higher than the early ones, which are random. A line that still
+# rises at the end means that more trials might have found better ones.*
 
 # %%
 figures.parameter_slices(table)
@@ -203,37 +207,40 @@ figures.parameter_slices(table)
 #
 # For each parameter the trials are divided into groups: at the median for dropout and learning rate, by
 # value for filters and kernel. The table gives the mean F2 of the best and of the worst group, and the
-# fraction of the variance of F2 that lies between the groups.
+# fraction of the variance of F2 that lies between the groups ("variance explained alone").
 #
 # These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at
-# alone, without holding the others fixed. TPE proposes good values together, so in the table of trials the
-# parameters are correlated: if the trials with a low learning rate are also those with a small kernel, both
-# are credited with the same difference in F2. A small number of trials does this by chance alone. The
+# alone, without holding the others fixed. TPE proposes good values together, so the parameters of the trials
+# are correlated: if the trials with a low learning rate are also those with a small kernel, both
+# are credited with the same difference in F2. With few trials this happens by chance alone. The
 # last column says what a parameter without any effect would explain on average, (groups − 1) /
-# (trials − 1). A value near it is no evidence.
+# (trials − 1). A value near it, or below, is no evidence of an effect.
 
 # %%
 tables.show(page.parameter_worth(table).round(3))
 
 # %% [markdown]
-# *Table 3.3. What each parameter explains alone. So few trials give an indication, not a test.*
+# *Table 3.3. What each parameter explains alone. Compare the last two columns: only a parameter far above
+# chance may matter. So few trials give an indication, not a test.*
 #
 # ## The final models
 #
-# The best trial is trained at length and to the last epoch: once for each set of bands, and once for any
-# of them, by leaving out bands at random. Nothing is stopped early, so validation does not decide when
-# training ends.
+# The settings of the best trial are now trained at length and to the last epoch. There is a model for
+# each set of bands: `five` (all that the study uses), `spot` and `pleiades` (those of the sensors). One more,
+# `any`, works with each of these sets, because each training image is shown with one of them. Nothing is
+# stopped early, so validation does not decide when training ends.
 #
 # With SPOT's bands there are five more fits of as many steps, as controls:
 #
-# - two with other seeds, to measure the noise;
-# - two trained on other scenes: real and simulated ones, or one of the two alone;
-# - one with labels of the spectral tests, which descend from no hand-labelled mask.
+# - two with other seeds, to measure the noise (`spot-seed-1`, `spot-seed-2`);
+# - two trained on other scenes than `spot`, out of real and simulated ones (`spot-both`), real ones alone
+#   (`spot-real`) and simulated ones alone (`spot-simulated`);
+# - one with labels of the spectral tests, which descend from no hand-labelled mask (`spot-spectral-tests`).
 #
-# The last three need real patches: a build of simulated patches alone leaves them out. Labels matter for real
-# patches only, so the last one always sees some.
+# The last three need real chips: a build of simulated chips alone leaves them out. Labels make a difference on
+# real chips only, so the last one always sees some.
 #
-# The model `spot` is the headline model of the study. It is the fit of the first seed. That was fixed
+# The model `spot` is the **headline model** of the study. It is the fit of the first seed. That was fixed
 # beforehand, whichever seed scores best.
 
 # %%
@@ -253,8 +260,8 @@ if catalogue.name != "simulated":
     fits.append(Fit(card("spot-spectral-tests", spot, **tests), labelled))
 
 # %% [markdown]
-# The fits differ in their cards and in the patches they see, and in nothing else. The schedule is the same
-# for all: `epochs` passes over all training chips, with the learning rate of the best trial.
+# The fits differ in their cards and in the chips they see, and in nothing else. All take as many steps as
+# `epochs` passes over all training chips, with the learning rate of the best trial.
 
 # %%
 schedule = Schedule(epochs, batch_size, best["learning_rate"])
@@ -270,10 +277,10 @@ tables.show(write_table(work, "final_models", summary))
 #
 # ## How much is chance?
 #
-# The seed sets the first weights, the order of the patches and the random effects of training. Fits that
-# differ in the seed alone differ in F2 too, and no difference between settings means anything below that.
-# We take two standard deviations of the seeds as the limit. Three seeds give a rough value of it, and
-# they are long fits: the noise of a short trial is likely to be larger, not smaller.
+# The seed sets the first weights, the order of the chips and the random training effects. Fits that
+# differ in the seed alone differ in F2 too, and a difference between settings that is no larger shows
+# nothing. We take two standard deviations of the seeds as the limit. Three seeds give a rough value of it,
+# and they are long fits: the noise of short trials was not measured, and may be larger.
 
 # %%
 same_but_seed = ["spot", "spot-seed-1", "spot-seed-2"]
@@ -282,24 +289,28 @@ page.trials_with_noise(table, seeds)
 
 # %% [markdown]
 # *Figure 3.3. Left: the trials from best to worst. The band reaches two standard deviations of the seeds
-# below the best trial; trials inside it cannot be told from the best. Right: the three long fits of the
-# winner, which differ in the seed alone.*
+# below the best trial; trials inside it cannot be told from the best. Right: the three long fits with the
+# settings of the winner, which differ in the seed alone. Compare how far the dots on either side spread.*
 #
 # ## The threshold
 #
-# The network gives a probability; a mask needs a threshold. It is chosen here, once, on the validation
-# patches, and used on every page that follows, for every sensor. There are three steps.
+# The network gives a probability; a mask needs a threshold. It is chosen once, on the validation
+# chips, and used on every page that follows, for every sensor. There are three steps.
 #
-# 1. *Calibrate.* The logits are scaled and shifted so that of the pixels given 0.3, about 30 % are cloud.
-# 2. *Average.* F2 is computed for the thresholds 0.01 to 0.99 on the real and on the simulated patches,
-#    and the two curves are averaged. The real patches hold little snow, sand and bare soil; the simulated
+# 1. *Calibrate.* The logits are scaled and shifted so that of the validation pixels given 0.3, about 30 %
+#    are cloud.
+# 2. *Average.* F2 is computed for the thresholds 0.01 to 0.99 on the real and on the simulated chips,
+#    and the two curves are averaged. The real chips hold little snow, sand and bare soil; the simulated
 #    ones are not real. Neither should decide alone.
 # 3. *Take the middle of the plateau.* Thresholds whose mean F2 is within 0.01 of the highest count as
-#    equal, because a dozen validation scenes cannot tell them apart. The middle one of them is used. The
-#    highest point itself would often lie at an edge, and by chance.
+#    equal, because the validation scenes are too few to tell them apart. The middle one of them is used.
+#    The highest point itself could lie anywhere on the plateau, by chance.
 #
-# Steps 1 to 3 were done for each model as it was fitted. Here they are repeated, for the headline model,
-# to be looked at.
+# Expect a threshold well below 0.5: F2 weights recall more than precision, and the probabilities are
+# calibrated.
+#
+# All three steps were taken for each model when it was fitted. For the headline model, steps 2 and 3 are
+# repeated here, so that they can be seen.
 
 # %%
 model = finals["spot"]
@@ -312,10 +323,10 @@ page.threshold_rule(curves, model.card.threshold)
 # %% [markdown]
 # *Figure 3.4. F2 of the headline model against the threshold, on validation. The shaded plateau holds the
 # thresholds whose mean F2 is within 0.01 of the best; the dotted line is the threshold in the card of the
-# model. A wide plateau means that the choice hardly matters here. Where the two coloured curves peak at
-# different thresholds, the mean is a compromise.*
+# model. Look at the width of the plateau: the wider, the less the choice matters here. Where the two
+# coloured curves peak at different thresholds, the mean is a compromise.*
 #
-# No model is trained on the validation patches afterwards: retraining would shift the probabilities and
+# No model is trained on the validation chips afterwards: retraining would shift the probabilities and
 # invalidate the threshold. What the threshold costs on images with hand-labelled masks is shown in
 # {doc}`04_sentinel2_validation`.
 
@@ -330,8 +341,8 @@ Markdown(
 )
 
 # %% [markdown]
-# **What we learnt.** TPE spends a small budget where earlier trials were good. Whether one trial is better
-# than another has to be read against the noise of the seeds, and trials inside it are equal. The
-# threshold is not a free parameter of later pages: it follows from a rule on validation, it stands in the
-# card of each model, and it is not changed for any sensor. {doc}`04_sentinel2_validation` scores these
-# models on Sentinel-2 against hand-labelled masks, {doc}`05_spot_transfer` on sensors they never saw.
+# **What we learnt.** Whether one trial is better than another has to be read against the noise of the
+# seeds; trials inside it cannot be told apart. The threshold is not a free parameter of later pages: it
+# follows from a rule on validation, it stands in the card of each model, and it is not changed for any
+# sensor. {doc}`04_sentinel2_validation` scores these models on Sentinel-2 against hand-labelled masks,
+# {doc}`05_spot_transfer` on sensors they never saw.

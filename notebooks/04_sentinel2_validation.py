@@ -17,9 +17,13 @@
 # %% [markdown]
 # # 4. Validation on Sentinel-2
 #
-# **What you will see.** The models on Sentinel-2 images with hand-labelled masks: scores with intervals,
-# beside three methods that need no training here; the errors on the images; what the threshold of
-# validation costs; whether the probabilities are calibrated; and what a dilation of the mask does.
+# This page scores the models against references of the sensor that they were trained for. Nothing is chosen
+# here.
+#
+# **What you will see.** The models on Sentinel-2 images with hand-labelled masks: scores, with intervals
+# where there are enough places, beside three methods that need no training here; the errors on the images;
+# what the threshold of validation costs; whether the probabilities are calibrated; and what a dilation of
+# the mask does.
 #
 # **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship). **Time.** A minute.
 
@@ -56,10 +60,13 @@ figures.style()
 # the study were scored on them too, so they are not unseen by its authors. Images and masks are brought to
 # the working resolution of the models.
 #
-# With real images, two more things limit what they can show. The set of ukis-csmask is a test image of that package, and
-# ukis-csmask is also one of the processors that label our real training and validation images. The On Cloud N images have no SWIR
-# band, so the headline model, which needs one, cannot run on them; the model for the bands of Pléiades
-# (blue, green, red, NIR) stands in, and every result says so.
+# With real images, two more things limit what they can show.
+#
+# - The ukis-csmask set is a test image of that package, and ukis-csmask is also one of the processors that
+#   label our real training and validation images.
+# - The On Cloud N images have no SWIR band, so the headline model (`spot` of {doc}`03_hyperopt_search`), which
+#   needs one, cannot run on them. The model for the bands of Pléiades (blue, green, red, NIR) stands in,
+#   and every result says so.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -72,15 +79,16 @@ first = next(iter(sets))
 tables.show(page.scene_table(scenes))
 
 # %% [markdown]
-# *Table 4.1. The reference scenes, with the fraction of pixels marked as cloud and the bands of each.*
+# *Table 4.1. The reference scenes, with the fraction of pixels labelled cloud and the bands of each. Look at
+# the number of scenes of a set before reading its scores.*
 #
 # ## The methods
 #
-# Each model runs with its own bands and the threshold in its card. Beside them run others, on the
-# same pixels:
+# Each model runs with its own bands and the threshold in its card; *one model for any bands* runs with each
+# set of bands in turn. Beside them run others, on the same pixels:
 #
-# - the model with SPOT's bands as it is when trained on other scenes; *real scenes alone*, with masks of
-#   processors, is the method of 2020;
+# - two models with SPOT's bands that were trained on other scenes; the one of *real scenes alone*, with masks
+#   of processors, is the method of 2020 (real images only);
 # - *spectral tests*, fixed thresholds on reflectances and their ratios, with the same bands;
 # - *ukis-csmask*, a network trained by others with hand-labelled masks (real images only);
 # - *everything is cloud*, the floor. F2 rewards recall so much that on a cloudy image this mask scores
@@ -103,13 +111,14 @@ if catalogue.name != "simulated":
 #
 # True and false positives and negatives are summed over all pixels of a set before anything is divided
 # (*pooled*): a clear scene, which has no F2 of its own, still counts with its false alarms. The 95 %
-# intervals come from resampling places with replacement, each with all its scenes. They are wide where
-# places are few.
+# intervals come from drawing places at random with replacement (*bootstrap*), each with all its scenes. They
+# are wide where places are few.
 #
-# F2 does not count the clear pixels that are right, so two measures that do stand beside it. *Balanced
-# accuracy* is the mean of the fractions of cloud and of clear ground that are right: 50 % for everything
-# is cloud. *MCC*, the correlation of Matthews, is 1 for a perfect mask and 0 for a mask that tells nothing
-# of the reference. It is undefined for a mask of one class.
+# F2 weights recall four times as much as precision, F1 both alike. Neither counts the clear pixels that are
+# right, so two measures that do stand beside them. *Balanced accuracy* is the mean of the fractions of cloud
+# and of clear ground that are right: 50 % for everything is cloud. *MCC*, the correlation of Matthews, is 1
+# for a perfect mask and 0 for a mask that tells nothing of the reference. It is undefined (–) for a mask of
+# one class.
 
 # %%
 evaluations = {collection: evaluate(methods, part) for collection, part in sets.items()}
@@ -118,9 +127,12 @@ scores = tables.enough_units(pooled(counted, by=["set", "run"], draws=draws, see
 tables.show(write_table(work, "scores_sentinel2", scores[list(page.SCORES)].round(3)))
 
 # %% [markdown]
-# *Table 4.2. All methods on all sets. Compare rows of one set with like bands. A difference smaller than the
-# noise of the seeds on {doc}`03_hyperopt_search` says nothing. Below five places no interval is given, so
-# the figure shows the scenes themselves.*
+# *Table 4.2. All methods on all sets. Compare rows of one set with the same bands. Below five places no
+# interval is given.*
+#
+# A difference smaller than the noise of the seeds shows nothing: {doc}`03_hyperopt_search` measures that noise
+# on validation, {doc}`05_spot_transfer` on other references. Since intervals may be missing, the figure
+# shows the scenes themselves.
 
 # %%
 others = ["ukis-csmask: blue, green, red, nir", "everything is cloud"]
@@ -129,25 +141,27 @@ tests = [f"spectral tests: {', '.join(BAND_SETS[name])}" for name in ("spot", "p
 page.scene_points(counted, [*ours, *tests, *others])
 
 # %% [markdown]
-# *Figure 4.1. F2 of each scene (dots) and of the pooled pixels of a set (bars). Dots far apart mean that the
-# choice of scenes decides the score. A scene without cloud has no F2 and no dot.*
+# *Figure 4.1. F2 of each scene (dots) and of the pooled pixels of a set (vertical bars). Look at how far the
+# dots of a method spread: the farther, the more the choice of scenes decides the score. A scene without
+# cloud has no F2 and no dot.*
 #
-# Next, the difference of CloudDL to each other method on the same pixels. It is *paired*: both methods are
-# resampled alike, so what is hard for both cancels. An interval that contains 0 shows no difference. Below
-# five places no interval is given.
+# Next, the difference of CloudDL to each other method on the same pixels. It is *paired*: each draw of the
+# bootstrap takes the same places for both methods, so what is hard for both cancels. An interval that
+# contains 0 shows no difference. Below five places no interval is given.
 
 # %%
 tables.show(page.differences(counted, ours, draws, seed))
 
 # %% [markdown]
-# *Table 4.3. How far CloudDL is ahead (positive) or behind (negative), in points of F2.*
+# *Table 4.3. How far CloudDL is ahead (positive) or behind (negative), in points of F2. Look at the sign of
+# each row, and at the number of places it rests on.*
 #
 # ## Where the errors are
 #
-# The panel shows the headline model, `CloudDL: green, red, nir, swir16`, where the images have its bands,
-# and the model for the bands of Pléiades where they have no SWIR. The title of each row names the bands.
-# The last column is ukis-csmask on real images, and the model for any bands on simulated ones. The scenes
-# are the first of each set, not a selection.
+# The next figure shows the headline model where the images have its bands, and the model for the bands of
+# Pléiades where they have no SWIR. The title of each row names the bands. The last column is ukis-csmask on
+# real images, and the model for any bands on simulated ones. The scenes are the first of each set, not a
+# selection.
 
 # %% tags=["wide"]
 peer = ("ukis-csmask", others[0])
@@ -158,16 +172,15 @@ figures.save(panel, results_folder(work) / "panel_sentinel2.png")
 panel
 
 # %% [markdown]
-# *Figure 4.2. Image, reference, and two masks. White is cloud that both mask and reference have, grey is
-# clear in both. Orange is missed cloud, blue is a false alarm; a mask without one of these colours made no
-# such error on this scene. Compare the two masks of a row where they err: errors in the same place may
-# come from the reference.*
+# *Figure 4.2. Image, reference, and two masks. White is cloud in both mask and reference, grey is clear in
+# both, orange is missed cloud, blue is a false alarm. Compare where the two masks of a row err: errors in
+# the same place may come from the reference.*
 #
 # ## The threshold
 #
 # The threshold was chosen on validation ({doc}`03_hyperopt_search`), whose labels come from processors and
 # from simulation. Is it a good one against hand-labelled masks? For each model and set we compute F2 at
-# all thresholds, and mark the one in use. A model is left out where a set lacks its bands.
+# the thresholds 0.01 to 0.99, and mark the one in use. A model is left out where a set lacks its bands.
 
 # %%
 curves, calibration = {}, {}
@@ -187,20 +200,21 @@ page.threshold_curves(curves, models, sets)
 # threshold. Below the dashed line a mask is worse than calling everything cloud. The model `spot` is the
 # headline model.*
 #
-# The table gives the cost: the highest F2 of the curve minus F2 at the threshold in use. The highest is
-# hindsight. Nobody could have chosen it without the reference, so the cost is an upper bound of what
-# a better rule could gain. We do not change the threshold.
+# The table gives the cost: the highest F2 of the curve minus F2 at the threshold in use. The highest F2 is
+# known in hindsight only. Nobody could have chosen its threshold without the reference, so the cost is an
+# upper bound of what a better rule could gain. We do not change the threshold.
 
 # %%
 cost = page.cost_of_threshold(curves, models)
 tables.show(cost)
 
 # %% [markdown]
-# *Table 4.4. What the threshold of validation costs on each set, in points of F2.*
+# *Table 4.4. What the threshold of validation costs on each set, in points of F2. Compare the two
+# thresholds of a row: where the best in hindsight is lower, the mask in use has too little cloud for F2.*
 #
-# A curve does not say where a mask changes. Here is every patch, failures first. The upper slider of a
-# patch uncovers its image or its mask, the lower one moves the threshold. The colours and the models are
-# those of the panel above: SPOT's bands where the images have them, else those of Pléiades.
+# A curve does not say where a mask changes. Here is every scene, lowest F2 first. The upper slider of a
+# scene uncovers its image or its mask, the lower one moves the threshold. The colours and the models are
+# those of Figure 4.2.
 
 # %%
 from clouddl_study.pages.patches import gallery, patches_of
@@ -213,9 +227,9 @@ for part in sets.values():
 gallery(shown)
 
 # %% [markdown]
-# *Figure 4.4. Every test patch of this page, worst first: image, and mask with its errors. The sliders begin
-# at the threshold in use. Watch where a lower threshold adds cloud: white is cloud that was missed before,
-# blue a new false alarm.*
+# *Figure 4.4. Every reference scene of this page, worst first: image, and mask with its errors. The sliders
+# begin at the threshold in use. Watch where a lower threshold adds cloud: new white is cloud that was missed
+# before, new blue a false alarm.*
 #
 # F2 is one balance of recall and precision. The next curves show all of them: each threshold is one point,
 # and the marker is the one in use.
@@ -227,9 +241,9 @@ for collection, of_models in curves.items():
     display(figures.precision_recall_curves(of_models, points))
 
 # %% [markdown]
-# *Figure 4.5. Precision against recall, one picture a set. Towards the upper right is better. A marker far
-# to the right accepts false alarms so as to miss little, as F2 asks. The axes begin at 0.5: a marker that
-# is not in the picture lies below.*
+# *Figure 4.5. Precision against recall, one picture for each set. Towards the upper right is better. A marker
+# far to the right accepts false alarms so as to miss little, as F2 asks. A curve that ends before a recall
+# of 1 belongs to a model that misses some cloud even at the lowest threshold, 0.01.*
 #
 # ## Calibration
 #
@@ -242,15 +256,16 @@ for collection, of_models in calibration.items():
     display(figures.reliability_diagram(of_models))
 
 # %% [markdown]
-# *Figure 4.6. Observed fraction of cloud against predicted probability, one picture a set. On the dashed
-# diagonal a probability is a frequency. Above the diagonal the model is under-confident: there is more cloud
-# than it says. Below, it is over-confident. Bins with few pixels scatter.*
+# *Figure 4.6. Observed fraction of cloud against predicted probability, one picture for each set. On the
+# dashed diagonal a probability is a frequency. Above it there is more cloud than the model says, below it
+# less. Bins with few pixels scatter.*
 #
 # ## Dilation
 #
-# Many processing chains grow the mask by some pixels, to catch thin edges. It raises recall and lowers
-# precision. The table shows what it does against this reference with the headline model; no other score
-# on this page has any dilation.
+# Many processing chains dilate the mask by some pixels, to catch thin edges. That raises recall and, as a
+# rule, lowers precision. The table shows what it does to the headline model on the first set; no other score
+# on this page has any dilation. *IoU* is the overlap of mask and reference: their common cloud, divided by
+# all that either calls cloud.
 
 # %%
 part = sets[first]
@@ -261,9 +276,11 @@ dilated = pooled(evaluate(grown, part).counts, by=["run"])
 tables.show(dilated.rename(columns={"run": "dilation (m)"})[["dilation (m)", *MEASURES]])
 
 # %% [markdown]
-# *Table 4.5. Scores of the first set after growing the mask. Dilation pays for F2 only where it rises from
-# the first row on. Whether to dilate depends on the use: a composite wants no cloud left, a count of clear
-# pixels wants none lost.*
+# *Table 4.5. Scores of the first set after dilation. Compare each row with the first: dilation pays only
+# in a measure that rises.*
+#
+# Whether to dilate depends on the use: a composite wants no cloud left, a count of clear pixels wants none
+# lost.
 
 # %% tags=["remove-cell"]
 headline = scores[
@@ -284,9 +301,9 @@ Markdown(
 )
 
 # %% [markdown]
-# **What we learnt.** The gap between the model and the floor says what the training brings, on the sensor
-# it was made for. The distance to the spectral tests and to ukis-csmask says what it adds to methods that
-# were there before, or lacks. One small scene is little: intervals over few scenes are wide or missing, and
-# the sets differ in who marked the reference as well as in what they show. The front page quotes the model with all
-# five bands on the first set; all later pages use the headline model. {doc}`05_spot_transfer` goes on to
-# sensors that the models never saw.
+# **What we learnt.** The gap between a model and the floor says what the training brings, on the sensor
+# it was made for. The difference to the spectral tests and to ukis-csmask says what it adds to methods that
+# were there before, or lacks. A set of one or a few small scenes cannot rank methods that lie close together:
+# intervals are wide or missing, and the sets differ in who labelled the reference as well as in what they
+# show. The front page quotes the model with all five bands on the first set; later pages use the headline
+# model unless they name another. {doc}`05_spot_transfer` goes on to sensors that the models never saw.

@@ -18,8 +18,9 @@
 # # 5. Transfer to a sensor never seen
 #
 # **What you will see.** Models that were trained on Sentinel-2, real or simulated, are scored on
-# Landsat 5 and Landsat 8, cut to the bands of SPOT and of Pléiades. First no image of these sensors is
-# in training. Then the model goes on training with a handful of labelled patches.
+# Landsat 5 and Landsat 8, cut to the bands of SPOT and of Pléiades. At first no image of these sensors is
+# in training: the page gives scores, their differences, what the threshold does, and every mask with its
+# errors. Then the model goes on training with a handful of labelled patches, and is scored again.
 #
 # **Landsat is a stand-in.** SPOT images with reference masks could not be had. Landsat 5 has nearly
 # SPOT-4's bands, at 30 m where SPOT-4 has 20 m. Landsat 8 has narrower bands and far less noise.
@@ -67,7 +68,8 @@ figures.style()
 # A model carries over only what both sensors measure. Bands are matched by their common names: the
 # green of SPOT and the green of Sentinel-2 are not the same filter, but near enough to be given to the
 # same input of the network. A band that the other sensor lacks is not filled in: a model with fewer
-# bands is used.
+# bands is used. In the table `nir` is the near infrared, and `swir16` and `swir22` are the short-wave
+# infrared at 1.6 and 2.2 µm.
 
 # %%
 others = [get_sensor(n) for n in ("spot-4", "spot-5", "pleiades", "landsat-5", "landsat-8")]
@@ -78,7 +80,8 @@ tables.show(page.bands_shared(get_sensor("sentinel-2"), others))
 #
 # Every reference that is not of Sentinel-2 is a test patch. All are brought to the resolution of the
 # models, so that a cloud covers as many pixels as it did in training. They are sorted into one set for
-# each sensor. A set of a single patch describes that patch; it says little about its sensor.
+# each sensor; the cell prints how many each has. Tables count them as scenes. A set of a single patch
+# describes that patch; it says little about its sensor.
 
 # %%
 from clouddl.transfer import open_scenes
@@ -93,22 +96,25 @@ sets = page.by_sensor(scenes)
 # %% [markdown]
 # ## No image of the sensor in training
 #
-# The headline method is the model with SPOT's bands: green, red, near and short-wave infrared. Its
-# threshold was chosen on validation scenes, Sentinel-2 and simulated, and is not touched here. Beside
-# it are scored:
+# The headline method is the model with SPOT's bands: green, red, near and short-wave infrared. It learnt
+# from the scenes that {doc}`02_training` settles on, in the published run from simulated ones alone. Its
+# threshold was chosen on validation scenes, Sentinel-2 and simulated, and is not touched here. Beside it
+# are scored:
 #
 # - the models of the other band sets, and one model that takes any bands;
 # - the same network trained on other scenes: real and simulated ones, or one of the two alone. *Real
 #   scenes alone*, with masks of processors, is the method of 2020;
-# - the same network trained on real scenes with labels of the spectral tests, which descend from published
-#   thresholds, so from no hand-labelled mask at all;
-# - a dummy that calls everything cloud. A method that does not beat it is of no use;
-# - spectral tests, a classical rule with published thresholds;
+# - the same network trained on real scenes with labels of the spectral tests. These labels descend from
+#   published thresholds, and from no hand-labelled mask;
+# - a dummy that calls everything cloud, as the floor of F2;
+# - spectral tests, a classical rule with published thresholds ({doc}`07_classical_tests`);
 # - ukis-csmask, a network of DLR. It was trained on hand-labelled images, those of Landsat 8 among
 #   them, and the Landsat 5 patch is from the reference set that comes with it. For it these sensors
-#   are not new. It is also one of the processors whose masks label our real images: what a model of ours
-#   owes to hand-labelled masks, it has from there, at second hand, by its training if that was on real scenes,
-#   and by its threshold and its calibration in any case.
+#   are not new.
+#
+# ukis-csmask is also one of the processors whose masks label our real images. Through it our models owe
+# something to hand-labelled masks at second hand: in any case their threshold and calibration, and their
+# weights too if they were trained on real scenes.
 
 # %%
 from clouddl.mission.classical import spectral_method
@@ -128,8 +134,8 @@ if catalogue.name != "simulated":
 # Each method makes a mask of each patch, and the mask is compared with the reference pixel by pixel.
 # Pixels are pooled over the patches of a sensor before a score is computed, so a patch with little
 # cloud weighs little. F2 is the score of the study: it weights recall four times as much as precision.
-# The interval comes from a bootstrap in which places are resampled with replacement, because patches of
-# one place are not independent.
+# The 95 % interval comes from a bootstrap: places are resampled with replacement, because patches of one
+# place are not independent, and the score is computed each time.
 
 # %% tags=["wide"]
 from clouddl.score import paired, pooled
@@ -142,13 +148,13 @@ page.forest_plot(scores, ours)
 # %% [markdown]
 # *Figure 5.1. F2 of each method (rows) on each sensor (panels): the dot is the score, the bar its 95 %
 # interval, where there are at least five places. The headline method is orange. The dashed line is the
-# dummy that calls everything cloud. Only what lies right of that line has learnt something; compare
-# methods of like bands, and do not read an order into bars that overlap: the paired differences below
-# decide that.*
+# dummy that calls everything cloud: by F2, a method left of it is no better than no method. Compare methods
+# of like bands. Rows with SWIR and without it tell, roughly, what that band is worth on the same
+# patches. Do not read an order into bars that overlap: the paired differences below decide that.*
 #
 # The same numbers, with the other measures, are in the folded table. Read precision and recall
 # together: a low precision at a high recall is a model that calls too much cloud. Balanced accuracy and
-# MCC ({doc}`04_sentinel2_validation`) count clear ground too, where everything is cloud gains nothing.
+# MCC ({doc}`04_sentinel2_validation`) count clear ground too, and give the dummy no credit.
 
 # %% tags=["hide-output"]
 tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.SCORES]].round(3)))
@@ -156,23 +162,26 @@ tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.
 # %% [markdown]
 # ## Differences, and the noise of a seed
 #
-# Two methods on the same patches find the same patches hard. Their difference is therefore known
-# better than either score. Both are resampled alike, and the difference is taken each time.
+# Two methods that are scored on the same patches find the same patches hard. Their difference is therefore
+# known better than either score. In each draw of the bootstrap both are scored on the same resampled
+# places, and the difference is taken: these are *paired* differences.
 
 # %%
 rivals = ["everything is cloud", tests, "ukis-csmask: blue, green, red, nir"]
-rivals += [run for run in methods if run.startswith("CloudDL, real")]
+without_swir = f"CloudDL: {', '.join(BAND_SETS['pleiades'])}"
+rivals += [run for run in methods if run == without_swir or run.startswith("CloudDL, real")]
 rows = page.differences(per_scene, ours, rivals, seed)
 written = write_table(work, "differences_transfer", rows.round(3))
 tables.show(tables.enough_units(written))
 
 # %% [markdown]
-# The table gives F2 of the headline model minus F2 of another method; above zero the network is ahead.
-# An interval that includes zero leaves open which of the two is better. Below five places no
-# interval is shown.
+# The table gives F2 of the headline model minus F2 of another method, as a fraction: 0.01 is one point.
+# Above zero the headline model is ahead. An interval that includes zero leaves open which of the two is
+# better. Below five places no interval is shown. The row of blue, green, red and NIR tells what a sensor
+# gains that has the short-wave infrared in place of blue.
 #
-# An interval over places does not hold the chance in training itself. The same fit with other seeds
-# shows that part. They differ in the first weights and in the order of the images only.
+# An interval over places leaves out the chance in training itself. The same fit with other seeds shows
+# that part: these fits differ only in the first weights and in the order of the images.
 
 # %%
 fits = {name: name for name in page.seed_models(work)}
@@ -182,13 +191,14 @@ tables.show(page.seed_spread(seeds))
 
 # %% [markdown]
 # A difference between two trained models that is smaller than about two of these standard deviations is
-# not a finding. With few fits the deviation is itself uncertain, and with one there is none.
+# not a finding, even where its interval excludes zero. With few fits the deviation is itself uncertain,
+# and with one there is none.
 #
 # ## What the threshold does
 #
-# The network gives a probability, and the mask depends on the threshold. The rule: take the thresholds
-# at which F2 on validation is within a hundredth of its best, and use the middle one. A sensor that
-# was never seen may shift the probabilities, and then that threshold is off. We compute the
+# The network gives a probability; a pixel is cloud where it exceeds the threshold. The rule that chose the
+# threshold: of those at which F2 on validation is within 0.01 of its best, take the middle one. A sensor
+# that was never seen may shift the probabilities, and then that threshold is off. We compute the
 # probabilities of the headline model once and look at all thresholds. **Nothing is chosen from these
 # curves**: a threshold picked here would be picked on the test.
 
@@ -209,30 +219,36 @@ page.threshold_curves(curves, threshold, cloud)
 # %% [markdown]
 # *Figure 5.2. F2 of the headline model against the threshold, a line for each sensor. Dashed: the
 # threshold in use, chosen on validation. Dotted: everything is cloud. Where a line is flat around the
-# dashed one, the choice hardly matters; what a line gains elsewhere is what the shift of the sensor
-# costs.*
+# dashed one, the choice hardly matters. The height of its peak above its value at the dashed line is what
+# this threshold costs on that sensor.*
+#
+# A threshold trades precision for recall. The next figure shows the whole trade, and where our masks
+# stand on it.
 
 # %%
 page.precision_recall_figure(curves, scores[scores.run == ours], threshold)
 
 # %% [markdown]
 # *Figure 5.3. Precision against recall for all thresholds, a line for each sensor; the markers are the
-# masks in use. Up and to the right is better. A marker at the right end of its line gives up precision
+# masks in use. Up and to the right is better. A marker towards the right end of its line gives up precision
 # for recall, as F2 asks for.*
+#
+# Some users need the probability itself. It is of use as a frequency only if, of the pixels that are given
+# 70 %, seven in ten are cloud.
 
 # %%
 figures.reliability_diagram({name: reliability(*values) for name, values in labelled.items()})
 
 # %% [markdown]
 # *Figure 5.4. Reliability: among pixels of like probability, the fraction that the reference calls
-# cloud. Above the diagonal the model is under-confident, below it is over-confident. On a sensor
-# whose line leaves the diagonal do not use the probabilities as frequencies.*
+# cloud. Above the diagonal the probability of cloud is too low, below it is too high. On a sensor whose
+# line leaves the diagonal, do not use the probabilities as frequencies.*
 #
 # ## By surface
 #
-# Landsat 8 patches are sorted by surface, a few of each. So few patches support no interval: look
-# at the single ones. A surface without cloud has no F-score; its accuracy is the fraction of pixels
-# without a false alarm.
+# The Landsat 8 patches come with the name of their surface, a few patches of each. So few support no
+# interval: look at the single ones. A surface without cloud has no F2; its accuracy is the fraction of
+# pixels without a false alarm.
 
 # %%
 new = "landsat-8"
@@ -246,8 +262,9 @@ page.surface_plot(rows, by_biome)
 
 # %% [markdown]
 # *Figure 5.5. F2 of the headline model by surface, number of patches in brackets: the dot for all pixels
-# of a surface together, a stroke for each patch that holds cloud. Where strokes lie far apart, the dot
-# depends on which patches happened to be in the set.*
+# of a surface together, a stroke for each patch that holds cloud. A patch without cloud has no stroke, but
+# its false alarms lower the dot. Where strokes lie far apart, the dot depends on which patches happened to
+# be in the set.*
 #
 # ## Where the errors are
 #
@@ -261,8 +278,9 @@ panel
 
 # %% [markdown]
 # *Figure 5.6. Landsat 8: image, reference, and masks with their errors. Missed cloud is orange, a false
-# alarm blue. The upper row is the worst of these patches, the lower the best. Images show near
-# infrared, red and green, so that vegetation is red.*
+# alarm blue. The upper row is the worst of these patches, the lower the best. Look whether an error follows
+# the edge of a cloud or takes a whole cloud, and whether both networks make it. Images show near infrared,
+# red and green, so that vegetation is red.*
 
 # %% tags=["wide"]
 panel = page.error_panel(evaluations["landsat-5"], scenes, ours, spot, patches=1)
@@ -270,9 +288,10 @@ figures.save(panel, results_folder(work) / "panel_landsat5.png")
 panel
 
 # %% [markdown]
-# *Figure 5.7. The same for Landsat 5, one patch.*
+# *Figure 5.7. The same for the one patch of Landsat 5. Its many small clouds have long edges: see how much
+# of the error is along them.*
 #
-# Three patches can flatter. Here are all of them, failures first. A patch with cloud is ranked by its
+# A few patches can flatter. Here are all of them, failures first. A patch with cloud is ranked by its
 # F2, a patch without any by its accuracy. The upper slider of a patch uncovers its image or its mask,
 # the lower one moves the threshold. White is cloud found, grey is clear ground left clear, orange is
 # missed cloud, blue is a false alarm. Look for what the first patches have in common: bright ground, snow,
@@ -291,9 +310,8 @@ gallery(patches_of(scenes, probabilities, spot, threshold))
 #
 # ## What the labels were worth
 #
-# The short fits of {doc}`02_training` differ in their training labels only. Here they are scored on the
-# same patches. Nothing is chosen from this table. Compare its spread with that of the seeds above: what
-# goes beyond it is due to the labels.
+# The short fits of {doc}`02_training` differ in their training labels only; {doc}`01_data_preparation` says
+# what each label is. Here they are scored on the same patches as the methods above.
 
 # %%
 from clouddl.chips import SOFT
@@ -304,12 +322,16 @@ made = {source: name for source, name in sources.items() if page.has_model(work,
 tables.show(page.score_fits(work, made, scenes).rename(columns={"run": "labels"}))
 
 # %% [markdown]
+# Nothing is chosen from this table. Compare the labels within one sensor, and their spread with that of the
+# seeds above: a smaller spread shows no effect of the labels. The seeds are of long fits, and short ones may
+# vary more.
+#
 # ## After adaptation
 #
-# Now a team has the first images of the new sensor and labels some of them by hand. The patches taken
-# are named below: one of each surface, as a team would spread its first labels, and one with both cloud
-# and clear ground where there is one. Patches of the same places are taken out of the test too.
-# Everything below is scored on the patches that are left, before and after.
+# Now a team has the first images of the new sensor and labels some of them by hand. The cell prints the
+# patches taken: one of each surface, as a team would spread its first labels, and if possible one that has
+# both cloud and clear ground. Patches of the same places are taken out of the test too. All scores below,
+# before and after, are of the patches that are left.
 
 # %%
 from clouddl.transfer import adapt, left_out, teaching_order
@@ -320,8 +342,8 @@ left = left_out(part, taken)
 taken
 
 # %% [markdown]
-# The model goes on training with these patches, at a low learning rate and with mild augmentation. Its
-# threshold stays.
+# The model goes on training with these patches, at a low learning rate and with the training effects of
+# {doc}`02_training`. Its threshold stays.
 
 # %%
 folder = work_folder(work) / "runs" / "adapted"
@@ -346,11 +368,12 @@ print(f"after minus before: {page.change_text(change)}")
 print(f"F2 before adaptation: {hard.f2:.1%} taken, {adaptation.f2[0]:.1%} left")
 
 # %% [markdown]
-# **Trap: one labelled patch can do harm.** A model that goes on training on a single patch learns that
+# **Trap: one labelled patch may do harm.** A model that goes on training on a single patch learns that
 # patch. If all of its ground is of one surface, the model may forget what it knew about the others, and
-# its old threshold may no longer fit the new probabilities. F2 on other ground can then fall far below
-# what the model reached without any label. {doc}`11_new_sensor` repeats the experiment with different
-# numbers of patches; look at its curve before you adapt with few. In practice:
+# its old threshold may no longer fit the new probabilities. F2 on other ground may then fall below what
+# the model reached without any label; runs of this study have seen a loss as well as a gain.
+# {doc}`11_new_sensor` repeats the experiment with different numbers of patches; look at its curve before
+# you adapt with few. In practice:
 #
 # - spread the labels: several surfaces, each patch with both cloud and clear ground;
 # - hold back some labelled patches from other places, and compare before and after on those;
@@ -381,7 +404,7 @@ Markdown(
 
 # %% [markdown]
 # **What we learnt.** With bands shared and resolution matched, a network can be used on a sensor that it
-# never saw; whether it beats a rule of thresholds there is a question for the paired differences, not
+# never saw. Whether it beats a rule of thresholds there is a question for the paired differences, not
 # for the score alone. The gallery says where it fails, and the threshold curves say whether the
 # threshold or the probabilities are at fault. A handful of labels may help, and may do harm: test the
 # adapted model on other places before you use it.

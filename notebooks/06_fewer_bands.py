@@ -19,7 +19,8 @@
 #
 # **What you will see.** Which bands each sensor has in common with Sentinel-2, and how much bands of one
 # name differ. Then the question that Pléiades, Venµs and PlanetScope ask: what is a cloud mask worth
-# without short-wave infrared?
+# without short-wave infrared? Scores on real and on simulated images answer part of it; pictures of
+# PlanetScope, without scores, end the page.
 #
 # **Why it matters.** A model can only use bands that both its training sensor and the new sensor have.
 # Snow is the usual casualty: it is as bright as cloud in the visible and near infrared, and dark in the
@@ -46,7 +47,7 @@ from clouddl.simulate import simulate_set
 from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes, processor_method
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands
-from clouddl_study.tables import show
+from clouddl_study.tables import enough_units, show
 from clouddl_study.workspace import results_folder, trained_model, write_table
 
 figures.style()
@@ -57,23 +58,24 @@ figures.style()
 # Every sensor is described by a card: its bands under their STAC common names, with centre, width and
 # ground sampling. From the cards alone we can list what a sensor shares with Sentinel-2. A model works
 # only from the bands it was made for, so the last column gives the largest band set of the study that the
-# sensor can fill: `five` is all five bands, `spot` is without blue, `pleiades` is without short-wave
-# infrared.
+# sensor can fill. `five` is blue, green, red, near infrared (`nir`) and short-wave infrared at 1.6 µm
+# (`swir16`); `spot` is these without blue, `pleiades` without short-wave infrared.
 
 # %%
 show(write_table(work, "sensors_shared", bands.sensor_table()))
 
 # %% [markdown]
-# Read a row from right to left: the last column is the model to use, the column before it is the price.
-# A sensor with "none" in the last column lacks more than one band of the study; none of the models can
-# be used on it.
+# Read a row from right to left: the last column is the model to use, the column before it is what that
+# model goes without. A sensor with "none" in the last column cannot fill any of the three sets, and no
+# model of these sets can be used on it.
 #
 # ## Bands of one name differ
 #
-# A band of the same name is not the same band. Two instruments differ in the centre and the width of
-# their filters, so they measure different reflectances over the same ground. We plot the response curves
-# of seven sensors. Where no published curve comes with the package, a Gaussian or a box with the centre
-# and width of the card stands in for it; the line style says which.
+# Bands of one name differ between instruments in the centre and the width of their filters, so they measure
+# different reflectances over the same ground. We plot the response curves of seven sensors. Where no
+# published curve comes with the package, a Gaussian or a box with the centre and width of the card stands in
+# for it; the line style says which. Where the specification leaves a range open, the curve is drawn in its
+# middle, and a bar above it spans the possible centres.
 
 # %% tags=["wide"]
 chosen = ("sentinel-2", "spot-4", "spot-5", "landsat-8", "pleiades", "venus", "co3d")
@@ -84,20 +86,20 @@ responses
 # %% [markdown]
 # *Figure 6.1. Spectral responses of seven sensors, one a row, each scaled to a peak of 1. Compare one
 # colour down the rows: where its peaks do not line up, or one is much wider, two sensors report different
-# reflectances for the same ground. A row with a colour missing is a sensor without that band. What these
-# differences amount to in reflectance is computed in {doc}`08_band_adjustment`.*
+# reflectances for the same ground. A row with a colour missing is a sensor without that band.
+# {doc}`08_band_adjustment` computes what these differences amount to in reflectance.*
 #
 # ## Without short-wave infrared
 #
 # Blue, green, red and near infrared are the bands of Pléiades. We could not obtain Pléiades images with
-# reference masks. Two substitutes answer part of the question each:
+# reference masks. Two substitutes each answer part of the question:
 #
 # - **Real images of another sensor.** The On Cloud N chips are Sentinel-2 images with these bands and
-#   hand-labelled masks. They hold surface reflectance, not reflectance at the top of the atmosphere, and
-#   their cloud outlines are generous, so a tight mask loses recall there.
+#   hand-labelled masks. They look like surface reflectance ({doc}`/data`), while the models learnt from
+#   reflectance at the top of the atmosphere. Their cloud outlines are generous, so a tight mask loses recall there.
 # - **Simulated images of the sensor itself.** Venµs and Pléiades are simulated over the same places, with
-#   their own responses, blur and noise, and with an exact reference. Simulated clouds are easier to
-#   describe than real ones, so these scores are no forecast.
+#   their own responses, blur and noise, and with an exact reference. The simulator is the one that made the
+#   training scenes, so these scores are no forecast for real images.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -114,12 +116,12 @@ for name in ("venus", "pleiades"):
     sets[title] = simulate_set(name, tested, seed=40_000 + seed, size=size)
 
 # %% [markdown]
-# We compare two of our models with two others. The first model was trained with these four bands alone.
-# The second was trained with any subset of the five, and is given these four. The floor is the method
-# that calls every pixel cloud: F2 weights recall four times as much as precision, so this floor is high
-# wherever there is much cloud, and a score means little until it is above it. ukis-csmask, a network of
-# DLR trained on hand-labelled masks, is scored on the real images alone: it was made for real images, and
-# a failure on simulated ones would say nothing about it.
+# We compare two models of ours with a floor and with a network of others. The first model was trained with
+# these four bands alone. The second was trained with any subset of the five, and is given these four. The
+# floor is the method that calls every pixel cloud. F2 weights recall four times as much as precision, so
+# this floor is high wherever there is much cloud, and an F2 below it recommends no mask. ukis-csmask, a
+# network of DLR trained on hand-labelled masks, is scored on the real images alone: it was made for real
+# images, and a failure on simulated ones would say nothing about it.
 
 # %%
 names = ", ".join(use)
@@ -139,17 +141,22 @@ scores = pooled(pd.concat(counted), by=["images", "run"], draws=draws, seed=seed
 
 # %% [markdown]
 # Pixels are pooled over the scenes of a set; the intervals resample scenes (places, where several scenes
-# show one place). With a handful of scenes an interval is a rough indication.
+# show one place). With fewer than five scenes do not rely on the interval.
 
 # %%
-show(write_table(work, "scores_without_swir", scores[["images", *bands.SHOWN]].round(3)))
+shown = enough_units(scores)[["images", *bands.SHOWN]].round(3)
+show(write_table(work, "scores_without_swir", shown))
 
 # %% [markdown]
-# Compare a method with the floor of its own set first, then with the other methods of that set. Sets
-# must not be compared with each other: they differ in cloud cover, and so in their floor. Then look at
-# precision against recall. Low precision would be expected if bright ground such as snow or sand is taken
-# for cloud; low recall, if thin cloud or the rim of generous outlines is missed. Rows of the simulated
-# Venµs and Pléiades show the same places, so what differs between them is the instrument alone.
+# Compare a method with the floor of its own set first, then with the other methods of that set. Do not
+# compare the real set with the simulated ones: they differ in cloud cover, and so in their floor. The
+# simulated Venµs and Pléiades show the same places, so what differs between these two is the instrument
+# alone. Then look at precision and recall. Precision is low if bright ground such as snow or sand is taken
+# for cloud; recall is low if thin cloud or the rim of generous outlines is missed. F1, which weighs both
+# mistakes alike, tells a method that F2 puts below the floor from one that is of no use.
+#
+# This table does not tell what leaving out the short-wave infrared costs, since no row has it. That is a
+# paired difference in {doc}`05_spot_transfer`.
 #
 # ## Pictures of PlanetScope
 #
@@ -157,7 +164,7 @@ show(write_table(work, "scores_without_swir", scores[["images", *bands.SHOWN]].r
 # we compute no score. We show the pictures instead, with the mask of the model outlined. A chip of 300
 # pixels of 3 m is no more than 30 pixels of the network's 30 m, so the model sees very little context.
 
-# %% tags=["wide"]
+# %% tags=["wide", "remove-stderr"]
 pictures = bands.planetscope_pictures(catalogue, store, models["pleiades"])
 if pictures:
     gallery = figures.gallery(pictures)
@@ -172,14 +179,15 @@ gallery if pictures else None
 # source calls it cloudy or clear, and the fraction that the model calls cloud. Check two things by eye: do the
 # outlines follow the clouds, and is the fraction near zero on the chips called clear? (Shown with real
 # images only.)*
+#
+# Back to the scores: the lines below repeat F2 of the four-band model beside the floor of each set.
 
 # %%
 bands.f2_beside(scores, "images", ours, floor)
 
 # %% [markdown]
-# **What we learnt.** The lines above give the F2 of the four-band model beside the floor of each set: the
-# difference, in points, is what the model adds to calling everything cloud. Where that difference is
-# small or negative, F2 alone should not be used to recommend the mask. The card of a sensor tells before
-# launch which model can be used; these scores tell, roughly, with what to reckon when short-wave infrared
-# is not on board. The next page asks how far simple rules get with the same bands
+# **What we learnt.** The card of a sensor tells before launch which model can be used. What that model is
+# worth without short-wave infrared is the difference in the lines above, in points of F2 over calling
+# everything cloud. Where it is small or negative, F2 alone does not recommend the mask: look at
+# precision, at recall and at the pictures. The next page asks how far rules without any training get
 # ({doc}`07_classical_tests`).

@@ -17,14 +17,15 @@
 # %% [markdown]
 # # 7. Classical tests
 #
-# **What you will see.** Two classical ways to find clouds, scored or compared on the same images as the
-# network. Spectral tests apply published thresholds to one date. A multi-temporal test looks for a rise of
-# reflectance since the last clear date.
+# **What you will see.** Two classical ways to find clouds, beside the network on the same images. Spectral
+# tests apply published thresholds to one date, and are scored against references. A multi-temporal test
+# looks for a rise of reflectance since the last clear date. Its images have no reference, so it can only
+# be compared.
 #
 # **Why it matters.** These rules learn nothing, need no labelled image and can be read in a minute. A network
-# has to do better than they do to be worth its trouble. They are written in the manner of the first
-# pass of Fmask and of MAJA, with the published constants, and are **not** those processors, which also use
-# temperature, cirrus, shadows, parallax and atmospheric correction.
+# has to do better than they do to be worth its trouble. They follow the first pass of Fmask and the
+# multi-temporal test of MAJA, with the published constants. They are **not** those processors, which also
+# use temperature, cirrus, shadows, parallax and atmospheric correction.
 #
 # **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship). **Time.** Minutes.
 
@@ -62,8 +63,11 @@ figures.style()
 # | snow index | $(\rho_\mathrm{green} - \rho_\mathrm{swir}) / (\rho_\mathrm{green} + \rho_\mathrm{swir}) < 0.8$ | snow is dark in the short-wave infrared |
 # | vegetation index | $(\rho_\mathrm{nir} - \rho_\mathrm{red}) / (\rho_\mathrm{nir} + \rho_\mathrm{red}) < 0.8$ | dense vegetation is dark in red |
 # | whiteness | $\sum \lvert \rho_\mathrm{visible} / \bar\rho - 1 \rvert < 0.7$ | a cloud has no colour |
-# | haze | $\rho_\mathrm{blue} - 0.5\,\rho_\mathrm{red} > 0.08$ | a cloud is bright, and blue rises first |
+# | haze | $\rho_\mathrm{blue} - 0.5\,\rho_\mathrm{red} > 0.08$ | a cloud is bright, and thin cloud raises blue most |
 # | rock | $\rho_\mathrm{nir} / \rho_\mathrm{swir} > 0.75$ | rock is brighter in the short-wave infrared |
+#
+# In the test of whiteness $\bar\rho$ is the mean of the visible bands, over which the sum runs. A sixth test
+# reads a band at 2.2 µm, which the study does not use.
 #
 # SPOT has no blue. We ask the package which tests remain and which bands they read.
 
@@ -82,16 +86,16 @@ show(pd.DataFrame(rows))
 
 # %% [markdown]
 # Without blue, **green stands in for blue in the haze test**, and the threshold stays 0.08. This is our choice,
-# not a published one. It also changes what the test does. Air scatters blue light most, so at the top
-# of the atmosphere blue is raised even over clear ground, and the test with blue lets some clear ground
-# pass. Green is raised less. The same threshold on green is therefore stricter: fewer clear pixels should
-# pass, and fewer thin clouds too. On ground that is greener than it is red, such as vegetation, it could
-# go the other way. Whiteness changes as well, because it then rests on two visible bands instead of three.
+# not a published one, and it changes what the test does. Air scatters blue light most, so at the top
+# of the atmosphere blue is raised even over clear ground, and some clear ground passes the test with blue.
+# Green is raised less, so the same threshold should be stricter on green: fewer clear pixels pass, and fewer
+# thin clouds too. Where ground is brighter in green than in red and blue, such as vegetation, it may be less
+# strict. Whiteness changes as well, because it then rests on two visible bands instead of three.
 #
 # ## Scores on the references
 #
-# We score the tests and the network on every reference that has all five bands, with and without blue, so
-# that a row with five bands and a row with four are of the same scenes.
+# We score the tests and the network on every reference that has all five bands, with and without blue. So
+# a row with five bands and a row with four are of the same scenes. The cell prints how many each sensor has.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -122,9 +126,10 @@ show(write_table(work, "scores_spectral_tests", scores[["sensor", *bands.SHOWN]]
 
 # %% [markdown]
 # Read the rows of one sensor together, starting with the floor. A sensor with one scene has no interval,
-# and a difference there is an anecdote. Where the tests come as close to the network as the interval is
-# wide, the images do not show that the network is better. Precision and recall tell how a rule
-# fails: the tests call bright, colourless ground cloud (low precision) rather than miss thick cloud.
+# and a difference there is an anecdote. Whether the network and the tests truly differ is for the paired
+# differences of {doc}`05_spot_transfer` to say, not for two intervals that overlap. Precision and recall
+# tell how a rule fails: low precision is clear ground called cloud, low recall is missed cloud. The pictures
+# show which ground and which cloud.
 
 # %% tags=["wide"]
 columns = {
@@ -136,25 +141,26 @@ figures.panel(bands.example_rows(sets, evaluations, columns))
 
 # %% [markdown]
 # *Figure 7.1. For each sensor the reference scene nearest to half cloud, half clear: image, reference, and
-# three masks with their errors. Compare the last two columns. If the haze test with green is the stricter
-# one here, false alarms of the fourth picture disappear in the fifth, and some missed cloud appears.*
+# three masks with their errors. Compare the last two columns. Where the haze test with green is the stricter
+# one, false alarms of the fourth picture disappear in the fifth; where it is not, as it may be over
+# vegetation, new ones appear. On the yellow clouds of Landsat 5 blue is lower than green and red, and tests
+# that read blue may miss them.*
 #
 # ## Green in place of blue, measured
 #
-# The haze test alone, on all labelled pixels of the same scenes: how many cloud pixels and how many clear
-# pixels pass it, with blue and with green. A test is useful if nearly all cloud passes and little clear
+# Here is the haze test alone, on all labelled pixels of the same scenes: how many cloud pixels and how many
+# clear pixels pass it, with blue and with green. A test is useful if nearly all cloud passes and little clear
 # ground does.
 
 # %%
 show(bands.haze_test(sets).round(1))
 
 # %% [markdown]
-# Where the row of green has far fewer clear pixels and nearly as many cloud pixels, the substitution is
-# the better test on these images, and would explain a higher F2 of the tests *without* blue. That would
-# not make green the better band in general. The threshold was published for Landsat images of other
+# Where green lets far fewer clear pixels pass and nearly as many cloud pixels, it makes the better test on
+# these images, and that would explain a higher F2 of the tests *without* blue. It does not make green
+# the better band in general. The threshold was published for Landsat images of other
 # places, and a higher threshold on blue might do the same; we did not tune one, because the references
-# are not for tuning. Two difference lines follow: the tests with green against those with blue, and the
-# network against the tests, with SPOT's bands.
+# are not for tuning. The lines below set all tests with green beside all tests with blue, one line a sensor.
 
 # %%
 bands.f2_beside(scores, "sensor", columns["tests, green for blue"], columns["tests, with blue"])
@@ -167,13 +173,14 @@ bands.f2_beside(scores, "sensor", columns["tests, green for blue"], columns["tes
 #
 # $$ 0.03 \left(1 + \frac{\text{days since it was clear}}{30}\right), $$
 #
-# unless red rose 1.5 times as much, which ploughed soil does {cite:p}`hagolle2010`. The longer ago the
-# last clear date, the less the rise says, so the threshold grows. A pixel that has not been clear on any date
-# before is left to the spectral tests.
+# unless red rose more than 1.5 times as much as blue, as it does when soil is ploughed {cite:p}`hagolle2010`.
+# The longer ago the last clear date, the less the rise says, so the threshold grows. A pixel that has not
+# been clear on any date before is left to the spectral tests.
 #
 # This needs a series. The one series among the real images, dates of 2018 over one place in Italy, has no
-# reference. We can only compute how far the methods **agree**, not which is right. And the comparison is not
-# neutral: a CloudDL that learnt from real scenes has seen this place, one of simulated scenes has not.
+# reference. We can only compute how far the methods **agree**, not which is right. Nor is the comparison
+# always neutral: a network that learnt from real scenes has seen this place, one that learnt from simulated
+# scenes alone has not.
 
 # %%
 series = open_scenes(
@@ -211,8 +218,10 @@ bands.plot_series(agreement) if series else None
 # with and is the spectral tests by another name; only dates with a low bar compare three methods. Lines far
 # apart on such a date mean that at least one method is wrong there. (Shown with real images only.)*
 #
-# Agreement has a trap: on a date that is wholly overcast all methods agree, and so they do on a clear one.
-# Look at the dates in between. The two lines below give the means over all dates.
+# In the table, "as CloudDL" is the fraction of pixels on which a test and the network say the same. It has a
+# trap: on a date that is wholly overcast all methods tend to agree, and so they do on a clear one. The means
+# over all dates, printed below, are mostly made of such dates; look at the others in the table. After the
+# means, the lines with F2 return to the references: the network beside the spectral tests, with SPOT's bands.
 
 # %%
 if series:
@@ -224,6 +233,6 @@ bands.f2_beside(scores, "sensor", columns["network, four bands"], columns["tests
 # %% [markdown]
 # **What we learnt.** The lines above set the network beside a rule of published thresholds on each sensor,
 # with the same bands. Where the difference is small, or negative, the rule is a serious alternative: it costs
-# nothing, and nobody has to trust a training set. What the rule cannot do is use shape and texture, which
-# is where a network could be ahead, on snow and on bright ground. Which band a threshold is applied to is part of the
-# rule: with green in place of blue the "same" haze test is another test.
+# nothing, and nobody has to trust a training set. What the rule cannot use is shape and texture; there a
+# network could be ahead, on snow and on bright ground. The band that a threshold is applied to is part of
+# the rule: with green in place of blue the haze test is another test.

@@ -21,14 +21,15 @@
 # bands have the same names but other filters. Three ways to use the model are compared on the same images:
 #
 # 1. **As it is.** Use the shared bands and ignore that they differ.
-# 2. **Adjust the image.** Bring its reflectances to Sentinel-2's bands before prediction.
-# 3. **Adjust the model.** Use one model that was trained for any subset of the five bands.
+# 2. **Adjust the image.** Bring its reflectances to Sentinel-2's bands before prediction. Tables call this
+#    "moved".
+# 3. **Change the model.** Use one model that was trained for any subset of the five bands.
 #
-# **Why it matters.** The second way costs a few lines and no label. If it helped, a new sensor should
-# always be adjusted; if it does not, that is one step less to go wrong.
+# **Why it matters.** The second way costs a few lines and no label. If it helps, the images of a new sensor
+# should always be adjusted; if it does not, that is one step less to go wrong.
 #
-# **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship); the response curves of
-# {doc}`06_fewer_bands`. **Time.** Minutes.
+# **Prerequisites.** Models of {doc}`03_hyperopt_search` (else those that ship); response curves are
+# shown in {doc}`06_fewer_bands`. **Time.** Minutes.
 
 # %% tags=["parameters"]
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
@@ -63,9 +64,9 @@ figures.style()
 #
 # $$ \rho^\mathrm{S2}_b \approx c_b + \sum_k M_{bk}\, \rho^\mathrm{sensor}_k , $$
 #
-# fitted by least squares, every kind of surface with the same weight. No image and no label is used. The
-# spectra are of ground: there is no air and no cloud in them. Here is the fit for Landsat 8 with SPOT's
-# bands.
+# The coefficients $M_{bk}$ and the offset $c_b$ are fitted by least squares, every kind of surface with the
+# same weight. No image and no label is used. The spectra are of ground: there is no air and no cloud in them.
+# Here is the fit for Landsat 8 with SPOT's bands.
 
 # %%
 five, spot = list(STUDY_BANDS), BAND_SETS["spot"]
@@ -79,15 +80,16 @@ show(fitted.round(3))
 
 # %% [markdown]
 # Each row makes one band of Sentinel-2. The larger a number off the diagonal, the more the adjustment borrows
-# from a neighbouring band. The last column tests the fit on what it never saw: a white target, such as
-# a thick cloud, has the same reflectance in every band of every sensor, so nothing should change and the
-# column should read 0.8. A departure from 0.8 is an error that the adjustment would add over cloud.
+# from another band. The last column tests the fit on what it never saw. An ideal white target has the same
+# reflectance in every band of every sensor, so nothing should change and the column should read 0.8. A thick
+# cloud is near to that in the visible and near infrared. A departure from 0.8 is an error that the adjustment
+# would add there.
 #
 # ## How far bands are apart
 #
 # The distance between a band and Sentinel-2's band of that name is the root mean square difference
 # of reflectance over the same spectra. The table gives it before the adjustment ("as it is") and after it
-# ("moved").
+# ("moved"), for the two Landsat sensors that stand in for SPOT, and for SPOT itself.
 
 # %%
 uses = {"landsat-5": five, "landsat-8": five, "spot-4": spot, "spot-5": spot}
@@ -102,12 +104,12 @@ bands.plot_distances(distances)
 # spectra of ground, before (circle) and after the adjustment (square). The adjustment was fitted on these
 # very spectra, so a square can only lie to the left of its circle: its distance from zero is what a linear
 # adjustment cannot remove. To judge the size, compare with the training effects of {doc}`02_training`,
-# which change the calibration of a band by some per cent: a model is trained to bear about as much.*
+# which change the calibration of a band by some per cent of its reflectance.*
 #
 # ## Three ways on the same images
 #
-# The references are real images of other sensors that have all five bands (of a simulated corpus,
-# simulated ones). We use each with all five bands and with SPOT's four.
+# The references are images of other sensors that have all five bands; they are real ones, unless the whole
+# corpus is simulated. We use each with all five bands and with SPOT's four.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -143,8 +145,8 @@ for sensor, part in sets.items():
             ranked.append({"sensor": sensor, "run": run, "average precision": precision})
 
 # %% [markdown]
-# Scores are pooled over the scenes of a sensor. The floor, which calls every pixel cloud, is the value that
-# any of the three has to beat.
+# Scores are pooled over the scenes of a sensor. The last rows are the floor: the F2 of calling every pixel
+# cloud, which each of the three ways has to beat.
 
 # %%
 three = pd.concat(counted)
@@ -156,10 +158,9 @@ scores = pooled(both, by=["sensor", "run"], draws=draws, seed=seed)
 show(write_table(work, "scores_band_adaptation", scores[["sensor", *bands.SHOWN]].round(3)))
 
 # %% [markdown]
-# Compare the three ways within one sensor and one set of bands. The intervals of the rows overlap
-# even if one way is better on every scene, because all three find the same scenes hard. The differences
-# below remove that: they are computed on the same scenes, and the bootstrap resamples the scenes of both
-# ways together.
+# Compare the three ways within one sensor and one set of bands. The intervals of the rows may overlap
+# even if one way is better on every scene, because all three find the same scenes hard. The paired
+# differences below remove that: the bootstrap resamples the scenes of both ways together.
 
 # %%
 differences = bands.differences_to_plain(three, ways, draws, seed)
@@ -167,12 +168,13 @@ show(write_table(work, "difference_band_adaptation", differences.round(4)))
 
 # %% [markdown]
 # Each row is an F2 minus the F2 of the bands as they are; 0.01 is one point in per cent. An interval that
-# contains zero means that no difference is shown. A sensor with a single place cannot be resampled and is
-# left out.
+# contains zero means that no difference is shown. One that does not may still show a difference too small to
+# matter. A sensor with a single place cannot be resampled and is left out.
 #
-# The model for any bands was trained separately and has its own threshold, so its F2 may differ for that
-# reason alone. Average precision has no threshold: it says how well a model orders pixels from clear to
-# cloud.
+# The model for any bands was trained separately, so its difference also holds the chance of training: compare
+# it with the deviation between seeds in {doc}`05_spot_transfer`. It has its own threshold too, and its F2 may
+# differ for that reason alone. Average precision has no threshold: it says how well a model orders pixels
+# from clear to cloud.
 
 # %%
 show(pd.DataFrame(ranked).round(3))
@@ -181,9 +183,10 @@ show(pd.DataFrame(ranked).round(3))
 # If two ways are equal in average precision and differ in F2, the threshold is what differs, and it could be
 # set anew on a few labelled pixels. If they differ in both, the ordering itself is better or worse.
 #
-# One more reason why an adjustment may matter little: clouds are what counts in these scores, and a cloud
-# is nearly white. Differences between filters act on colour, so they act on ground far more than on cloud,
-# and a model that was trained with changes of gain has learnt to tolerate them.
+# There are two reasons to expect little of an adjustment. A cloud is nearly white in the visible and near
+# infrared, and differences between filters act on colour, so they act on ground more than on cloud. And the
+# models were trained with changes of gain, so that they should tolerate small ones. The lines below put the
+# differences into words; "a difference" means that the interval excludes zero.
 
 # %%
 lines = []
@@ -197,7 +200,7 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # **What we learnt.** The lines above are the answer: what adjusting the image, and what a model for any
 # bands, is worth in F2 against using the bands as they are. The distances of Figure 8.1 say how much there
-# was to correct on ground. When the second way shows no difference although it shortens the distances, the
-# distances did not matter to the mask. That would hold for filters as alike as these, and for models
-# trained with changes of calibration; a sensor whose bands lie further off should be put through this page
-# first ({doc}`11_new_sensor`).
+# was to correct on ground. If the second way shortens these distances and F2 hardly changes, the distances
+# matter little to the mask. That would hold for filters as alike as these, and for models trained with
+# changes of calibration; a sensor whose bands lie further off should be put through this page
+# first. {doc}`11_new_sensor` tells what else to try on it.

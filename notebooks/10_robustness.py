@@ -17,9 +17,10 @@
 # %% [markdown]
 # # 10. Robustness to image degradation
 #
-# **What you will see.** The model of SPOT's bands on references that are degraded by known amounts:
-# badly calibrated, noisy, striped, saturated, hazy, blurred, coarser, misregistered, rotated. How F2
-# falls, at which level it breaks, and where the model does no better than calling everything cloud.
+# **What you will see.** The model of SPOT's bands is scored on references (images with hand-labelled masks) that
+# are degraded by known amounts: badly calibrated, noisy, striped, saturated, hazy, blurred, coarser, misregistered,
+# rotated. We ask how F2 changes, at which level it has dropped, and where the model does no better than
+# calling everything cloud.
 #
 # **Why.** A new sensor is never quite what its specification says, and it ages. The study of 2020
 # claimed that such a model bears radiometric and geometric errors. Here that is measured, one error at
@@ -31,10 +32,10 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-seed: int = 0  # of noise, stripes and shifts, and of the drawn places
+seed: int = 0  # of noise, stripes and shifts, and of the simulated places
 most: int = 20  # references of one sensor, at the most
-places: int = 20  # drawn places
-size: int = 128  # pixels of 30 m, of one drawn place
+places: int = 20  # simulated places
+size: int = 128  # pixels of 30 m, of one simulated place
 every: int = 1  # of the levels below, counted from the worst, each n-th is run
 drop: float = 0.02  # loss of F2 from which on a model counts as broken
 
@@ -56,14 +57,16 @@ figures.style()
 # ## The degradations
 #
 # Each degradation has a harmless level, at which the image stays as it is, and levels on one or both
-# sides of it. Gain and offset are errors of the absolute calibration. Striping gives each detector
-# column a gain of its own. Saturation cuts off all reflectance above its level, so that thick cloud and
-# bright ground become alike. Haze adds scattered light, more in short wavelengths than in long ones.
-# Misregistration shifts the bands against each other, each in another direction.
+# sides of it. Gain and offset are errors of the absolute calibration: the signal is multiplied by one plus the gain,
+# or the offset is added to it. Noise is white. Striping gives each detector column a gain of its own. Saturation
+# cuts off all reflectance above its level, so that thick cloud and bright ground become alike. Haze adds scattered
+# light, more in short wavelengths than in long ones. Misregistration shifts the bands against each other, each in
+# another direction.
 #
-# Blur and misregistration are in pixels of the scene, 30 m. When a scene is rotated by other than a
-# multiple of 90 degrees, its corners are lost and are not scored, so a little of that curve is due to
-# other ground.
+# Levels of noise, striping and blur are standard deviations. Blur and misregistration are in pixels of the scene,
+# 30 m. When a scene is rotated by other than a multiple of 90 degrees, its corners are lost and are not scored, so
+# a little of that curve is due to other ground. Weak forms of some of these errors were among the training effects
+# ({doc}`02_training`).
 
 # %%
 LEVELS = {  # name: (unit of the level, the harmless one, all of them)
@@ -109,19 +112,21 @@ write_table(work, "robustness_scenes", about)
 tables.show(page.with_floor(about))
 
 # %% [markdown]
-# The last column is F2 of a mask that calls every pixel cloud. It depends on the fraction $p$ of cloud
-# alone, $F_2 = 5p / (4p + 1)$, and it is high: F2 weights recall four times as much as precision, and
-# such a mask misses nothing. A degraded image on which the model falls to this floor is lost, however
-# good its F2 may sound.
+# *Table 10.1. The sets of images. The last column is the floor: F2 of a mask that calls every pixel cloud.*
+#
+# The floor depends on the fraction $p$ of cloud alone, $F_2 = 5p / (4p + 1)$, and it is high: F2 weights recall four
+# times as much as precision, and such a mask misses nothing. Where the model falls to this floor its mask is
+# worth nothing, however good the F2 may sound.
 #
 # ## Curves
 #
 # We degrade every scene of a set to each level, predict with the unchanged model, and pool the pixels.
 # The threshold stays that of undegraded validation scenes: a mission that does not know of the error
 # could not choose another one. Noise, stripes and shifts depend on the seed and on the scene, so a scene
-# gets the same pattern at all levels.
+# gets the same pattern at all levels. Where an offset or haze lifts even the darkest pixels, `predict` warns of a
+# forgotten offset; these warnings are left out here.
 
-# %%
+# %% tags=["remove-stderr"]
 from clouddl.mission.degrade import robustness
 
 counted = []
@@ -145,30 +150,34 @@ figure
 # *Figure 10.1. F2 against the level of each degradation, a line for each set of images. Shaded: the 95 %
 # interval over places, where there are at least five. Dashed: the level at which nothing is changed.
 # Dotted, in the colour of the set: F2 of calling everything cloud. Read a panel from the dashed line
-# outwards. A flat line is a model that bears the error; a line that meets its dotted one is a model that
-# no longer tells cloud from ground.*
+# outwards. A flat line is a model that bears the error; where a line meets its dotted one, the model is no
+# better by F2 than a mask without any information.*
 #
-# Two traps. A curve may rise: an error that makes a model call more cloud raises recall, and F2 rewards
-# that until the false alarms outweigh it. And the sets hold different ground, so a gap between two lines
-# at the dashed level says how hard the images are, not how robust the model is. Compare the slopes.
+# Three traps. A curve may rise: an error that makes a model call more cloud raises recall, and F2 rewards
+# that until the false alarms outweigh it. The sets hold different ground, so a gap between two lines
+# at the dashed level says how hard the images are, not how robust the model is: compare the slopes. And in the
+# panel of resolution the simulated line is of the scenes simulated at 5 m, and its value at the dashed level is
+# not that of the other panels.
 #
 # ## Where it breaks
 #
-# The rule: going away from the harmless level, the first level at which F2 is lower by more than `drop`
-# than without degradation. "Not by" names the farthest level that was run, where F2 has not dropped so
-# far. The rule looks at the curve alone. With few scenes a curve crosses it by chance, and the steps
-# between levels are wide, so take an entry as "between this level and the one before".
+# The rule: going away from the harmless level, the model is broken at the first level at which F2 is lower by more
+# than `drop` than without degradation. The rule looks at the curve alone. With few scenes a curve crosses it by
+# chance, and the steps between levels are wide, so take an entry as "between this level and the one before".
 
 # %%
 broken = page.break_table(curves, LEVELS, drop)
 tables.show(write_table(work, "robustness_breaks", broken))
 
 # %% [markdown]
-# Read a row as a requirement: a sensor whose error stays below the smallest entry of the row does as
-# well as the images here, as far as this error goes. "Not by" in all columns means that we have not found
-# the limit.
+# *Table 10.2. The level at which each degradation breaks the model. "Not by" names the farthest level that was run,
+# where F2 has not dropped so far; a dash stands for levels that the images do not allow.*
 #
-# The numbers of this run, and the degradations whose worst levels leave the model less than `drop` above
+# Read a row as a requirement, by its entry that is nearest to the harmless level: a sensor whose error stays at the
+# level before that one loses no more than `drop` on any of these sets. "Not by" in all columns means that we have
+# not found the limit.
+#
+# The numbers of this run, and the degradations of which some level leaves the model less than `drop` above
 # the floor:
 
 # %% tags=["hide-input"]
@@ -177,6 +186,6 @@ Markdown(page.findings(curves, broken, drop))
 # %% [markdown]
 # **What we learnt.** The table of breaks says what calibration, noise and registration a sensor must keep
 # for the model to do as well as on undegraded images. The floor says when a score is worth nothing.
-# Three cautions: one error is applied at a time, to images that already have their own; the simulated
-# scenes are easier or harder than real ones by as much as the first row of the table shows; and a set
-# of one patch describes that patch only.
+# Three cautions: one error is applied at a time, to images that already have their own; simulated scenes and
+# real ones need not be equally hard (compare the first row of Table 10.2); and a set of one patch describes that
+# patch only.

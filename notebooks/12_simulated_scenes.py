@@ -17,11 +17,11 @@
 # %% [markdown]
 # # 12. Simulated scenes
 #
-# **What you will see.** How a simulated scene is built up in layers, from terrain to instrument, and which
-# landscapes there are, and what a network that never saw one says of them. Then simulated scenes beside real ones, and how far their bands agree. Then the
-# question of every page before this one: do simulated scenes help a model that is used on real images?
-# Last, the tables of 2020 rebuilt on simulated Sentinel-2, SPOT-4 and SPOT-5 scenes, with and without
-# elevation.
+# **What you will see.** How a simulated scene is built up in layers, from terrain to instrument; which landscapes
+# there are; and what a network that never saw a simulated scene makes of them. Then simulated scenes stand beside
+# real ones, and we measure how far their bands agree. Then comes the question behind the models that ship: do
+# simulated scenes help a model that is used on real images? Last, the tables of 2020 are rebuilt on simulated
+# Sentinel-2, SPOT-4 and SPOT-5 scenes, with and without elevation.
 #
 # **Prerequisites.** Chips of {doc}`01_data_preparation` (made if missing), and for the comparison of
 # training sets the models of {doc}`03_hyperopt_search`. **Time.** Some minutes.
@@ -31,12 +31,12 @@ corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
 simulated: int = 816  # scenes simulated to train on, beside the real ones
-seed: int = 0  # of the models, the bootstrap and the drawn places
-places: int = 60  # drawn places to train on, for the comparison with and without elevation
-tested: int = 30  # drawn places to score on, other ones
+seed: int = 0  # of the models, the bootstrap and the simulated places
+places: int = 60  # simulated places to train on, for the comparison with and without elevation
+tested: int = 30  # simulated places to score on, other ones
 outside: int = 68  # places shown to ukis-csmask
 days: int = 3  # dates of each place scored, which the multi-temporal test needs
-size: int = 128  # pixels of 30 m, of one drawn place
+size: int = 128  # pixels of 30 m, of one simulated place
 epochs: int = 60  # passes of the fits to the tables of 2020
 simulated_epochs: int = 8  # passes of the fit to simulated chips alone
 draws: int = 2000  # of the bootstrap
@@ -82,10 +82,12 @@ figures.style()
 #    above a ragged line.
 # 3. **Spectra.** Each kind has measured spectra, which give the reflectance of every pixel.
 # 4. **Sun and air.** Slopes, shadows of terrain, then a layer of air that scatters and absorbs.
-# 5. **Clouds.** A field of optical depth for drops, and one for ice crystals above it.
-# 6. **Scene with cloud.** Each layer of reflectance $R_l$, transmission $T_l$ and reflectance from below
-#    $S_l$ is put on what lies below it by the adding method, $R = R_l + T_l R_b / (1 - S_l R_b)$. Shadows of
-#    the clouds fall on the ground.
+# 5. **Clouds.** A field of optical depth for drops, and one for ice crystals above it. Optical depth $\tau$ says how
+#    thick a cloud is for light: a fraction $e^{-\tau}$ of a vertical beam passes straight through.
+# 6. **Scene with cloud.** Each layer of air or cloud is put on what lies below it by the adding method,
+#    $R = R_l + T_l R_b / (1 - S_l R_b)$. $R_b$ is the reflectance of what lies below, $R$ that of both together.
+#    The layer itself has the reflectance $R_l$, the transmission $T_l$ down and up, and $S_l$, its reflectance for
+#    light from below. Shadows of the clouds fall on the ground.
 # 7. **Instrument.** Blur, misregistration, calibration errors, noise and quantisation of each band.
 #
 # Spectra of surfaces, air and clouds are kept on a fine grid of wavelengths. Averaged over the spectral responses
@@ -111,10 +113,11 @@ steps.plot_layers(ground, surface, sensor, clear_scene, scene, ideal)
 # *Figure 12.1. A simulated scene in layers, read from left to right. 1 to 3 do not depend on the day. 4 is the
 # ground under sun and air. 5 is the optical depth at 0.55 µm, 6 the scene with it, without blur and noise, and 7
 # what the instrument's blur and noise then change. 8 is the label that follows from 5. Ground and sun are the
-# same in 4 and 6; the air is another sample of the day's weather.*
+# same in 4 and 6; the air is another sample of the day's weather. Look for thin cloud that shows in 6 and is not
+# labelled in 8.*
 #
 # The label is a rule on the optical depth of water and ice cloud together. Between its two limits people would
-# label either way, so nothing is scored there.
+# label either way, so nothing is scored there, and soft labels to train on count it as one half.
 
 # %%
 Markdown(
@@ -134,6 +137,10 @@ Markdown(
 show(steps.landscape_table())
 
 # %% [markdown]
+# *Table 12.1. The landscapes. Snow that has a column of its own lies above a line; in tundra and sea ice snow is one of
+# the covers instead. Covers are named after their spectra: litter is dry plants, char is burnt, and road and
+# roof stand for bare rock where there is no canopy.*
+#
 # One place of each, without cloud, as Sentinel-2 would see it:
 
 # %%
@@ -152,7 +159,7 @@ steps.plot_landscapes(landscapes)
 #
 # ## What an outside network says of them
 #
-# A simulated cloud must not only have the right colour. Here the question is put to **ukis-csmask**, with its six bands:
+# Would a network that knows only real images recognise our clouds? We ask **ukis-csmask**, with its six bands:
 # it learnt from hand-labelled images of Landsat 8 and Sentinel-2, and never saw a simulated one. If it takes our
 # ground for ground and our clouds for clouds, they share with real ones what it looks at. No reference of this study
 # is needed for that.
@@ -164,16 +171,17 @@ errors = write_table(work, "simulated_outside", steps.outside_errors(asked, opin
 show(errors.round(3))
 
 # %% [markdown]
-# *The fraction of clear pixels it calls cloud in scenes without cloud, and the fraction of cloudy pixels it misses in scenes
-# under cloud throughout. A landscape with a high number is one whose simulation is doubtful, or hard.*
+# *Table 12.2. The fraction of clear pixels that ukis-csmask calls cloud in scenes without cloud, and the fraction of
+# cloudy pixels that it misses in overcast scenes. A landscape with a high number is one whose simulation is doubtful,
+# or hard. A dash: no such scene among those asked. The last row is the mean of the landscapes.*
 #
-# This check changed the simulator. Its clouds used to be flat inside, of one optical depth, and ukis-csmask missed most
-# overcast pixels. Real clouds vary inside, log-normally {cite:p}`cahalan1994`, but smoothly: light wanders sideways
-# before it leaves a cloud, which wipes out what is finer than a hundred metres or so {cite:p}`marshak1995`. With both,
-# most are recognised.
+# This check changed the simulator ({ref}`simulator-trial`). Its clouds used to be flat inside, of one optical depth,
+# and ukis-csmask missed most overcast pixels. Real clouds vary inside, log-normally {cite:p}`cahalan1994`, but
+# smoothly: light wanders sideways before it leaves a cloud, which wipes out what is finer than a hundred metres or
+# so {cite:p}`marshak1995`. Since both are simulated, ukis-csmask recognises most overcast pixels.
 #
-# The same masks tell where people would draw the line, as far as ukis-csmask has learnt it from them: how often it calls
-# cloud of each optical depth cloud.
+# The same masks say where people would draw the line, as far as ukis-csmask has learnt it from them. We count how
+# often it calls a pixel cloud, by the optical depth of the cloud there.
 
 # %%
 opinions = {"six bands": opinion, "four bands": steps.outside_masks(asked, n_bands=4)}
@@ -182,17 +190,18 @@ steps.plot_called_by_depth(by_depth)
 
 # %% [markdown]
 # *Figure 12.3. The fraction of pixels that ukis-csmask calls cloud, by their true optical depth, with its six and its
-# four bands. The dotted lines are the two limits of our label. They are set a little below the depths at which half of
-# the pixels are called cloud, because F2 punishes a missed cloud more than a false one.*
+# four bands. The dotted lines are the two limits of our label. The upper one is set a little below the depth at which
+# half of the pixels are called cloud, because F2 punishes a missed cloud more than a false alarm.*
 #
 # Scenes of snow and ice are many here because the real archive has few. Some of these landscapes were added after
 # errors on Landsat 8 had been seen, so its scores are not those of a wholly unseen test; see {doc}`/protocol`.
 #
 # ## Side by side
 #
-# Now simulated chips beside the corpus: the same bands, the same stretch, the same resolution. First the chips are
-# opened, and those of the corpus are told from the simulated ones. (In a build without real images one half of the
-# simulated chips stands for the corpus, and nothing below says anything about real images.)
+# Now simulated chips (squares cut from scenes to train on) beside those of the corpus, the real images: the same
+# bands, the same contrast, the same resolution. First the chips are opened, and the two kinds are separated. (In a
+# build without real images one half of the simulated chips stands for the corpus, and nothing below says anything
+# about real images.)
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -210,20 +219,25 @@ figure
 
 # %% [markdown]
 # *Figure 12.4. Six chips of the corpus above six simulated ones, chosen at random. Look for what gives a simulated
-# chip away: straight borders, clouds without sides, water without waves.*
+# chip away: straight borders, clouds without sides, water without waves, strong colours of the ground.*
 #
 # ## Band by band
 #
 # A network cares less for looks than for numbers. Here are the distributions of reflectance, cloudy and clear pixels
-# apart (cloud in the corpus is what all processors call so). The table gives medians, and the Wasserstein distance between the
-# two distributions: the reflectance by which pixels would have to be moved, on average, to make one distribution
-# out of the other.
+# apart (cloud in the corpus is what all processors call so). The table gives medians, and the Wasserstein distance
+# between the two distributions: the change of reflectance, averaged over pixels, that would turn one distribution
+# into the other.
 
 # %%
 of_corpus = steps.band_values(images, masks, real)
 of_simulated = steps.band_values(images, masks, drawn)
 bands = write_table(work, "drawn_bands", steps.compare_bands(of_corpus, of_simulated))
 show(bands.rename(columns={"median, drawn": "median, simulated"}))
+
+# %% [markdown]
+# *Table 12.3. Reflectance of the corpus and of simulated chips. A distance is small when it is small beside the
+# difference between the medians of cloud and of clear ground in that band: this is the contrast that a network
+# works with.*
 
 # %% tags=["hide-input"]
 figure = steps.plot_histograms(of_corpus, of_simulated)
@@ -235,9 +249,8 @@ figure
 # for simulated chips. Where one curve has a hump that the other lacks, one of the two has a surface or a cloud
 # that the other does not.*
 #
-# A distance is small when it is small beside the difference between the medians of cloud and of clear ground in
-# that band: this is the contrast that a network works with. The two sets do not show the same places, so part of
-# each distance is geography and not an error of the simulation.
+# The two sets do not show the same places, so part of each distance in Table 12.3 is geography and not an error of
+# the simulation.
 #
 # ## Band against band
 #
@@ -249,16 +262,16 @@ steps.plot_band_pairs(images, real, drawn)
 
 # %% [markdown]
 # *Figure 12.6. Density of pixels, one band against another (the logarithm of their number), the corpus above and
-# simulated below. The same branches should be there in both rows: the diagonal of cloud, the vegetation,
-# and the snow.*
+# simulated below. Where both hold the same surfaces the same branches should be there: the diagonal of cloud, the
+# vegetation, the snow.*
 #
 # ## Do simulated scenes help?
 #
 # Three models of the same shape, with SPOT's bands and as many training steps each, differ only in what they learn
 # from: real and simulated scenes, real scenes alone, simulated scenes alone. They were made by
 # {doc}`03_hyperopt_search`. Each is used at the threshold that the validation scenes gave, real ones and simulated
-# ones, and is scored on the hand-labelled references. Where the page that makes them has not run, a short fit on the
-# simulated chips stands in for the third, and the first two are missing.
+# ones, and is scored on the hand-labelled references. If that page has not run, a short fit stands in for the model
+# of simulated scenes alone, and the two others are missing.
 
 # %%
 spot = BAND_SETS["spot"]
@@ -304,23 +317,25 @@ write_table(work, "scores_drawn_only", alone)
 show(write_table(work, "scores_with_drawn", by_training))
 
 # %% [markdown]
-# Read three rows a sensor. *Simulated scenes alone* is a model that never saw a real image in training: its distance from
-# *real scenes alone* is the price of what simulation gets wrong. *Real and simulated* above *real alone* means that
-# simulation adds what the archive lacks. A model near *everything is cloud* has learned nothing of use.
+# *Table 12.4. Models with SPOT's bands by what they learnt from, on the references of each sensor. Compare the three
+# models of one sensor with each other and with the floor, everything is cloud.*
 #
-# Intervals of single scores hold the difficulty of the places, which all models meet alike. The difference on the same
-# places is the sharper comparison, so it decides. With fewer than five places there is no interval, and then nothing is decided.
+# *Simulated scenes alone* is a model that never saw a real image in training. Where it is below *real scenes alone*,
+# the simulation may lack something that matters; where it is above, real scenes may be too few, or the labels that
+# processors gave them too poor. *Real and simulated scenes* above *real scenes alone* means that simulation adds
+# what the real scenes lack. A model near *everything is cloud* shows no skill by F2.
+#
+# Intervals of single scores hold the difficulty of the places, which all models meet alike. The difference on the
+# same places is the sharper comparison, so it decides. With fewer than five places there is no interval, and nothing
+# is decided.
 
 # %%
 rows = []
-both = "real and simulated scenes"
-rivals = []
-if both in models:
-    rivals = [name for name in models if name != both]
+headline, *rivals = models  # page 2 chose what the first one learns from
 for sensor_id, part in counts.groupby("sensor", sort=False):
     part = part.assign(learnt_from=part.run.str.partition(": ")[0])
     for rival in rivals:
-        pair = [part[part.learnt_from == name] for name in (both, rival)]
+        pair = [part[part.learnt_from == name] for name in (headline, rival)]
         difference = paired(*pair, draws=draws, seed=seed)
         rows.append({"sensor": sensor_id, "minus": rival, **difference})
 
@@ -331,17 +346,19 @@ if rows:
 Markdown(answer)
 
 # %% [markdown]
-# Each line is F2 of the model of both kinds of scene minus F2 of the other one, on the same places. A positive
-# number says that the scenes the other one did without have helped. This is one seed of each model: page 3 fits
-# SPOT's bands with three seeds, and a difference that is smaller than their spread ({doc}`05_spot_transfer`) shows nothing.
+# Each line is F2 of the headline model minus F2 of the model of other scenes, on the same places. A positive
+# difference speaks for what the headline model learnt from, a negative one for the other scenes. This is
+# one seed of each model: page 3 fits SPOT's bands with three seeds, and a difference that is smaller than their
+# spread ({doc}`05_spot_transfer`) shows nothing.
 #
 # ## The tables of 2020, simulated
 #
 # The abstract of 2020 compares the network with Fmask and MAJA on Sentinel-2 and on SPOT. Neither processor runs on
 # these images, so here is the same table on simulated scenes: Sentinel-2 scenes to train on, other places to score
-# on, each seen by Sentinel-2, SPOT-4 and SPOT-5 in several weathers, with SPOT's four bands everywhere. Rows are the
-# spectral tests and a multi-temporal test (by principle, in the manner of Fmask and of MAJA; they are not those
-# processors), and the network without and with elevation. **Every number below is of simulated scenes.**
+# on, each seen by Sentinel-2, SPOT-4 and SPOT-5 on several dates, with SPOT's four bands everywhere. The methods are
+# spectral tests and a multi-temporal test (they work on the principles of Fmask and of MAJA, and are not those
+# processors), and the network without and with elevation. Elevation comes from a DEM, a digital elevation model, as
+# one more input beside the bands. **Every number below is of simulated scenes.**
 
 # %%
 sets = {"CloudDL": spot, "CloudDL with a DEM": [*spot, ELEVATION]}
@@ -377,16 +394,19 @@ drawn_2020 = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
 show(write_table(work, "drawn_2020", drawn_2020[columns].round(3)))
 
 # %% [markdown]
-# Compare the rows of one sensor: how far each method is above *everything is cloud*, and whether the network is ahead of
-# the classical tests or behind them. Then compare one row over the sensors: the network was trained on
-# Sentinel-2 alone, so what it loses on SPOT is the price of the transfer. The scenes are of the same kind as
-# those trained on, which real images never are; so levels are too high for the network, and may be too high or too
-# low for the tests, whose thresholds were made for real images.
+# *Table 12.5. The methods of 2020 on simulated scenes. Compare the rows of one sensor: how far each method is above
+# everything is cloud, and whether the network is ahead of the tests or behind them.*
+#
+# Then compare one method over the sensors: the network was trained on Sentinel-2 alone, so what it loses on SPOT, if
+# anything, is the price of the transfer. The scenes are of the same kind as those trained on, which real images never
+# are. So the scores flatter the network, and may be too high or too low for the tests, whose thresholds were made for
+# real images.
 #
 # ## With minus without elevation
 #
-# Does elevation help? The difference in F2 over the same scenes, with places resampled. An interval that holds zero shows
-# no difference. Terrain with fewer than five places has no interval: there the points below are all that is known.
+# Does elevation help? We take the difference in F2 over the same scenes, with an interval over places. An interval
+# that holds zero shows no difference. Terrain with fewer than five places has no interval: there the points of
+# Figure 12.7 are all that is known.
 
 # %%
 terrains = {"mountain": "mountain", "snow": "snow"}
@@ -399,12 +419,16 @@ for terrain, part in [("all", counts), *counts.groupby("terrain")]:
 difference = enough_units(pd.DataFrame(rows).round(4))
 show(write_table(work, "drawn_dem", difference))
 
+# %% [markdown]
+# *Table 12.6. F2 with elevation minus F2 without, by terrain; 0.01 is one point. Look for an interval without zero.*
+
 # %%
 steps.plot_place_differences(counts, one, other)
 
 # %% [markdown]
-# *Figure 12.7. F2 with elevation minus F2 without, a point for each simulated place that has cloud, by terrain. Points on both sides
-# of the line say that elevation helps in some places and harms in others; a mean of two points is not evidence.*
+# *Figure 12.7. F2 with elevation minus F2 without, a point for each simulated place that has cloud, by terrain. Points
+# on both sides of the line say that elevation helps in some places and harms in others; a mean of two points is
+# not evidence.*
 
 # %% tags=["hide-input"]
 overall = difference[difference.terrain == "all"].iloc[0]
@@ -413,8 +437,9 @@ dem += f"({100 * overall.low:+.1f} to {100 * overall.high:+.1f})."
 Markdown("\n\n".join([steps.bands_finding(bands), answer, dem]))
 
 # %% [markdown]
-# **What we learnt.** The lines above answer this page's three questions for this run: how far simulated
-# and real bands are apart, what simulated scenes add to real ones or can do without them, and what elevation adds. What is
-# still unlike: simulated clouds have no sides and no parallax, fields and streets are squares, seas have no waves, and the
-# air is the same all over a scene. The network with a DEM is compared on simulated ground only, because no cloudy
-# image with both hand-labelled masks and elevation could be had.
+# **What we learnt.** The lines above answer three questions for this run: how far simulated and real bands are
+# apart, what each kind of scene adds to the other in training, and what elevation adds. Table 12.2 and Figure 12.3 say
+# where a network of others recognises our clouds and ground. What is still unlike: simulated clouds have no sides
+# and no parallax, fields and streets are squares, seas have no waves, and the air is the same all over a scene. The
+# network with a DEM is compared on simulated ground only, because no cloudy image with both hand-labelled masks and
+# elevation could be had.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from clouddl.network import ModelCard, UNet, chip_statistics, cloud_loss, normalise
 
@@ -24,6 +25,26 @@ def test_one_logit_for_each_pixel(
     x = torch.randn(2, bands, 16, 24)
     assert net(x).shape == (2, 16, 24)
     assert net.multiple == stem * 2**depth
+
+
+@pytest.mark.parametrize("stem", [1, 2, 3])
+def test_smooth_logits_are_means_of_neighbours(tiny: MakeCard, stem: int) -> None:
+    smooth, rough = (UNet(tiny(stem=stem, smooth=way)).eval() for way in (True, False))
+    rough.load_state_dict(smooth.state_dict())
+    x = torch.randn(1, 4, 12 * stem, 16 * stem)
+    with torch.inference_mode():
+        logits, before = smooth(x)[0].numpy(), rough(x)[0].numpy()
+    kernel = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
+    inside = slice(stem, -stem)
+    expected = ndimage.convolve(before, kernel)[inside, inside]
+    np.testing.assert_allclose(logits[inside, inside], expected, atol=1e-5)
+
+
+def test_cards_of_trained_models_from_before_smoothing_are_read(tiny: MakeCard) -> None:
+    fields = tiny().model_dump(exclude={"smooth"})
+    assert ModelCard.model_validate(fields).smooth
+    assert not ModelCard.model_validate(fields | {"weights_sha256": "ab"}).smooth
+    assert ModelCard.model_validate(fields | {"weights_sha256": "ab", "smooth": True}).smooth
 
 
 def test_filters_double_at_each_level(tiny: MakeCard) -> None:

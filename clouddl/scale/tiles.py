@@ -216,7 +216,7 @@ def receptive_field(card: ModelCard) -> int:
 
     Two convolutions on each of depth + 1 levels down and depth levels up, each reaching
     kernel // 2 pixels of its level, and the shift between a pixel and its pooling cell; all that
-    in squares of `stem` pixels, of which the far corner counts too.
+    in squares of `stem` pixels, of which the far corner counts too. A smooth network adds a pixel.
 
     Args:
         card: Card of the model.
@@ -227,7 +227,7 @@ def receptive_field(card: ModelCard) -> int:
     cell = 2**card.depth
     reach = 2 * (card.kernel_size // 2)
     squares = reach * (2 * cell - 1) + reach * (cell - 1) + cell - 1
-    return card.stem * squares + card.stem - 1
+    return card.stem * squares + card.stem - 1 + card.smooth
 
 
 def network_size(image: Image, card: ModelCard) -> tuple[int, int]:

@@ -221,9 +221,10 @@ def refinement_finding(table: pd.DataFrame, newcomer: str) -> str:
     worst, most = refined.idxmin(), refined.index.max()
     text = (
         f"**{newcomer}**: F2 is {100 * refined.iloc[0]:.1f} % before any label and "
-        f"{100 * refined[most]:.1f} % after refinement with {most} scenes; the lowest value on the "
-        f"way is {100 * refined[worst]:.1f} %, with {worst}"
+        f"{100 * refined[most]:.1f} % after refinement with {most} scenes"
     )
+    if worst > 0:
+        text += f"; the lowest value on the way is {100 * refined[worst]:.1f} %, with {worst}"
     moved = part[(part.way == "new threshold alone") & (part["labelled scenes"] == most)]
     if len(moved):
         text += f". A new threshold alone, from the same {most} scenes, gives "

@@ -465,7 +465,8 @@ def help_findings(differences: pd.DataFrame) -> str:
         else:
             ends = f"interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
             verdict = f"{ends}, which holds zero: no difference shown"
-        lines.append(f"- **{title_of(row.sensor)}**, both minus {row.minus}: {points} ({verdict})")
+        compared = f"**{title_of(row.sensor)}**, headline model minus {row.minus}"
+        lines.append(f"- {compared}: {points} ({verdict})")
     return "\n".join(lines)
 
 
