@@ -21,7 +21,7 @@
 #
 # **What you will see.** A search over dropout, number of filters, kernel size and learning rate. Each
 # trial is a short fit, scored by F2 on the validation chips. Then: what each parameter explains, the
-# final models trained with the settings of the best trial, how far the seed alone moves their score,
+# final models trained at length, how far the seed alone moves their score,
 # and the rule that sets the threshold of each model.
 #
 # **Prerequisites.** {doc}`02_training` (its choices are used; without them, the defaults).
@@ -41,6 +41,7 @@ trial_epochs: int = 4  # passes over the training chips in each trial
 epochs: int = 50  # of the long fits, which make the final models
 batch_size: int = 8  # chips per step
 depth: int = 3  # poolings of the network
+beforehand: dict[str, float] = {}  # point of the final models; none: the best trial
 largest: float = 0.35  # million parameters that a model may have, to stay small and fast
 at_once: int = 1  # trials proposed together, and long fits side by side, each on one core
 scheduler: str = ""  # fits them together: local, or the address of a Dask scheduler
@@ -225,7 +226,16 @@ tables.show(page.parameter_worth(table).round(3))
 #
 # ## The final models
 #
-# The settings of the best trial are now trained at length and to the last epoch. There is a model for
+# Trials are short, and what is ahead after a short fit need not be ahead after a long one. So the settings
+# of the final models may be fixed beforehand, by longer fits on validation; {doc}`../protocol` says by which.
+# Otherwise they are those of the winner.
+
+# %%
+settings = beforehand or best
+print("fixed beforehand:" if beforehand else "of the winner:", settings)
+
+# %% [markdown]
+# These settings are trained at length and to the last epoch. There is a model for
 # each set of bands: `five` (all that the study uses), `spot` and `pleiades` (those of the sensors). One more,
 # `any`, works with each of these sets, because each training image is shown with one of them. Nothing is
 # stopped early, so validation does not decide when training ends.
@@ -244,7 +254,7 @@ tables.show(page.parameter_worth(table).round(3))
 # beforehand, whichever seed scores best.
 
 # %%
-shape = {k: v for k, v in best.items() if k != "learning_rate"}
+shape = {k: v for k, v in settings.items() if k != "learning_rate"}
 sets = {name: [bands] for name, bands in BAND_SETS.items()} | {"any": list(BAND_SETS.values())}
 fits = [Fit(card(name, band_sets, **shape), scenes) for name, band_sets in sets.items()]
 spot = [BAND_SETS["spot"]]
@@ -261,10 +271,10 @@ if catalogue.name != "simulated":
 
 # %% [markdown]
 # The fits differ in their cards and in the chips they see, and in nothing else. All take as many steps as
-# `epochs` passes over all training chips, with the learning rate of the best trial.
+# `epochs` passes over all training chips, with their learning rate.
 
 # %%
-schedule = Schedule(epochs, batch_size, best["learning_rate"])
+schedule = Schedule(epochs, batch_size, settings["learning_rate"])
 finals = fit_all(fits, path, work_folder(work), schedule, at_once)
 
 # %% tags=["hide-input"]
@@ -289,8 +299,8 @@ page.trials_with_noise(table, seeds)
 
 # %% [markdown]
 # *Figure 3.3. Left: the trials from best to worst. The band reaches two standard deviations of the seeds
-# below the best trial; trials inside it cannot be told from the best. Right: the three long fits with the
-# settings of the winner, which differ in the seed alone. Compare how far the dots on either side spread.*
+# below the best trial; trials inside it cannot be told from the best. Right: the three long fits of the
+# headline model, which differ in the seed alone. Compare how far the dots on either side spread.*
 #
 # ## The threshold
 #
@@ -335,7 +345,7 @@ limit = 200 * page.spread(seeds)
 low, _, high = plateau(page.mean_curve(curves).f2.to_numpy())
 best_f2 = (table if small.empty else small).val_f2.max()
 Markdown(
-    f"The winning trial reached a validation F2 of **{best_f2:.1%}**. Two standard deviations of "
+    f"The best small trial reached a validation F2 of **{best_f2:.1%}**. Two standard deviations of "
     f"the seeds are **{limit:.1f} points**. The threshold of the headline model is "
     f"**{model.card.threshold:.2f}**, on a plateau from {low:.2f} to {high:.2f}."
 )
