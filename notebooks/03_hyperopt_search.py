@@ -41,7 +41,7 @@ trial_epochs: int = 4  # passes over the training chips in each trial
 epochs: int = 50  # of the long fits, which make the final models
 batch_size: int = 8  # chips per step
 depth: int = 3  # poolings of the network
-beforehand: dict[str, float] = {}  # point of the final models; none: the best trial
+beforehand: list[float] = []  # settings of the final models, as in Table 3.1; none: the winner's
 largest: float = 0.35  # million parameters that a model may have, to stay small and fast
 at_once: int = 1  # trials proposed together, and long fits side by side, each on one core
 scheduler: str = ""  # fits them together: local, or the address of a Dask scheduler
@@ -231,7 +231,9 @@ tables.show(page.parameter_worth(table).round(3))
 # Otherwise they are those of the winner.
 
 # %%
-settings = beforehand or best
+settings = best
+if beforehand:
+    settings = {k: type(v)(b) for (k, v), b in zip(best.items(), beforehand, strict=True)}
 print("fixed beforehand:" if beforehand else "of the winner:", settings)
 
 # %% [markdown]
