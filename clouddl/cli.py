@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from clouddl.products.image import Reading
+    from clouddl.products.reading import Reading
     from clouddl.scenes import Catalogue, Scene
     from clouddl.sensors import Range, Sensor
 
@@ -122,7 +122,7 @@ def _reading(
         offset: In reflectance. Sentinel-2 from baseline 04.00: -0.1
         nodata: Number that means nodata; default: the file's own.
     """
-    from clouddl.products.image import Reading
+    from clouddl.products.reading import Reading
 
     return Reading(_names(bands), scale, offset, nodata)
 

@@ -24,7 +24,7 @@ from clouddl.errors import InputError
 from clouddl.files import replacing, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, on_grid
 from clouddl.products import open_image
-from clouddl.products.image import AS_STORED, Reading, check_reflectance
+from clouddl.products.reading import AS_STORED, Reading, check_reflectance
 from clouddl.sensors import Sensor
 
 # What the attribute `class` may say: ours and ALCD's, which `labels.CODES` makes the same of.

@@ -7,7 +7,7 @@ import rioxarray
 import xarray as xr
 
 from clouddl.errors import InputError, readable
-from clouddl.products.image import Reading
+from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
 AXES = {"latitude": "y", "lat": "y", "longitude": "x", "lon": "x"}

@@ -40,7 +40,7 @@ from clouddl.predict import (
     predict_part,
     results_of,
 )
-from clouddl.products.image import AS_STORED, Reading
+from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import date_of, is_item, write_item
 from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
 from clouddl.sensors import Sensor, get_sensor, is_sensor_name, sensors
