@@ -579,9 +579,8 @@ def _print_shared(chosen: "list[Sensor]") -> None:
     from clouddl.model import shipped_models
     from clouddl.sensors import shared_bands
 
-    available = [band.common for band in chosen[0].bands]
+    available = shared_bands(*chosen)
     if len(chosen) > 1:
-        available = shared_bands(*chosen)
         print("shared:", ", ".join(available) or "none")
     for card in shipped_models():
         for bands in card.band_sets:

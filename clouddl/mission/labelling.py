@@ -235,19 +235,18 @@ def choose_places(
     return _typical(scene, n, seed) if confidence is None else _uncertain(confidence, n)
 
 
-def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int = 0) -> dict:
+def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset) -> dict:
     """Propose the places to label next, to open in QGIS.
 
     Args:
         confidence: As for `choose_places`.
         n: How many places.
         scene: The scene.
-        seed: Seed of the clusters.
 
     Returns:
         A GeoJSON FeatureCollection of points, whose attribute `class` is for the person to fill.
     """
-    rows, columns = choose_places(confidence, n, scene, seed)
+    rows, columns = choose_places(confidence, n, scene)
     values = [None] * len(rows) if confidence is None else confidence[rows, columns].tolist()
     xs, ys = transform(scene.rio.crs, WGS84, scene.x.values[columns], scene.y.values[rows])
     points = [

@@ -32,7 +32,6 @@ from clouddl.products.place import (
 )
 from clouddl.products.raster import (
     OVERVIEW,
-    card_bands,
     check_layers,
     find_layers,
     layer_readings,
@@ -339,7 +338,9 @@ def open_file(
     name = str(path)
     given = None if reading.bands is None else band_names(reading.bands, sensor)
     if split_member(name)[0].endswith((".npy", ".npz")):
-        layers = card_bands(sensor) if given is None else given
+        layers = given
+        if layers is None:
+            layers = sensor.commons if sensor else ()
         with readable_raster(name):
             numbers = _load_array(name, len(layers))
         check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)

@@ -69,15 +69,6 @@ def readable_raster(name: str) -> Iterator[None]:
         ) from error
 
 
-def card_bands(sensor: Sensor | None) -> tuple[str, ...]:
-    """Common names of all bands of a card, in order.
-
-    Args:
-        sensor: The card, if there is one.
-    """
-    return tuple(band.common for band in sensor.bands) if sensor else ()
-
-
 def find_layers(
     name: str, file: DatasetReader, given: Layers | None, sensor: Sensor | None
 ) -> tuple[Layers, int | None]:
@@ -98,7 +89,7 @@ def find_layers(
     described = _described_layers(file, sensor)
     layers = given
     if layers is None:
-        layers = _layers_in_order(name, described, card_bands(sensor))
+        layers = _layers_in_order(name, described, sensor.commons if sensor else ())
     alpha = _alpha(name, file, layers)
     if alpha and len(layers) == file.count - 1:
         layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
@@ -128,7 +119,7 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
     if sensor is None:
         return
     bands = [band for band in layers if band is not None]
-    known = card_bands(sensor)
+    known = sensor.commons
     wrong = [band for band in bands if band not in known or bands.count(band) > 1]
     if wrong:
         names = ", ".join(known)
