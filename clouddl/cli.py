@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from clouddl.products.reading import Reading
+    from clouddl.scale.batch import Outcome
     from clouddl.scenes import Catalogue, Scene
     from clouddl.sensors import Range, Sensor
 
@@ -262,8 +263,8 @@ def predict(
             one after another.
         workers: With --scheduler local: how many processes; default: one per core.
     """
-    from clouddl.predict import Options, results_of
-    from clouddl.scale.batch import REPORT, predict_batch
+    from clouddl.predict import Options
+    from clouddl.scale.batch import predict_batch
     from clouddl.scale.cluster import Processes
 
     try:
@@ -280,6 +281,14 @@ def predict(
     except KeyboardInterrupt:
         print("clouddl: stopped; the same command does what is missing", file=sys.stderr)
         raise typer.Exit(130) from None
+    _print_outcomes(outcomes, out)
+
+
+def _print_outcomes(outcomes: "list[Outcome]", out: Path) -> None:
+    """Name the masks that are there and the images that failed; exit code 1 if any did."""
+    from clouddl.predict import results_of
+    from clouddl.scale.batch import REPORT
+
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed and len(outcomes) == 1:
         raise InputError(failed[0].error)

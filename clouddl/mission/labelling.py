@@ -315,9 +315,15 @@ def label_image(
             certainty: on_grid(confidence, scene).rio.write_nodata(np.nan),
         }
     places = propose(unlabelled, points, scene)
-    out = proposals.parent
-    with writing(out), ExitStack() as files:  # all or none
-        out.mkdir(parents=True, exist_ok=True)
+    _write_all(places, proposals, rasters)
+    return [proposals, *rasters]
+
+
+def _write_all(places: dict, proposals: Path, rasters: dict[Path, xr.DataArray]) -> None:
+    """Write the proposals and the rasters by their paths: all or none."""
+    folder = proposals.parent
+    with writing(folder), ExitStack() as files:
+        folder.mkdir(parents=True, exist_ok=True)
         files.enter_context(replacing(proposals)).write_text(json.dumps(places, indent=1))
         for target, raster in rasters.items():
             raster.rio.to_raster(
@@ -327,4 +333,3 @@ def label_image(
                 predictor="YES",
                 overview_resampling="NEAREST" if raster.dtype == np.uint8 else "AVERAGE",
             )
-    return [proposals, *rasters]

@@ -426,7 +426,7 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     grid = Grid((array.shape[1], array.shape[2]))
     if array.rio.crs:
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
-        check_place(name, grid, array.rio.crs)
+        check_place(name, grid)
         resolution = resolution or spacing_of(grid)[0]
     reading = replace(reading, bands=layers, resolution=resolution)
     level = attrs.get("level", "toa")

@@ -82,7 +82,7 @@ def pixel_size(file: DatasetReader, given: float | None) -> float | None:
     grid = ground_of(file)
     if grid.crs is None:
         return given
-    check_place(file.name, grid, grid.crs)
+    check_place(file.name, grid)
     ground = _ground_spacing(grid)
     metres = spacing_of(grid)[0]
     if grid.crs.is_geographic:
@@ -95,18 +95,18 @@ def pixel_size(file: DatasetReader, given: float | None) -> float | None:
     return metres
 
 
-def check_place(name: str, grid: Grid, crs: CRS) -> None:
+def check_place(name: str, grid: Grid) -> None:
     """Check that a transform can be one of its CRS.
 
     Args:
         name: What the message calls the image.
-        grid: Its shape and transform.
-        crs: Its CRS.
+        grid: Its shape, transform and CRS.
 
     Raises:
         InputError: There is no transform, its pixels have no size, or its units are others.
     """
-    (height, width), transform, _ = grid
+    (height, width), transform, crs = grid
+    assert crs
     if transform == Affine.identity():
         raise InputError(
             f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "
