@@ -17,7 +17,7 @@ from clouddl.labels import S2CLOUDLESS_BANDS, s2cloudless, to_mask, ukis_csmask
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.predict import predict_array, predict_file
-from clouddl.products.image import Reading
+from clouddl.products.reading import Reading
 from clouddl.sensors import STUDY_BANDS, get_sensor
 from clouddl.simulate import simulate_scene
 

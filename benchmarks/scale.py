@@ -62,7 +62,7 @@ def scene(path: Path, size: int) -> Path:
 def one(path: str, out: str) -> None:
     """Predict one scene in this process, and print the seconds it took."""
     from clouddl.predict import predict_file
-    from clouddl.products.image import Reading
+    from clouddl.products.reading import Reading
     from clouddl.sensors import get_sensor
 
     start = time.monotonic()
@@ -94,7 +94,7 @@ def memory(size: int) -> dict[str, float]:
 
 def workers(count: int, scenes: int, size: int) -> dict[str, float]:
     """Scenes per hour over `count` workers of this machine, their start apart; 0 is no cluster."""
-    from clouddl.products.image import Reading
+    from clouddl.products.reading import Reading
     from clouddl.scale.batch import predict_batch
     from clouddl.scale.cluster import Processes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 # Each public name and the module that defines it.
 _MODULES = {
-    "Reading": "clouddl.products.image",
+    "Reading": "clouddl.products.reading",
     "evaluate": "clouddl.transfer",
     "fit": "clouddl.train",
     "get_sensor": "clouddl.sensors",

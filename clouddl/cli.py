@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from clouddl.products.image import Reading
+    from clouddl.products.reading import Reading
+    from clouddl.scale.batch import Outcome
     from clouddl.scenes import Catalogue, Scene
     from clouddl.sensors import Range, Sensor
 
@@ -122,7 +123,7 @@ def _reading(
         offset: In reflectance. Sentinel-2 from baseline 04.00: -0.1
         nodata: Number that means nodata; default: the file's own.
     """
-    from clouddl.products.image import Reading
+    from clouddl.products.reading import Reading
 
     return Reading(_names(bands), scale, offset, nodata)
 
@@ -262,8 +263,8 @@ def predict(
             one after another.
         workers: With --scheduler local: how many processes; default: one per core.
     """
-    from clouddl.predict import Options, results_of
-    from clouddl.scale.batch import REPORT, predict_batch
+    from clouddl.predict import Options
+    from clouddl.scale.batch import predict_batch
     from clouddl.scale.cluster import Processes
 
     try:
@@ -280,6 +281,14 @@ def predict(
     except KeyboardInterrupt:
         print("clouddl: stopped; the same command does what is missing", file=sys.stderr)
         raise typer.Exit(130) from None
+    _print_outcomes(outcomes, out)
+
+
+def _print_outcomes(outcomes: "list[Outcome]", out: Path) -> None:
+    """Name the masks that are there and the images that failed; exit code 1 if any did."""
+    from clouddl.predict import results_of
+    from clouddl.scale.batch import REPORT
+
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed and len(outcomes) == 1:
         raise InputError(failed[0].error)
@@ -579,9 +588,8 @@ def _print_shared(chosen: "list[Sensor]") -> None:
     from clouddl.model import shipped_models
     from clouddl.sensors import shared_bands
 
-    available = [band.common for band in chosen[0].bands]
+    available = shared_bands(*chosen)
     if len(chosen) > 1:
-        available = shared_bands(*chosen)
         print("shared:", ", ".join(available) or "none")
     for card in shipped_models():
         for bands in card.band_sets:

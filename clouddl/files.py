@@ -5,7 +5,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -134,6 +134,21 @@ def row_of(name: str, file: Path) -> Row:
     return {"path": name, "bytes": size, "sha256": pooch.file_hash(file), "url": ""}
 
 
+def write_rows(target: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table as CSV, completely or not at all; bytes that are not UTF-8 as escapes.
+
+    Args:
+        target: The file.
+        columns: Its columns, in order.
+        rows: Values by column; other fields are left out.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(target, text.getvalue().encode(errors="backslashreplace"))
+
+
 def write_registry(target: Path, rows: Iterable[Row]) -> None:
     """Write a registry as CSV.
 
@@ -141,12 +156,7 @@ def write_registry(target: Path, rows: Iterable[Row]) -> None:
         target: The file.
         rows: Path, bytes, sha256 and url of every data file; other fields are left out.
     """
-    text = io.StringIO()
-    columns = ["path", "bytes", "sha256", "url"]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(target, text.getvalue().encode())
+    write_rows(target, ["path", "bytes", "sha256", "url"], rows)
 
 
 def ask(url: str, method: str = "GET", **options: Any) -> requests.Response:

@@ -19,7 +19,8 @@ from clouddl.files import Store, row_of, write_registry
 from clouddl.labels import CLOUD, NODATA, read_mask
 from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import Reading, check_reflectance, read_image
+from clouddl.products.image import read_image
+from clouddl.products.reading import Reading, check_reflectance
 from clouddl.sensors import Sensor, get_sensor
 from clouddl.simulate import places, simulate_scene
 

@@ -108,12 +108,12 @@ def measures(table: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _interval(resampled: np.ndarray) -> tuple[float, float]:
-    """The 2.5th and the 97.5th percentile of a bootstrap, NaN left out."""
-    if not np.isfinite(resampled).any():
-        return float("nan"), float("nan")
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
-    return float(low), float(high)
+def _interval(resampled: np.ndarray, units: int) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of a bootstrap, NaN left out; NaN of fewer than two units."""
+    if units < 2 or not np.isfinite(resampled).any():
+        return np.nan, np.nan
+    low, high = np.nanpercentile(resampled, [2.5, 97.5]).tolist()
+    return low, high
 
 
 def _resample(units: int, draws: int, seed: int) -> np.ndarray:
@@ -150,10 +150,7 @@ def pooled(
         row |= {name: float(value) for name, value in measures(units.sum(0)).items()}
         resampled = measures(units[_resample(len(units), draws, seed)].sum(1))
         for name in MEASURES:
-            ends = (np.nan, np.nan)
-            if len(units) > 1:
-                ends = _interval(resampled[name])
-            row[f"{name}_low"], row[f"{name}_high"] = ends
+            row[f"{name}_low"], row[f"{name}_high"] = _interval(resampled[name], len(units))
         row["cloud"] = float(_fraction(units.sum(0)[[0, 2]].sum(), units.sum()))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -183,9 +180,7 @@ def paired(
         raise InputError("paired: the two tables hold other scenes; score the same ones with both")
     units = np.stack([a.to_numpy(), b.to_numpy()])
     resampled = units[:, _resample(len(a), draws, seed)].sum(2)
-    low, high = (np.nan, np.nan)
-    if len(a) > 1:
-        low, high = _interval(np.subtract(*measures(resampled)["f2"]))
+    low, high = _interval(np.subtract(*measures(resampled)["f2"]), len(a))
     difference = float(np.subtract(*measures(units.sum(1))["f2"]))
     return {"difference": difference, "low": low, "high": high, "units": len(a)}
 
@@ -195,8 +190,10 @@ def _by_threshold(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The tp, fp, fn at each of `THRESHOLDS`."""
     edges = np.concatenate([[-np.inf], THRESHOLDS - 1e-9, [np.inf]])
-    cloud = np.histogram(probability[truth], edges)[0][::-1].cumsum()[::-1][1:]
-    clear = np.histogram(probability[~truth], edges)[0][::-1].cumsum()[::-1][1:]
+    cloud, clear = (
+        np.histogram(probability[chosen], edges)[0][::-1].cumsum()[::-1][1:]
+        for chosen in (truth, ~truth)
+    )
     return cloud, clear, truth.sum() - cloud
 
 

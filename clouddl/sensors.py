@@ -147,14 +147,18 @@ class Sensor(BaseModel):
 
     @model_validator(mode="after")
     def _check_bands(self) -> "Sensor":
-        names = [band.common for band in self.bands]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted({name for name in self.commons if self.commons.count(name) > 1})
         if repeated:
             raise ValueError(f"band {', '.join(repeated)} is listed twice")
-        missing = set(STUDY_BANDS) - set(names)
+        missing = set(STUDY_BANDS) - set(self.commons)
         if missing != set(self.missing):
             raise ValueError(f"missing should be {sorted(missing)}, the card says {self.missing}")
         return self
+
+    @property
+    def commons(self) -> tuple[str, ...]:
+        """Common names of its bands, in the order of the card."""
+        return tuple(band.common for band in self.bands)
 
     def band(self, common: str) -> Band:
         """The band of a STAC common name; InputError where the sensor lacks it."""
@@ -262,7 +266,7 @@ def band_name(spelling: str, sensor: Sensor | None = None) -> str | None:
     """
     spellings = _band_spellings()
     if sensor:
-        commons = [band.common for band in sensor.bands]
+        commons = sensor.commons
         same = {name: name for name in commons}
         for wanted, instead in _spelling_file()["same"].items():
             if wanted not in commons and instead in commons:
@@ -327,7 +331,7 @@ def shared_bands(*cards: Sensor) -> list[str]:
     """
     if not cards:
         return []
-    shared = set.intersection(*({band.common for band in card.bands} for card in cards))
+    shared = set.intersection(*(set(card.commons) for card in cards))
     ordered = sorted(cards[0].bands, key=lambda band: middle(band.centre_um))
     names = [band.common for band in ordered if band.common in shared]
     return [name for name in names if not name.startswith("lwir")]

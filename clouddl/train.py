@@ -117,18 +117,7 @@ def fit(
     best, last = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
     progress = sys.stderr.isatty() if progress is None else progress
     with _quiet():
-        trainer = L.Trainer(
-            max_epochs=schedule.epochs,
-            precision=_precision(),
-            callbacks=_callbacks(folder, schedule, len(train_loader), bool(validation), progress),
-            plugins=[PlainCheckpoints()],
-            logger=_curves(folder),
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            deterministic=True,
-            use_distributed_sampler=False,
-        )
+        trainer = _trainer(folder, schedule, len(train_loader), bool(validation), progress)
         resume = str(last) if last.exists() else None
         trainer.fit(task, train_loader, validation_loader, ckpt_path=resume)
     checkpoint = PlainCheckpoints().load_checkpoint(best if validation else last)
@@ -441,10 +430,10 @@ def _loader(chips: Chips, batch_size: int, sampler: RegionSampler | None = None)
     return DataLoader(TensorDataset(*chips.tensors()), batch_size, sampler=sampler)
 
 
-def _callbacks(
+def _trainer(
     folder: Path, schedule: Schedule, epoch_steps: int, validated: bool, progress: bool
-) -> list[Any]:
-    """Checkpoints, early stopping, averaging of weights and the progress bar."""
+) -> L.Trainer:
+    """Lightning's loop, with checkpoints, early stopping, averaging of weights and a bar."""
     checkpoints = folder / "checkpoints"
     callbacks: list[Any] = []
     if validated:
@@ -460,7 +449,18 @@ def _callbacks(
     callbacks.append(EMAWeightAveraging(decay=decay))
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
-    return callbacks
+    return L.Trainer(
+        max_epochs=schedule.epochs,
+        precision=_precision(),
+        callbacks=callbacks,
+        plugins=[PlainCheckpoints()],
+        logger=_curves(folder),
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic=True,
+        use_distributed_sampler=False,
+    )
 
 
 def _start_anew_if_changed(folder: Path, settings: list[Any]) -> None:

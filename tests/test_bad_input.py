@@ -28,8 +28,9 @@ from clouddl.errors import InputError
 from clouddl.labels import read_mask
 from clouddl.model import read_card
 from clouddl.products import open_product
-from clouddl.products.image import Reading, read_image
+from clouddl.products.image import read_image
 from clouddl.products.readers import find_product
+from clouddl.products.reading import Reading
 from clouddl.products.stac import load_item, read_item
 from clouddl.scenes import load_catalogue
 from clouddl.sensors import CARDS, get_sensor

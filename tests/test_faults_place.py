@@ -15,7 +15,8 @@ from test_predict import make_model
 from clouddl.errors import InputError
 from clouddl.network import ModelCard
 from clouddl.predict import predict_file
-from clouddl.products.image import Image, Reading, open_file
+from clouddl.products.image import Image, open_file
+from clouddl.products.reading import Reading
 from clouddl.scale.tiles import network_size
 from clouddl.sensors import band_name, get_sensor
 

@@ -27,8 +27,8 @@ from clouddl.errors import InputError
 from clouddl.files import Store, write_registry
 from clouddl.mission.labelling import label_image
 from clouddl.products import open_image, open_product
-from clouddl.products.image import Reading
 from clouddl.products.readers import find_product
+from clouddl.products.reading import Reading
 from clouddl.scale.batch import predict_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*surface reflectance")

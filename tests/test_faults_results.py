@@ -19,7 +19,7 @@ from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build
 from clouddl.predict import predict_file, results_of
 from clouddl.products import ProductImage, open_image
-from clouddl.products.image import Reading
+from clouddl.products.reading import Reading
 from clouddl.products.stac import is_item
 from clouddl.scale.batch import predict_batch
 from clouddl.sensors import get_sensor

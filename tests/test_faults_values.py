@@ -14,7 +14,7 @@ from test_predict import BANDS, SPOT, make_model, scene, write
 from clouddl.errors import InputError
 from clouddl.predict import predict_array, predict_file
 from clouddl.products import open_image
-from clouddl.products.image import Reading, check_reflectance
+from clouddl.products.reading import Reading, check_reflectance
 
 SCALED = Reading(scale=1e-4)
 GAP = np.s_[:, :20, :30]

@@ -13,7 +13,8 @@ from test_products import landsat
 from clouddl.errors import InputError
 from clouddl.predict import predict_array, predict_file
 from clouddl.products import open_image, open_product
-from clouddl.products.image import Image, Reading, read_image
+from clouddl.products.image import Image, read_image
+from clouddl.products.reading import Reading
 
 WINDOW = Window(8, 4, 32, 16)
 

@@ -19,7 +19,8 @@ from clouddl.network import ModelCard, build
 from clouddl.predict import Options, predict_array, predict_file
 from clouddl.products import image as images
 from clouddl.products import open_image
-from clouddl.products.image import Image, RasterImage, Reading
+from clouddl.products.image import Image, RasterImage
+from clouddl.products.reading import Reading
 from clouddl.scale.tiles import network_size, receptive_field
 from clouddl.scenes import resample
 from clouddl.sensors import get_sensor

@@ -26,9 +26,9 @@ from clouddl.errors import InputError
 from clouddl.model import load_model, pick_model
 from clouddl.predict import Options, predict_array, predict_file
 from clouddl.products import archives, open_product
-from clouddl.products.image import Reading
 from clouddl.products.product import READERS
 from clouddl.products.readers import find_product
+from clouddl.products.reading import Reading
 from clouddl.scenes import resample
 
 SIZE = 12

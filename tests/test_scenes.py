@@ -15,7 +15,8 @@ from rasterio.windows import Window
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.products.dem import read_dem
-from clouddl.products.image import Reading, check_reflectance, read_image
+from clouddl.products.image import read_image
+from clouddl.products.reading import Reading, check_reflectance
 from clouddl.scenes import Scene, load_catalogue, open_scene, resample
 from clouddl.sensors import get_sensor
 

@@ -16,7 +16,7 @@ from rasterio.transform import from_origin
 
 from clouddl.errors import InputError
 from clouddl.products import open_product
-from clouddl.products.image import Reading
+from clouddl.products.reading import Reading
 from clouddl.products.stac import date_of, load_item, read_item, write_item
 from clouddl.scale.batch import predict_batch
 from clouddl.sensors import get_sensor

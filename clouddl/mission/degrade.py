@@ -129,19 +129,21 @@ def rotation(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
     return turned
 
 
-_ALL = (
-    gain,
-    offset,
-    noise,
-    striping,
-    saturation,
-    haze,
-    blur,
-    resolution,
-    misregistration,
-    rotation,
-)
-DEGRADATIONS: dict[str, Degradation] = {function.__name__: function for function in _ALL}
+DEGRADATIONS: dict[str, Degradation] = {
+    function.__name__: function
+    for function in (
+        gain,
+        offset,
+        noise,
+        striping,
+        saturation,
+        haze,
+        blur,
+        resolution,
+        misregistration,
+        rotation,
+    )
+}
 SIGNED = ("gain", "offset", "rotation")  # the levels that may be negative
 
 

@@ -24,7 +24,7 @@ from clouddl.errors import InputError
 from clouddl.files import replacing, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, on_grid
 from clouddl.products import open_image
-from clouddl.products.image import AS_STORED, Reading, check_reflectance
+from clouddl.products.reading import AS_STORED, Reading, check_reflectance
 from clouddl.sensors import Sensor
 
 # What the attribute `class` may say: ours and ALCD's, which `labels.CODES` makes the same of.
@@ -235,19 +235,18 @@ def choose_places(
     return _typical(scene, n, seed) if confidence is None else _uncertain(confidence, n)
 
 
-def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset, seed: int = 0) -> dict:
+def propose(confidence: np.ndarray | None, n: int, scene: xr.Dataset) -> dict:
     """Propose the places to label next, to open in QGIS.
 
     Args:
         confidence: As for `choose_places`.
         n: How many places.
         scene: The scene.
-        seed: Seed of the clusters.
 
     Returns:
         A GeoJSON FeatureCollection of points, whose attribute `class` is for the person to fill.
     """
-    rows, columns = choose_places(confidence, n, scene, seed)
+    rows, columns = choose_places(confidence, n, scene)
     values = [None] * len(rows) if confidence is None else confidence[rows, columns].tolist()
     xs, ys = transform(scene.rio.crs, WGS84, scene.x.values[columns], scene.y.values[rows])
     points = [
@@ -316,9 +315,15 @@ def label_image(
             certainty: on_grid(confidence, scene).rio.write_nodata(np.nan),
         }
     places = propose(unlabelled, points, scene)
-    out = proposals.parent
-    with writing(out), ExitStack() as files:  # all or none
-        out.mkdir(parents=True, exist_ok=True)
+    _write_all(places, proposals, rasters)
+    return [proposals, *rasters]
+
+
+def _write_all(places: dict, proposals: Path, rasters: dict[Path, xr.DataArray]) -> None:
+    """Write the proposals and the rasters by their paths: all or none."""
+    folder = proposals.parent
+    with writing(folder), ExitStack() as files:
+        folder.mkdir(parents=True, exist_ok=True)
         files.enter_context(replacing(proposals)).write_text(json.dumps(places, indent=1))
         for target, raster in rasters.items():
             raster.rio.to_raster(
@@ -328,4 +333,3 @@ def label_image(
                 predictor="YES",
                 overview_resampling="NEAREST" if raster.dtype == np.uint8 else "AVERAGE",
             )
-    return [proposals, *rasters]

@@ -42,8 +42,7 @@ def working_bands(card: Sensor) -> list[str]:
     if not metres:
         raise InputError(
             f"sensor {card.id}: shares none of {', '.join(STUDY_BANDS)} with Sentinel-2, it has "
-            f"{', '.join(band.common for band in card.bands)}; name the nearest as `common` in its "
-            "card"
+            f"{', '.join(card.commons)}; name the nearest as `common` in its card"
         )
     finest = min(metres.values())
     return [name for name in metres if metres[name] <= 4 * finest]

@@ -19,16 +19,11 @@ from rasterio.windows import Window
 from clouddl.errors import InputError
 from clouddl.files import is_local
 from clouddl.labels import dilate
-from clouddl.products.image import (
-    AS_STORED,
-    NOT_UTF_8,
-    Grid,
-    Image,
-    Reading,
-    open_array,
-    open_file,
-)
+from clouddl.products.image import Image, open_array, open_file
+from clouddl.products.place import Grid
 from clouddl.products.product import Product
+from clouddl.products.raster import NOT_UTF_8
+from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import is_item, limit_waiting, read_item
 from clouddl.sensors import Sensor, get_sensor
 

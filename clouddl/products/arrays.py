@@ -7,7 +7,7 @@ import rioxarray
 import xarray as xr
 
 from clouddl.errors import InputError, readable
-from clouddl.products.image import Reading
+from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
 AXES = {"latitude": "y", "lat": "y", "longitude": "x", "lon": "x"}
@@ -83,7 +83,7 @@ def as_array(
         return array.assign_coords(band=list(band_names(tuple(labels), sensor)))
     array = array.drop_vars("band")  # numbers of layers say nothing
     if sensor and len(labels) == len(sensor.bands):
-        array = array.assign_coords(band=[band.common for band in sensor.bands])
+        array = array.assign_coords(band=list(sensor.commons))
     return array
 
 

@@ -12,7 +12,7 @@ def cloudsen12(files: Files, member: str) -> Product:
     Aybar et al. 2022, doi:10.1038/s41597-022-01878-2.
     """
     product = Product(files, get_sensor("sentinel-2"), "toa", nodata=0)
-    layers = [band.common for band in product.sensor.bands]
+    layers = product.sensor.commons
     for band in layers:
         product.add(band, member, 1e-4, layers=layers)
     return product

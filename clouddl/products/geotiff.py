@@ -4,8 +4,8 @@ from pathlib import Path
 
 from clouddl.errors import InputError, readable
 from clouddl.products.archives import Files
-from clouddl.products.image import open_raster
 from clouddl.products.product import Product, reader, reflective
+from clouddl.products.raster import open_raster
 from clouddl.sensors import get_sensor
 
 

@@ -4,147 +4,50 @@ xarray and rioxarray, which bring pandas and Dask, are imported late: a file tha
 neither.
 """
 
-import math
-import re
-import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
 from affine import Affine
-from rasterio import warp
-from rasterio._err import CPLE_BaseError
-from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.transform import from_gcps
 from rasterio.windows import Window
 
 from clouddl.errors import InputError
 from clouddl.files import split_member
-from clouddl.sensors import Sensor, band_name, band_names
+from clouddl.products.place import (
+    ControlPoints,
+    Grid,
+    check_place,
+    control_points_of,
+    ground_of,
+    pixel_size,
+    spacing_of,
+)
+from clouddl.products.raster import (
+    OVERVIEW,
+    check_layers,
+    find_layers,
+    layer_readings,
+    masks_of,
+    open_raster,
+    readable_raster,
+)
+from clouddl.products.reading import AS_STORED, Level, Reading, check_offset
+from clouddl.products.reading import check_reflectance as check_reflectance  # for `predict`
+from clouddl.sensors import Sensor, band_names
 
 if TYPE_CHECKING:
     import xarray as xr
 
-METRES_PER_DEGREE = 111_320.0  # of latitude
 SAME_SPACING = 0.01  # pixels that are nearer to square than this are taken as square
-STRETCH = 0.05  # a projection that stretches more than this is measured on the ground
-OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
 STRIP = 1 << 22  # pixels of an image in memory at once
-BLOCK = 8  # pixels a side of the smallest part without data that is looked for
-FILLS = (0, -9999, -999, -10000, -32768, float(np.finfo(np.float32).min))  # usual nodata numbers
-OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
-OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
-HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
-NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (convmv)"
-BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the sine of the sun
-
-# Colours of layers that say what they are; the others (grey, palette, ...) do not.
-COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
-
-Level = Literal["toa", "surface"]
-Layers = tuple[str | None, ...]  # common names in file order, None where there is none
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the numbers of an image are to be read: reflectance = number * scale + offset.
-
-    Attributes:
-        bands: Common names of the layers in file order, None to skip one; default the sensor's.
-        scale: Factor from number to reflectance; default the file's own, else 1.
-        offset: Reflectance of the number 0; default the file's own, else 0.
-        nodata: Number that means nodata; default the file's own.
-        resolution: Metres per pixel, needed where the file has no CRS; of a product, the
-            resolution to read it at.
-    """
-
-    bands: Layers | None = None
-    scale: float | None = None
-    offset: float | None = None
-    nodata: float | None = None
-    resolution: float | None = None
-
-    def reflectance(self, numbers: np.ndarray) -> np.ndarray:
-        """Turn stored numbers into float32 reflectance, nodata as NaN.
-
-        Args:
-            numbers: Array of any shape.
-
-        Returns:
-            A new array of the same shape, or `numbers` itself where nothing is to be done.
-        """
-        scale = 1.0 if self.scale is None else self.scale
-        offset = self.offset or 0.0
-        if numbers.dtype == np.float32 and (scale, offset, self.nodata) == (1, 0, None):
-            return numbers
-        values = numbers.astype(np.float32)  # and then in place, where NaN stays NaN
-        values *= np.float32(scale)
-        values += np.float32(offset)
-        if self.nodata is not None:
-            values[numbers == self.nodata] = np.nan
-        return values
-
-    def completed(
-        self, scale: float | None, offset: float | None, nodata: float | None
-    ) -> "Reading":
-        """Take what this leaves open from what a file says of itself.
-
-        Args:
-            scale: As the file states it; None where it does not.
-            offset: Likewise.
-            nodata: Likewise; NaN is nodata anyway, and so never needs to be said.
-
-        Returns:
-            How the file is read.
-        """
-        nodata = nodata if self.nodata is None else self.nodata
-        return replace(
-            self,
-            scale=scale if self.scale is None else self.scale,
-            offset=offset if self.offset is None else self.offset,
-            nodata=None if nodata is None or math.isnan(nodata) else nodata,
-        )
-
-
-AS_STORED = Reading()
-
-
-class Grid(NamedTuple):
-    """Where the pixels of an image lie; without a CRS the transform is the file's own."""
-
-    shape: tuple[int, int]
-    transform: Affine = Affine.identity()
-    crs: CRS | None = None
-
-
-class ControlPoints(NamedTuple):
-    """Ground control points (GCPs), and their CRS."""
-
-    points: tuple[GroundControlPoint, ...] = ()
-    crs: CRS | None = None
-
-    def grid(self, shape: tuple[int, int]) -> Grid:
-        """The plane grid that fits best, without a CRS if they give none or lie on a line."""
-        if len(self.points) < 3 or not self.crs:
-            return Grid(shape)
-        try:
-            transform = from_gcps(self.points)
-        except (RasterioError, ValueError):
-            return Grid(shape)
-        return Grid(shape, transform, self.crs) if transform.determinant else Grid(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +117,7 @@ class Image(ABC):
         """Metres from pixel to pixel on the ground, down a column and along a row."""
         if self.ground.crs is None:
             return self.resolution, self.resolution
-        down, along = _spacing(self.ground)
+        down, along = spacing_of(self.ground)
         if abs(along / down - 1) <= SAME_SPACING:
             return self.resolution, self.resolution
         return self.resolution, self.resolution * along / down
@@ -319,12 +222,12 @@ class RasterImage(Image):
     @cached_property
     def ground(self) -> Grid:
         """Where the file says its pixels lie, or its ground control points."""
-        return _ground(self.file)
+        return ground_of(self.file)
 
     @property
     def control_points(self) -> ControlPoints:
         """Those of the file."""
-        return _control_points(self.file)
+        return control_points_of(self.file)
 
     @property
     def readings(self) -> list[Reading]:
@@ -355,7 +258,7 @@ class RasterImage(Image):
         """Read a window, decimated to a shape, invalid pixels as NaN."""
         layers = [index + 1 for index in self._layers()]
         size = (len(layers), *shape) if shape else None
-        with self.lock, _readable(self.name):
+        with self.lock, readable_raster(self.name):
             numbers = self.file.read(layers, window=window, out_shape=size)
             invalid = self._invalid(layers, window, shape)
         readings = self.readings
@@ -433,438 +336,30 @@ def open_file(
             a resolution that contradicts the file.
     """
     name = str(path)
-    card = tuple(band.common for band in sensor.bands) if sensor else ()
-    layers: Layers = card
-    if reading.bands is not None:
-        layers = band_names(reading.bands, sensor)
+    given = None if reading.bands is None else band_names(reading.bands, sensor)
     if split_member(name)[0].endswith((".npy", ".npz")):
-        with _readable(name):
+        layers = given
+        if layers is None:
+            layers = sensor.commons if sensor else ()
+        with readable_raster(name):
             numbers = _load_array(name, len(layers))
+        check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
         reading = replace(reading, bands=layers)
-        bands = _check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
-        return ArrayImage(name, sensor, "toa", bands, reading, numbers, Grid(numbers.shape[1:]))
-    with _readable(name):
+        grid = Grid(numbers.shape[1:])
+        return ArrayImage(name, sensor, "toa", reading.named, reading, numbers, grid)
+    with readable_raster(name):
         file = open_raster(name)
-    described = _described_layers(file, sensor)
-    if reading.bands is None:
-        layers = _layers_in_order(name, described, card)
-    alpha = _alpha(file, layers)
-    if alpha and len(layers) == file.count - 1:
-        layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
-    bands = _check_layers(name, layers, file.dtypes, sensor)
-    if sensor:  # of a product the metadata say the order, and colours are for display
-        _warn_of_other_order(name, layers, described)
+    layers, alpha = find_layers(name, file, given, sensor)
     reading = replace(reading, bands=layers)
-    readings = _layer_readings(file, reading)
-    reading = replace(reading, resolution=_pixel_size(file, reading.resolution))
+    readings = layer_readings(file, reading)
+    reading = replace(reading, resolution=pixel_size(file, reading.resolution))
     if sensor and reading.resolution is None and file.gcps[0]:
         raise InputError(
             f"{name}: is placed by ground control points that do not say the size of its pixels "
             f"(CRS {file.gcps[1]}, {len(file.gcps[0])} points); give it in metres (--resolution)"
         )
-    masks = _masks(file)
-    return RasterImage(name, sensor, "toa", bands, reading, file, readings, alpha, *masks)
-
-
-def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -> Image:
-    """Take an array in memory as an image.
-
-    Args:
-        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of.
-        reading: Names its bands and gives its resolution (metres); of a DataArray these default
-            to its coordinate `band` and its attribute `resolution`.
-        sensor: Its card.
-
-    Returns:
-        The image.
-
-    Raises:
-        InputError: An array of another shape.
-    """
-    name = str(array.attrs.get("scene", "image"))
-    layers = reading.bands
-    if layers is None and "band" in array.coords:
-        layers = tuple(array.band.values.tolist())
-    if layers is not None:
-        layers = band_names(layers, sensor)
-    if array.ndim != 3 or layers is None or len(layers) != len(array):
-        raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
-    attrs = array.attrs  # scale and offset as the CF conventions call them
-    reading = reading.completed(
-        attrs.get("scale_factor"), attrs.get("add_offset"), array.rio.nodata
-    )
-    for band in layers:
-        _check_offset(name, band, reading)
-    resolution = reading.resolution
-    if resolution is None:
-        resolution = attrs.get("resolution")
-    grid = Grid((array.shape[1], array.shape[2]))
-    if array.rio.crs:
-        grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
-        _check_place(name, grid, array.rio.crs)
-        resolution = resolution or _spacing(grid)[0]
-    reading = replace(reading, bands=layers, resolution=resolution)
-    bands = tuple(band for band in layers if band is not None)
-    return ArrayImage(name, sensor, attrs.get("level", "toa"), bands, reading, array.values, grid)
-
-
-def read_image(
-    path: Path | str,
-    bands: Sequence[str | None],
-    reading: Reading = AS_STORED,
-    window: Window | None = None,
-) -> "xr.DataArray":
-    """Read one file as reflectance.
-
-    Args:
-        path: As for `open_file`.
-        bands: Common names of the layers in file order, None for one to skip.
-        reading: How its numbers are read; its `bands` are not used.
-        window: Part of the image; default all of it.
-
-    Returns:
-        Reflectance (band, y, x) float32, nodata NaN, as `Image.array` gives it.
-
-    Raises:
-        InputError: An unreadable or truncated file, wrong number of bands, wrong resolution.
-    """
-    return open_file(path, replace(reading, bands=tuple(bands))).array(window)
-
-
-def check_reflectance(
-    values: np.ndarray,
-    bands: Sequence[str],
-    name: str,
-    readings: Sequence[Reading] = (),
-    product: bool = False,
-    sun: float | None = None,
-) -> None:
-    """Check that values can be reflectance; thermal bands are skipped.
-
-    Warns of what may be right: blocks of an undeclared nodata number, an offset that seems
-    forgotten, and reflectance above 2, which a low sun explains.
-
-    Args:
-        values: Reflectance (band, y, x), nodata NaN.
-        bands: Common names of its bands.
-        name: What the message calls it.
-        readings: How the numbers of every band were read; by default they were reflectance.
-        product: Whether its metadata say how, so that no option of the user's does.
-        sun: Elevation of the sun, degrees; None where it is not known. A slope that faces a low sun
-            shows up to 1 / sin(elevation) times its reflectance.
-
-    Raises:
-        InputError: Every pixel is nodata or the same, or the values cannot be reflectance.
-    """
-    reflective = [not band.startswith("lwir") for band in bands]
-    values = values[reflective]
-    if values.shape[-1] * values.shape[-2] > 1 << 20:
-        values = values[:, ::4, ::4]
-    stated = [reading for reading, used in zip(readings, reflective, strict=False) if used]
-    finite = np.isfinite(values)
-    if not finite.any():
-        mend = "download it again" if product else "check the file and --nodata"
-        raise InputError(f"{name}: every pixel is nodata; {mend}")
-    fill = _fill(values, stated or [AS_STORED] * len(values))
-    if fill is not None:
-        number, filled = fill
-        mend = "predict its bands with --sensor and" if product else "say"
-        warnings.warn(
-            f"{name}: {number:g} fills {filled.mean():.0%} of the pixels, in all bands, and is "
-            f"not declared as nodata; if it means nodata, {mend} --nodata {number:g}",
-            stacklevel=3,
-        )
-        finite &= ~filled
-    _check_level(values[finite], name, stated, product, sun)
-    _check_variety(values, name)
-
-
-def _check_variety(values: np.ndarray, name: str) -> None:
-    """Raise InputError if every band (band, y, x) holds one value only."""
-    if values[0].size < BLOCK**2:
-        return
-    valid = (band[np.isfinite(band)] for band in values)  # the first that varies is enough
-    if not any(band.size and np.ptp(band) for band in valid):
-        first = values[np.isfinite(values)][0]
-        raise InputError(
-            f"{name}: every pixel has the same value (reflectance {first:.4g}), so it shows "
-            "nothing; check the file and --nodata"
-        )
-
-
-def _fill(values: np.ndarray, readings: Sequence[Reading]) -> tuple[float, np.ndarray] | None:
-    """An undeclared nodata number that fills a block of pixels in all bands, and where (y, x)."""
-    height, width = values.shape[1:]
-    rows, columns = height // BLOCK * BLOCK, width // BLOCK * BLOCK
-    for number in FILLS:
-        stored = np.array([number], np.float32)
-        filled = np.ones(values.shape[1:], bool)
-        for band, reading in zip(values, readings, strict=True):
-            with np.errstate(over="ignore"):
-                level = float(reading.reflectance(stored)[0])
-            if not math.isfinite(level):  # a number that float32 cannot scale fills nothing
-                filled[:] = False
-                break
-            filled &= np.abs(band - level) <= 1e-6 * (1 + abs(level))
-            if not filled.any():
-                break
-        blocks = filled[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
-        if blocks.all((1, 3)).any():
-            return number, filled
-    return None
-
-
-def _check_level(
-    values: np.ndarray, name: str, readings: Sequence[Reading], product: bool, sun: float | None
-) -> None:
-    """Raise InputError if valid values (any,) cannot be reflectance; warn if they hardly can."""
-    if not values.size:
-        return
-    low, middle, high = np.percentile(values, [1, 50, 99])
-    highest = HIGHEST if sun is None else max(HIGHEST, _brightest(sun))
-    if high > highest or middle > highest / 4:
-        factor = 10 ** max(1, round(math.log10(high / 0.5)))
-        cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
-    elif high < 0.02:
-        cause = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
-    elif low < -0.05:
-        cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
-    else:
-        if high > 2:
-            _warn_of_sun(name, high, sun)
-        if not product and middle < OVERCAST:  # the metadata of a product say the offset
-            _warn_of_offset(values, name, readings)
-        return
-    if product:
-        raise InputError(
-            f"{name}: wrong scale: by the metadata its values {cause}. Take the "
-            "product as delivered, or give its bands with --sensor, --scale and --offset"
-        )
-    what = "looks like digital numbers" if high > 2 else "wrong scale"
-    raise InputError(
-        f"{name}: {what}: its values {cause}; give --scale/--offset "
-        "(Sentinel-2 L1C: --scale 0.0001, offset -0.1 from baseline 04.00)"
-    )
-
-
-def _brightest(sun: float) -> float:
-    """Reflectance of a bright slope that faces a sun of this elevation, degrees."""
-    return BRIGHTEST / math.sin(math.radians(sun))
-
-
-def _warn_of_sun(name: str, high: float, sun: float | None) -> None:
-    """Warn of a reflectance above 2, unless the sun is known to be so low."""
-    if sun is not None and high <= _brightest(sun):
-        return
-    if sun is None:
-        cause = f"a low sun may explain it (up to {HIGHEST:g}; its elevation is not known)"
-    else:
-        cause = f"a sun at {sun:.0f}° does not explain it"
-    warnings.warn(
-        f"{name}: reflectance goes up to {high:.3g}; {cause}; check the scale", stacklevel=5
-    )
-
-
-def _warn_of_offset(values: np.ndarray, name: str, readings: Sequence[Reading]) -> None:
-    """Warn of values (any,) of which the lowest lie above the offset of Sentinel-2."""
-    least = values.min()
-    forgotten = bool(readings) and not any(reading.offset for reading in readings)
-    if forgotten and OFFSET <= least < 2 * OFFSET:
-        warnings.warn(
-            f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): it is "
-            "hazy or overcast throughout, or an offset is forgotten; Sentinel-2 from baseline "
-            f"04.00 (January 2022) needs --offset -{OFFSET}",
-            stacklevel=5,
-        )
-
-
-def open_raster(path: Path | str) -> DatasetReader:
-    """Open a file with GDAL, without its warning that the file has no CRS.
-
-    Args:
-        path: What GDAL opens.
-
-    Returns:
-        The open file, for a `with` statement.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
-
-
-def strips(rows: slice, columns: slice) -> Iterator[Window]:
-    """Cut a part of an image into strips of at most `STRIP` pixels.
-
-    Args:
-        rows: Its rows, as slice(start, stop).
-        columns: Its columns.
-
-    Yields:
-        Windows from top to bottom.
-    """
-    width = columns.stop - columns.start
-    if width <= 0:
-        return
-    step = max(1, STRIP // width)
-    for top in range(rows.start, rows.stop, step):
-        height = min(step, rows.stop - top)
-        yield Window(columns.start, top, width, height)
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Whatever goes wrong with a file as an InputError that names it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except UnicodeEncodeError as error:
-        raise InputError(f"{name}: {NOT_UTF_8}") from error
-    except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        path = Path(name.partition("#")[0])
-        if ":" not in name[2:] and not name.startswith("/vsi"):  # else GDAL's, not a path
-            if not path.exists():
-                raise InputError(f"{name}: does not exist; check the path") from error
-            if path.is_dir():
-                raise InputError(
-                    f"{name}: is a folder, not an image; give a file of it, or a product without "
-                    "--sensor"
-                ) from error
-        raise InputError(
-            f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
-        ) from error
-
-
-def _check_layers(
-    name: str, layers: Layers, dtypes: Sequence[str], sensor: Sensor | None
-) -> tuple[str, ...]:
-    """The names among the layers of a file; InputError if they do not fit it or the sensor."""
-    if len(dtypes) != len(layers):
-        names = ", ".join(map(str, layers))
-        raise InputError(f"{name}: has {len(dtypes)} bands, but {len(layers)} are named: {names}")
-    if any(dtype.startswith("complex") for dtype in dtypes):
-        raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
-    bands = tuple(band for band in layers if band is not None)
-    if sensor is None:
-        return bands
-    known = [band.common for band in sensor.bands]
-    wrong = [band for band in bands if band not in known or bands.count(band) > 1]
-    if wrong:
-        names = ", ".join(known)
-        raise InputError(
-            f"{name}: {', '.join(wrong)}: not a band of {sensor.id}, or named twice; "
-            f"choose of {names}"
-        )
-    return bands
-
-
-def _alpha(file: DatasetReader, layers: Layers) -> int | None:
-    """Number of the layer of transparency; a layer that is named as a band is none."""
-    if ColorInterp.alpha not in file.colorinterp:
-        return None
-    tagged = file.colorinterp.index(ColorInterp.alpha) + 1
-    if len(layers) != file.count or layers[tagged - 1] is None:
-        return tagged
-    # GDAL tags the first layer that is no colour, which of five bands and alpha is the second.
-    if layers[-1] is None and _is_alpha(file, file.count):
-        return file.count
-    return None
-
-
-def _is_alpha(file: DatasetReader, layer: int) -> bool:
-    """Whether a layer holds nothing but 0 and one other number."""
-    height, width = (min(side, OVERVIEW) for side in file.shape)
-    with _readable(file.name):
-        return len(np.unique(file.read(layer, out_shape=(height, width)))) <= 2
-
-
-def _masks(file: DatasetReader) -> tuple[bool, bool]:
-    """Whether a file has a shared mask or such of layers; those of a nodata number do not count."""
-    flags = [set(flag) for flag in file.mask_flag_enums]
-    shared = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
-    return shared, any(not flag for flag in flags)
-
-
-def _layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]:
-    """How each layer of a file is read: as `reading` says, else as the file's tags do."""
-    tags = zip(file.scales, file.offsets, file.nodatavals, strict=True)
-    readings = tuple(reading.completed(*tag) for tag in tags)
-    other = []
-    for band, scale, offset, layer in zip(
-        reading.bands or (), file.scales, file.offsets, readings, strict=True
-    ):
-        if band is None:
-            continue
-        _check_offset(file.name, band, layer)
-        used = np.array([layer.scale, layer.offset], float)
-        if (scale, offset) != (1, 0) and not np.allclose((scale, offset), used, 1e-4, 1e-9):
-            other.append(
-                f"{file.name}: its own tags say scale {scale:g} and offset {offset:g}, but scale "
-                f"{used[0]:g} and offset {used[1]:g} are given and used; leave them out to use the "
-                "tags"
-            )
-    if other:
-        warnings.warn(other[0], stacklevel=3)
-    return readings
-
-
-def _check_offset(name: str, band: str | None, reading: Reading) -> None:
-    """Raise InputError if the offset of a band is no reflectance."""
-    if band is None or band.startswith("lwir"):
-        return
-    offset = reading.offset or 0.0
-    if abs(offset) <= 1:
-        return
-    scale = reading.scale or 1.0
-    raise InputError(
-        f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and reflectance = "
-        f"number * scale + offset; say --offset {offset * scale:g} (offset * scale)"
-    )
-
-
-class _Described(NamedTuple):
-    """What a file says of one of its layers."""
-
-    text: str  # its description, or the colour it is shown in
-    band: str | None  # the common name this means, None if it is not clear
-
-
-def _described_layers(file: DatasetReader, sensor: Sensor | None) -> list[_Described]:
-    """What a file says of its layers, by their descriptions, else by their colours."""
-    layers = []
-    for text, colour, dtype in zip(file.descriptions, file.colorinterp, file.dtypes, strict=True):
-        # GDAL itself calls any three layers of bytes red, green, blue.
-        if not text and colour.name in COLOURS and (dtype != "uint8" or colour.name == "alpha"):
-            text = colour.name
-        layers.append(_Described(text or "", band_name(text, sensor) if text else None))
-    return layers
-
-
-def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[str]) -> Layers:
-    """The bands in the order the file says, else in that of the sensor's card."""
-    named = {layer.band for layer in described if layer.band}
-    unnamed = [layer for layer in described if not layer.text]
-    if not named:
-        return tuple(card)
-    missing = [band for band in card if band not in named]
-    if len(unnamed) > 1 or (unnamed and len(missing) != 1):
-        places = ", ".join(layer.text or "no name" for layer in described)
-        raise InputError(
-            f"{name}: only some of its layers are named ({places}); name all of them by --bands"
-        )
-    return tuple(layer.band if layer.text else missing[0] for layer in described)
-
-
-def _warn_of_other_order(name: str, layers: Layers, described: Sequence[_Described]) -> None:
-    """Warn where the bands that are given are not those the file names."""
-    pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
-    wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
-    if wrong:
-        message = (
-            f"{name}: --bands contradicts what the file says of its layers: {', '.join(wrong)}; "
-            "--bands is used: leave it out if the file is right"
-        )
-        warnings.warn(message, stacklevel=3)
+    masks = masks_of(file)
+    return RasterImage(name, sensor, "toa", reading.named, reading, file, readings, alpha, *masks)
 
 
 def _load_array(path: str, count: int) -> np.ndarray:
@@ -896,113 +391,85 @@ def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
     return images[0]
 
 
-def _spacing(grid: Grid) -> tuple[float, float]:
-    """Metres from pixel to pixel on the ground, down a column and along a row."""
-    return _ground_spacing(grid) or _nominal_spacing(grid)
+def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -> Image:
+    """Take an array in memory as an image.
 
+    Args:
+        array: Reflectance (band, y, x), or numbers that `reading` makes reflectance of.
+        reading: Names its bands and gives its resolution (metres); of a DataArray these default
+            to its coordinate `band` and its attribute `resolution`.
+        sensor: Its card.
 
-def _control_points(file: DatasetReader) -> ControlPoints:
-    """The ground control points of a file that has no CRS."""
-    points, crs = file.gcps
-    return ControlPoints() if file.crs else ControlPoints(tuple(points), crs)
+    Returns:
+        The image.
 
-
-def _ground(file: DatasetReader) -> Grid:
-    """Where the pixels of a file lie, by its transform or its ground control points."""
-    if file.crs is None:
-        return _control_points(file).grid(file.shape)
-    return Grid(file.shape, file.transform, file.crs)
-
-
-def _pixel_size(file: DatasetReader, given: float | None) -> float | None:
-    """Metres per pixel down a column: the file's own where its CRS says, else as given."""
-    grid = _ground(file)
-    if grid.crs is None:
-        return given
-    _check_place(file.name, grid, grid.crs)
-    ground = _ground_spacing(grid)
-    metres = _spacing(grid)[0]
-    if grid.crs.is_geographic:
-        return given or metres
-    tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
-    if given and abs(metres - given) > tolerance * given:
-        raise InputError(
-            f"{file.name}: its pixels are {metres:.6g} m, not {given:g} m; correct the resolution"
-        )
-    return metres
-
-
-def _check_place(name: str, grid: Grid, crs: CRS) -> None:
-    """InputError if a transform cannot be one of its CRS."""
-    (height, width), transform, _ = grid
-    if transform == Affine.identity():
-        raise InputError(
-            f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "
-            "not known; write one (gdal_edit.py -a_ullr), or remove the CRS and give --resolution"
-        )
-    if transform.determinant == 0:
-        raise InputError(f"{name}: its transform {tuple(transform)[:6]} gives pixels of no size")
-    ends = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
-    in_degrees = all(abs(x) <= 400 and abs(y) <= 91 for x, y in ends)
-    where = f"({transform.c:g}, {transform.f:g})"
-    if crs.is_geographic and not in_degrees:
-        raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is in degrees, but its transform, from {where}, is "
-            "not; correct the CRS (gdal_edit.py -a_srs)"
-        )
-    step = np.hypot(transform.b, transform.e)
-    if crs.is_projected and in_degrees and step < 0.05:
-        raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is in metres, but its transform, from {where} with "
-            f"pixels of {step:.3g}, is in degrees; correct the CRS (gdal_edit.py -a_srs EPSG:4326)"
-        )
-
-
-def _crs_name(crs: CRS) -> str:
-    return crs.to_string()[:40]
-
-
-def _unit(crs: CRS) -> float:
-    """Metres of the unit of a CRS; a local one says it in its text only."""
-    with suppress(CRSError):
-        return float(crs.linear_units_factor[1])
-    unit = re.search(r'UNIT\["[^"]*",\s*([\d.eE+-]+)', crs.to_wkt())
-    return float(unit[1]) if unit else 1.0
-
-
-def _nominal_spacing(grid: Grid) -> tuple[float, float]:
-    """Units of the CRS, in metres if it has such, down a column and along a row."""
-    transform = grid.transform
-    unit = 1.0 if grid.crs is None or grid.crs.is_geographic else _unit(grid.crs)
-    down = float(np.hypot(transform.b, transform.e))
-    return down * unit, float(np.hypot(transform.a, transform.d)) * unit
-
-
-def _ground_spacing(grid: Grid) -> tuple[float, float] | None:
-    """Metres on the ground down a column and along a row, at the middle of the image.
-
-    None where the CRS is metric and true to within `STRETCH`, as UTM is, or is not of the Earth.
-    Web Mercator is stretched by 1 / cos(latitude): twice at 60 degrees.
+    Raises:
+        InputError: An array of another shape.
     """
-    assert grid.crs
-    transform = grid.transform
-    height, width = grid.shape
-    x, y = transform * (width / 2, height / 2)
-    steps = np.array([[transform.b, transform.e], [transform.a, transform.d]])
-    if not grid.crs.is_geographic:
-        xs, ys = [x, *(x + steps[:, 0])], [y, *(y + steps[:, 1])]
-        try:
-            xs, ys = warp.transform(grid.crs, CRS.from_epsg(4326), xs, ys)
-        except (RasterioError, CPLE_BaseError):
-            return None
-        y = ys[0]
-        steps = np.transpose([np.subtract(xs[1:], xs[0]), np.subtract(ys[1:], y)])
-        steps[:, 0] = (steps[:, 0] + 180) % 360 - 180  # across the 180th meridian
-    steps *= METRES_PER_DEGREE
-    steps[:, 0] *= np.cos(np.radians(y))
-    down, along = np.hypot(*steps.T).tolist()
-    if not 0 < down * along < np.inf:
-        return None
-    nominal = _nominal_spacing(grid)
-    stretches = abs(down / nominal[0] - 1), abs(along / nominal[1] - 1)
-    return (down, along) if max(stretches) > STRETCH else None
+    name = str(array.attrs.get("scene", "image"))
+    layers = reading.bands
+    if layers is None and "band" in array.coords:
+        layers = tuple(array.band.values.tolist())
+    if layers is not None:
+        layers = band_names(layers, sensor)
+    if array.ndim != 3 or layers is None or len(layers) != len(array):
+        raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
+    attrs = array.attrs  # scale and offset as the CF conventions call them
+    reading = reading.completed(
+        attrs.get("scale_factor"), attrs.get("add_offset"), array.rio.nodata
+    )
+    for band in layers:
+        check_offset(name, band, reading)
+    resolution = reading.resolution
+    if resolution is None:
+        resolution = attrs.get("resolution")
+    grid = Grid((array.shape[1], array.shape[2]))
+    if array.rio.crs:
+        grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
+        check_place(name, grid)
+        resolution = resolution or spacing_of(grid)[0]
+    reading = replace(reading, bands=layers, resolution=resolution)
+    level = attrs.get("level", "toa")
+    return ArrayImage(name, sensor, level, reading.named, reading, array.values, grid)
+
+
+def read_image(
+    path: Path | str,
+    bands: Sequence[str | None],
+    reading: Reading = AS_STORED,
+    window: Window | None = None,
+) -> "xr.DataArray":
+    """Read one file as reflectance.
+
+    Args:
+        path: As for `open_file`.
+        bands: Common names of the layers in file order, None for one to skip.
+        reading: How its numbers are read; its `bands` are not used.
+        window: Part of the image; default all of it.
+
+    Returns:
+        Reflectance (band, y, x) float32, nodata NaN, as `Image.array` gives it.
+
+    Raises:
+        InputError: An unreadable or truncated file, wrong number of bands, wrong resolution.
+    """
+    return open_file(path, replace(reading, bands=tuple(bands))).array(window)
+
+
+def strips(rows: slice, columns: slice) -> Iterator[Window]:
+    """Cut a part of an image into strips of at most `STRIP` pixels.
+
+    Args:
+        rows: Its rows, as slice(start, stop).
+        columns: Its columns.
+
+    Yields:
+        Windows from top to bottom.
+    """
+    width = columns.stop - columns.start
+    if width <= 0:
+        return
+    step = max(1, STRIP // width)
+    for top in range(rows.start, rows.stop, step):
+        height = min(step, rows.stop - top)
+        yield Window(columns.start, top, width, height)

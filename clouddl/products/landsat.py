@@ -8,8 +8,9 @@ from rasterio.windows import Window
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
-from clouddl.products.image import Level, open_raster
 from clouddl.products.product import Product, reader, reflective, sine_of_sun, sun_elevation
+from clouddl.products.raster import open_raster
+from clouddl.products.reading import Level
 from clouddl.sensors import get_sensor
 
 QA_PIXEL = r"_QA_PIXEL\.tif$"

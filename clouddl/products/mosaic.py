@@ -9,7 +9,10 @@ from affine import Affine
 from rasterio.windows import Window, intersect, intersection
 
 from clouddl.errors import InputError
-from clouddl.products.image import OVERVIEW, Grid, Image, Reading, open_file
+from clouddl.products.image import Image, open_file
+from clouddl.products.place import Grid
+from clouddl.products.raster import OVERVIEW
+from clouddl.products.reading import Reading
 
 JOIN = "join them first (gdalbuildvrt, gdal_translate), and give the result with --sensor"
 

@@ -29,8 +29,10 @@ from clouddl.errors import InputError, absent
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import ArrayImage, Grid, Image, Level, Reading, check_reflectance
+from clouddl.products.image import ArrayImage, Image
 from clouddl.products.mosaic import open_tiles
+from clouddl.products.place import Grid
+from clouddl.products.reading import Level, Reading, check_reflectance
 from clouddl.sensors import Sensor, band_names, middle
 
 if TYPE_CHECKING:

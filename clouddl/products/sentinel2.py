@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from clouddl.errors import InputError
 from clouddl.products.archives import Fields, Files
-from clouddl.products.image import Level
 from clouddl.products.product import Product, reader, reflective, sun_elevation
+from clouddl.products.reading import Level
 from clouddl.sensors import Sensor, get_sensor, middle
 
 # JPEG 2000 of ESA, or the TIFF that providers make of it (Planetary Computer).

@@ -27,8 +27,9 @@ from clouddl.errors import InputError, read_yaml, readable, validated
 from clouddl.files import write_whole, writing
 from clouddl.labels import CLOUD, NODATA
 from clouddl.products.archives import MAX_TEXT, Files
-from clouddl.products.image import AS_STORED, Level, Reading, open_raster
 from clouddl.products.product import Product, reflective, sine_of_sun
+from clouddl.products.raster import open_raster
+from clouddl.products.reading import AS_STORED, Level, Reading
 from clouddl.sensors import Sensor, band_names, get_sensor, sensors
 
 TIMEOUT = 30  # seconds without an answer

@@ -5,8 +5,8 @@ import re
 from clouddl.errors import InputError
 from clouddl.products.archives import Files
 from clouddl.products.dimap import SPOT_BANDS
-from clouddl.products.image import Level
 from clouddl.products.product import MASKS, Product, reader, reflective, sun_elevation
+from clouddl.products.reading import Level
 from clouddl.sensors import get_sensor
 
 PLATFORMS = {"SENTINEL2": "sentinel-2", "VENUS": "venus", "SPOT4": "spot-4", "SPOT5": "spot-5"}

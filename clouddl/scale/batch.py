@@ -6,9 +6,7 @@ cluster, where a large scene may be cut into parts of its tiles. Only plain data
 and back.
 """
 
-import csv
 import hashlib
-import io
 import os
 import shutil
 import time
@@ -27,7 +25,7 @@ from rasterio.errors import RasterioError
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
-from clouddl.files import is_local, split_member, write_whole
+from clouddl.files import is_local, split_member, write_rows
 from clouddl.model import shared_model, shipped_models
 from clouddl.predict import (
     DEFAULT,
@@ -40,7 +38,7 @@ from clouddl.predict import (
     predict_part,
     results_of,
 )
-from clouddl.products.image import AS_STORED, Reading
+from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import date_of, is_item, write_item
 from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
 from clouddl.sensors import Sensor, get_sensor, is_sensor_name, sensors
@@ -124,7 +122,7 @@ def predict_batch(
         scenes = [scenes]
     names = [str(scene) for scene in scenes]
     sensor = _sensor_name(sensor)
-    if model is not None and not isinstance(model, str | Path):
+    if not isinstance(model, str | Path | None):
         raise InputError(
             f"model: {type(model).__name__} cannot be sent to other processes; save it "
             "(save_model) and give the path of its card"
@@ -389,12 +387,8 @@ def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
     """Write the outcome of each scene, if any was tried."""
     if not any(outcome.status in ("done", "failed") for outcome in outcomes):
         return
-    text = io.StringIO()
     columns = ["scene", "status", "seconds", "error"]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(outcome.model_dump() for outcome in outcomes)
     try:
-        write_whole(path, text.getvalue().encode(errors="backslashreplace"))
+        write_rows(path, columns, [outcome.model_dump() for outcome in outcomes])
     except OSError as error:  # the masks are there, or the run has a worse error to report
         warnings.warn(f"{path}: not written ({error.strerror})", stacklevel=2)

@@ -103,7 +103,6 @@ def simulate_scene(
     mask = np.where(depth > CLOUD_OPTICAL_DEPTH, CLOUD, CLEAR)
     mask[(depth > CLEAR_OPTICAL_DEPTH) & (depth <= CLOUD_OPTICAL_DEPTH)] = NODATA
     steps = resolution * (np.arange(size) + 0.5)
-    names = [str(band.common) for band in sensor.bands]
     scene = xr.Dataset(
         data_vars={
             "reflectance": (("band", "y", "x"), reflectance.astype("float32")),
@@ -111,7 +110,7 @@ def simulate_scene(
             "mask": (("y", "x"), mask.astype("uint8")),
             "elevation": (("y", "x"), ground.elevation.astype("float32")),
         },
-        coords={"band": names, "y": 4_900_000 - steps, "x": 400_000 + steps},
+        coords={"band": list(sensor.commons), "y": 4_900_000 - steps, "x": 400_000 + steps},
         attrs={
             "scene": f"simulated-{sensor.id}-{surface}-{seed}",
             "sensor": sensor.id,
@@ -128,7 +127,7 @@ def simulate_scene(
 
 def _reflective(sensor: Sensor) -> Sensor:
     """The sensor without its thermal bands, open figures at the middle of their ranges."""
-    bands = tuple(b for b in sensor.middle().bands if not str(b.common).startswith("lwir"))
+    bands = tuple(b for b in sensor.middle().bands if not b.common.startswith("lwir"))
     return sensor.model_copy(update={"bands": bands})
 
 

@@ -1,0 +1,189 @@
+"""Where the pixels of an image lie on the ground, and how many metres each is."""
+
+import re
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from affine import Affine
+from rasterio import warp
+from rasterio._err import CPLE_BaseError
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.transform import from_gcps
+
+from clouddl.errors import InputError
+
+METRES_PER_DEGREE = 111_320.0  # of latitude
+STRETCH = 0.05  # a projection that stretches more than this is measured on the ground
+
+
+class Grid(NamedTuple):
+    """Where the pixels of an image lie; without a CRS the transform is the file's own."""
+
+    shape: tuple[int, int]
+    transform: Affine = Affine.identity()
+    crs: CRS | None = None
+
+
+class ControlPoints(NamedTuple):
+    """Ground control points (GCPs), and their CRS."""
+
+    points: tuple[GroundControlPoint, ...] = ()
+    crs: CRS | None = None
+
+    def grid(self, shape: tuple[int, int]) -> Grid:
+        """The plane grid that fits best, without a CRS if they give none or lie on a line."""
+        if len(self.points) < 3 or not self.crs:
+            return Grid(shape)
+        try:
+            transform = from_gcps(self.points)
+        except (RasterioError, ValueError):
+            return Grid(shape)
+        return Grid(shape, transform, self.crs) if transform.determinant else Grid(shape)
+
+
+def control_points_of(file: DatasetReader) -> ControlPoints:
+    """The ground control points of a file that has no CRS.
+
+    Args:
+        file: The open file.
+    """
+    points, crs = file.gcps
+    return ControlPoints() if file.crs else ControlPoints(tuple(points), crs)
+
+
+def ground_of(file: DatasetReader) -> Grid:
+    """Where the pixels of a file lie, by its transform or its ground control points.
+
+    Args:
+        file: The open file.
+    """
+    if file.crs is None:
+        return control_points_of(file).grid(file.shape)
+    return Grid(file.shape, file.transform, file.crs)
+
+
+def pixel_size(file: DatasetReader, given: float | None) -> float | None:
+    """Metres per pixel down a column: the file's own where its CRS says, else as given.
+
+    Args:
+        file: The open file.
+        given: Metres per pixel; None where the user gives none.
+
+    Returns:
+        The resolution; None where nothing says it.
+
+    Raises:
+        InputError: The place of the file is impossible, or its pixels are not of the size given.
+    """
+    grid = ground_of(file)
+    if grid.crs is None:
+        return given
+    check_place(file.name, grid)
+    ground = _ground_spacing(grid)
+    metres = spacing_of(grid)[0]
+    if grid.crs.is_geographic:
+        return given or metres
+    tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
+    if given and abs(metres - given) > tolerance * given:
+        raise InputError(
+            f"{file.name}: its pixels are {metres:.6g} m, not {given:g} m; correct the resolution"
+        )
+    return metres
+
+
+def check_place(name: str, grid: Grid) -> None:
+    """Check that a transform can be one of its CRS.
+
+    Args:
+        name: What the message calls the image.
+        grid: Its shape, transform and CRS.
+
+    Raises:
+        InputError: There is no transform, its pixels have no size, or its units are others.
+    """
+    (height, width), transform, crs = grid
+    assert crs
+    if transform == Affine.identity():
+        raise InputError(
+            f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "
+            "not known; write one (gdal_edit.py -a_ullr), or remove the CRS and give --resolution"
+        )
+    if transform.determinant == 0:
+        raise InputError(f"{name}: its transform {tuple(transform)[:6]} gives pixels of no size")
+    ends = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
+    in_degrees = all(abs(x) <= 400 and abs(y) <= 91 for x, y in ends)
+    where = f"({transform.c:g}, {transform.f:g})"
+    if crs.is_geographic and not in_degrees:
+        raise InputError(
+            f"{name}: its CRS {_crs_name(crs)} is in degrees, but its transform, from {where}, is "
+            "not; correct the CRS (gdal_edit.py -a_srs)"
+        )
+    step = np.hypot(transform.b, transform.e)
+    if crs.is_projected and in_degrees and step < 0.05:
+        raise InputError(
+            f"{name}: its CRS {_crs_name(crs)} is in metres, but its transform, from {where} with "
+            f"pixels of {step:.3g}, is in degrees; correct the CRS (gdal_edit.py -a_srs EPSG:4326)"
+        )
+
+
+def _crs_name(crs: CRS) -> str:
+    return crs.to_string()[:40]
+
+
+def spacing_of(grid: Grid) -> tuple[float, float]:
+    """Metres from pixel to pixel on the ground, down a column and along a row.
+
+    Args:
+        grid: A grid with a CRS.
+    """
+    return _ground_spacing(grid) or _nominal_spacing(grid)
+
+
+def _ground_spacing(grid: Grid) -> tuple[float, float] | None:
+    """Metres on the ground down a column and along a row, at the middle of the image.
+
+    None where the CRS is metric and true to within `STRETCH`, as UTM is, or is not of the Earth.
+    Web Mercator is stretched by 1 / cos(latitude): twice at 60 degrees.
+    """
+    assert grid.crs
+    transform = grid.transform
+    height, width = grid.shape
+    x, y = transform * (width / 2, height / 2)
+    steps = np.array([[transform.b, transform.e], [transform.a, transform.d]])
+    if not grid.crs.is_geographic:
+        xs, ys = [x, *(x + steps[:, 0])], [y, *(y + steps[:, 1])]
+        try:
+            xs, ys = warp.transform(grid.crs, CRS.from_epsg(4326), xs, ys)
+        except (RasterioError, CPLE_BaseError):
+            return None
+        y = ys[0]
+        steps = np.transpose([np.subtract(xs[1:], xs[0]), np.subtract(ys[1:], y)])
+        steps[:, 0] = (steps[:, 0] + 180) % 360 - 180  # across the 180th meridian
+    steps *= METRES_PER_DEGREE
+    steps[:, 0] *= np.cos(np.radians(y))
+    down, along = np.hypot(*steps.T).tolist()
+    if not 0 < down * along < np.inf:
+        return None
+    nominal = _nominal_spacing(grid)
+    stretches = abs(down / nominal[0] - 1), abs(along / nominal[1] - 1)
+    return (down, along) if max(stretches) > STRETCH else None
+
+
+def _nominal_spacing(grid: Grid) -> tuple[float, float]:
+    """Units of the CRS, in metres if it has such, down a column and along a row."""
+    transform = grid.transform
+    unit = 1.0 if grid.crs is None or grid.crs.is_geographic else _unit(grid.crs)
+    down = float(np.hypot(transform.b, transform.e))
+    return down * unit, float(np.hypot(transform.a, transform.d)) * unit
+
+
+def _unit(crs: CRS) -> float:
+    """Metres of the unit of a CRS; a local one says it in its text only."""
+    with suppress(CRSError):
+        return float(crs.linear_units_factor[1])
+    unit = re.search(r'UNIT\["[^"]*",\s*([\d.eE+-]+)', crs.to_wkt())
+    return float(unit[1]) if unit else 1.0

@@ -1,0 +1,260 @@
+"""How the numbers of an image become reflectance, and whether they can be it."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from clouddl.errors import InputError
+
+BLOCK = 8  # pixels a side of the smallest part without data that is looked for
+FILLS = (0, -9999, -999, -10000, -32768, float(np.finfo(np.float32).min))  # usual nodata numbers
+OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
+OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
+HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
+BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the sine of the sun
+
+Level = Literal["toa", "surface"]
+Layers = tuple[str | None, ...]  # common names in file order, None where there is none
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the numbers of an image are to be read: reflectance = number * scale + offset.
+
+    Attributes:
+        bands: Common names of the layers in file order, None to skip one; default the sensor's.
+        scale: Factor from number to reflectance; default the file's own, else 1.
+        offset: Reflectance of the number 0; default the file's own, else 0.
+        nodata: Number that means nodata; default the file's own.
+        resolution: Metres per pixel, needed where the file has no CRS; of a product, the
+            resolution to read it at.
+    """
+
+    bands: Layers | None = None
+    scale: float | None = None
+    offset: float | None = None
+    nodata: float | None = None
+    resolution: float | None = None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The layers that are bands, in file order."""
+        return tuple(band for band in self.bands or () if band is not None)
+
+    def reflectance(self, numbers: np.ndarray) -> np.ndarray:
+        """Turn stored numbers into float32 reflectance, nodata as NaN.
+
+        Args:
+            numbers: Array of any shape.
+
+        Returns:
+            A new array of the same shape, or `numbers` itself where nothing is to be done.
+        """
+        scale = 1.0 if self.scale is None else self.scale
+        offset = self.offset or 0.0
+        if numbers.dtype == np.float32 and (scale, offset, self.nodata) == (1, 0, None):
+            return numbers
+        values = numbers.astype(np.float32)  # and then in place, where NaN stays NaN
+        values *= np.float32(scale)
+        values += np.float32(offset)
+        if self.nodata is not None:
+            values[numbers == self.nodata] = np.nan
+        return values
+
+    def completed(
+        self, scale: float | None, offset: float | None, nodata: float | None
+    ) -> "Reading":
+        """Take what this leaves open from what a file says of itself.
+
+        Args:
+            scale: As the file states it; None where it does not.
+            offset: Likewise.
+            nodata: Likewise; NaN is nodata anyway, and so never needs to be said.
+
+        Returns:
+            How the file is read.
+        """
+        nodata = nodata if self.nodata is None else self.nodata
+        return replace(
+            self,
+            scale=scale if self.scale is None else self.scale,
+            offset=offset if self.offset is None else self.offset,
+            nodata=None if nodata is None or math.isnan(nodata) else nodata,
+        )
+
+
+AS_STORED = Reading()
+
+
+def check_offset(name: str, band: str | None, reading: Reading) -> None:
+    """Check that the offset of a band is reflectance, and not a digital number.
+
+    Args:
+        name: What the message calls the image.
+        band: Common name; None for a layer that is not read.
+        reading: How its numbers are read.
+
+    Raises:
+        InputError: The offset is no reflectance.
+    """
+    if band is None or band.startswith("lwir"):
+        return
+    offset = reading.offset or 0.0
+    if abs(offset) <= 1:
+        return
+    scale = reading.scale or 1.0
+    raise InputError(
+        f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and reflectance = "
+        f"number * scale + offset; say --offset {offset * scale:g} (offset * scale)"
+    )
+
+
+def check_reflectance(
+    values: np.ndarray,
+    bands: Sequence[str],
+    name: str,
+    readings: Sequence[Reading] = (),
+    product: bool = False,
+    sun: float | None = None,
+) -> None:
+    """Check that values can be reflectance; thermal bands are skipped.
+
+    Warns of what may be right: blocks of an undeclared nodata number, an offset that seems
+    forgotten, and reflectance above 2, which a low sun explains.
+
+    Args:
+        values: Reflectance (band, y, x), nodata NaN.
+        bands: Common names of its bands.
+        name: What the message calls it.
+        readings: How the numbers of every band were read; by default they were reflectance.
+        product: Whether its metadata say how, so that no option of the user's does.
+        sun: Elevation of the sun, degrees; None where it is not known. A slope that faces a low sun
+            shows up to 1 / sin(elevation) times its reflectance.
+
+    Raises:
+        InputError: Every pixel is nodata or the same, or the values cannot be reflectance.
+    """
+    reflective = [not band.startswith("lwir") for band in bands]
+    values = values[reflective]
+    if values.shape[-1] * values.shape[-2] > 1 << 20:
+        values = values[:, ::4, ::4]
+    stated = [reading for reading, used in zip(readings, reflective, strict=False) if used]
+    finite = np.isfinite(values)
+    if not finite.any():
+        mend = "download it again" if product else "check the file and --nodata"
+        raise InputError(f"{name}: every pixel is nodata; {mend}")
+    fill = _fill(values, stated or [AS_STORED] * len(values))
+    if fill is not None:
+        number, filled = fill
+        mend = "predict its bands with --sensor and" if product else "say"
+        warnings.warn(
+            f"{name}: {number:g} fills {filled.mean():.0%} of the pixels, in all bands, and is "
+            f"not declared as nodata; if it means nodata, {mend} --nodata {number:g}",
+            stacklevel=3,
+        )
+        finite &= ~filled
+    _check_level(values[finite], name, stated, product, sun)
+    _check_variety(values, name)
+
+
+def _check_variety(values: np.ndarray, name: str) -> None:
+    """Raise InputError if every band (band, y, x) holds one value only."""
+    if values[0].size < BLOCK**2:
+        return
+    valid = (band[np.isfinite(band)] for band in values)  # the first that varies is enough
+    if not any(band.size and np.ptp(band) for band in valid):
+        first = values[np.isfinite(values)][0]
+        raise InputError(
+            f"{name}: every pixel has the same value (reflectance {first:.4g}), so it shows "
+            "nothing; check the file and --nodata"
+        )
+
+
+def _fill(values: np.ndarray, readings: Sequence[Reading]) -> tuple[float, np.ndarray] | None:
+    """An undeclared nodata number that fills a block of pixels in all bands, and where (y, x)."""
+    height, width = values.shape[1:]
+    rows, columns = height // BLOCK * BLOCK, width // BLOCK * BLOCK
+    for number in FILLS:
+        stored = np.array([number], np.float32)
+        filled = np.ones(values.shape[1:], bool)
+        for band, reading in zip(values, readings, strict=True):
+            with np.errstate(over="ignore"):
+                level = float(reading.reflectance(stored)[0])
+            if not math.isfinite(level):  # a number that float32 cannot scale fills nothing
+                filled[:] = False
+                break
+            filled &= np.abs(band - level) <= 1e-6 * (1 + abs(level))
+            if not filled.any():
+                break
+        blocks = filled[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+        if blocks.all((1, 3)).any():
+            return number, filled
+    return None
+
+
+def _check_level(
+    values: np.ndarray, name: str, readings: Sequence[Reading], product: bool, sun: float | None
+) -> None:
+    """Raise InputError if valid values (any,) cannot be reflectance; warn if they hardly can."""
+    if not values.size:
+        return
+    low, middle, high = np.percentile(values, [1, 50, 99])
+    highest = HIGHEST if sun is None else max(HIGHEST, _brightest(sun))
+    if high > highest or middle > highest / 4:
+        factor = 10 ** max(1, round(math.log10(high / 0.5)))
+        cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
+    elif high < 0.02:
+        cause = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
+    elif low < -0.05:
+        cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
+    else:
+        if high > 2:
+            _warn_of_sun(name, high, sun)
+        if not product and middle < OVERCAST:  # the metadata of a product say the offset
+            _warn_of_offset(values, name, readings)
+        return
+    if product:
+        raise InputError(
+            f"{name}: wrong scale: by the metadata its values {cause}. Take the "
+            "product as delivered, or give its bands with --sensor, --scale and --offset"
+        )
+    what = "looks like digital numbers" if high > 2 else "wrong scale"
+    raise InputError(
+        f"{name}: {what}: its values {cause}; give --scale/--offset "
+        "(Sentinel-2 L1C: --scale 0.0001, offset -0.1 from baseline 04.00)"
+    )
+
+
+def _brightest(sun: float) -> float:
+    """Reflectance of a bright slope that faces a sun of this elevation, degrees."""
+    return BRIGHTEST / math.sin(math.radians(sun))
+
+
+def _warn_of_sun(name: str, high: float, sun: float | None) -> None:
+    """Warn of a reflectance above 2, unless the sun is known to be so low."""
+    if sun is not None and high <= _brightest(sun):
+        return
+    if sun is None:
+        cause = f"a low sun may explain it (up to {HIGHEST:g}; its elevation is not known)"
+    else:
+        cause = f"a sun at {sun:.0f}° does not explain it"
+    warnings.warn(
+        f"{name}: reflectance goes up to {high:.3g}; {cause}; check the scale", stacklevel=5
+    )
+
+
+def _warn_of_offset(values: np.ndarray, name: str, readings: Sequence[Reading]) -> None:
+    """Warn of values (any,) of which the lowest lie above the offset of Sentinel-2."""
+    least = values.min()
+    forgotten = bool(readings) and not any(reading.offset for reading in readings)
+    if forgotten and OFFSET <= least < 2 * OFFSET:
+        warnings.warn(
+            f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): it is "
+            "hazy or overcast throughout, or an offset is forgotten; Sentinel-2 from baseline "
+            f"04.00 (January 2022) needs --offset -{OFFSET}",
+            stacklevel=5,
+        )
