@@ -31,15 +31,9 @@ from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, pick_model, shared_model
 from clouddl.network import TRAINED, ModelCard
 from clouddl.products import ProductImage, Source, open_image
-from clouddl.products.image import (
-    AS_STORED,
-    OVERVIEW,
-    Image,
-    Reading,
-    check_reflectance,
-    open_raster,
-    strips,
-)
+from clouddl.products.image import OVERVIEW, Image, strips
+from clouddl.products.raster import open_raster
+from clouddl.products.reading import AS_STORED, Reading, check_reflectance
 from clouddl.scale.tiles import Prediction, TilePredictor
 from clouddl.sensors import Sensor, band_names, middle
 

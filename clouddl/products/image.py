@@ -40,7 +40,6 @@ from clouddl.products.raster import (
     readable_raster,
 )
 from clouddl.products.reading import AS_STORED, Level, Reading, check_offset
-from clouddl.products.reading import check_reflectance as check_reflectance  # for `predict`
 from clouddl.sensors import Sensor, band_names
 
 if TYPE_CHECKING:
