@@ -19,7 +19,7 @@ from clouddl.network import ModelCard, build
 from clouddl.predict import Options, predict_array, predict_file
 from clouddl.products import image as images
 from clouddl.products import open_image
-from clouddl.products.image import Image, RasterImage
+from clouddl.products.image import ArrayImage, Image, RasterImage
 from clouddl.products.reading import Reading
 from clouddl.scale.tiles import network_size, receptive_field
 from clouddl.scenes import resample
@@ -131,6 +131,24 @@ def test_tiles_leave_no_seam(
     if resolution == metres:  # the test can see a seam where there is one
         hasty = read(run(path, tmp_path, model, tile=tile, overlap=0)[1])
         assert np.nanmax(np.abs(hasty - whole)) > 1e-2
+
+
+def test_an_image_is_read_again_only_where_it_has_gaps(monkeypatch):
+    model = make_model(resolution=30.0)
+    windows = []
+    read_window = ArrayImage.read
+
+    def counted(self, window=None):
+        windows.append(window)
+        return read_window(self, window)
+
+    monkeypatch.setattr(ArrayImage, "read", counted)
+    values = scene(90, 120)
+    predict_array(model, values, BANDS, 10.0)
+    assert len(windows) == 1
+    values[:, :20, :30] = np.nan
+    predict_array(model, values, BANDS, 10.0)
+    assert len(windows) == 1 + 2
 
 
 @pytest.mark.parametrize(

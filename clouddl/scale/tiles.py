@@ -136,42 +136,51 @@ class TilePredictor:
                 bar.update()
                 yield from predictions
 
-    def _read(self, tile: Tile) -> np.ndarray:
-        """Reflectance on the network's grid, in the order of the model's bands."""
+    def _read(self, tile: Tile) -> tuple[np.ndarray, bool]:
+        """Reflectance on the network's grid, as the model wants it; and whether it has gaps."""
         rows, columns = tile
         if self.same_grid:
+            gaps = False
             values = self.image.read(Window.from_slices(rows.view, columns.view))
         else:
             down = self.rows.to_network[rows.view]
             across = self.columns.to_network[columns.view]
-            values = self._resample(down, across)
-        return self._arrange(values)
+            values, gaps = self._resample(down, across)
+        return self._arrange(values), gaps
 
-    def _resample(self, down: csr_array, across: csr_array) -> np.ndarray:
-        """The part of the network's grid of these weights (band, y, x), read strip by strip."""
+    def _resample(self, down: csr_array, across: csr_array) -> tuple[np.ndarray, bool]:
+        """The part of the network's grid of these weights (band, y, x), read strip by strip.
+
+        And whether there are gaps in every band: else no pixel can be nodata in all of them.
+        """
         shape = len(self.image.bands), down.shape[0], across.shape[0]
         total = np.zeros(shape, np.float32)
         weight = np.zeros(shape, np.float32)
+        gaps = np.zeros(len(self.image.bands), bool)
         for window in strips(_sources(down), _sources(across)):
             rows, columns = window.toslices()
             strip_down = down[:, rows]
             strip_across = across[:, columns]
             for index, band in enumerate(self.image.read(window)):
-                sums = weighted_sums(band, np.isfinite(band), strip_down, strip_across, strip=True)
+                valid = np.isfinite(band)
+                gaps[index] |= not valid.all()
+                sums = weighted_sums(band, valid, strip_down, strip_across, strip=True)
                 total[index] += sums[0]
                 weight[index] += sums[1]
-        return mean_of_sums(total, weight)
+        return mean_of_sums(total, weight), bool(gaps.all())
 
-    def _compute(self, work: tuple[Tile, np.ndarray]) -> list[Prediction]:
+    def _compute(self, work: tuple[Tile, tuple[np.ndarray, bool]]) -> list[Prediction]:
         """Probability of a tile, on the image's grid."""
-        (rows, columns), reflectance = work
+        (rows, columns), (reflectance, gaps) = work
         probability = self.model.probability(reflectance, self.statistics)
         if self.same_grid:
             window = Window.from_slices(rows.core, columns.core)
             return [(window, probability[rows.inner, columns.inner])]
-        return list(self._on_image(probability, rows, columns))
+        return list(self._on_image(probability, rows, columns, gaps))
 
-    def _on_image(self, probability: np.ndarray, rows: Span, columns: Span) -> Iterator[Prediction]:
+    def _on_image(
+        self, probability: np.ndarray, rows: Span, columns: Span, gaps: bool
+    ) -> Iterator[Prediction]:
         """Bring a tile from the network's grid back to the image's, strip by strip."""
         image_rows = self.rows.on_image(rows.core)
         image_columns = self.columns.on_image(columns.core)
@@ -181,8 +190,8 @@ class TilePredictor:
             strip_rows, _ = window.toslices()
             down = self.rows.to_image[strip_rows, rows.view]
             means, _ = weighted_mean(probability, valid, down, across, strip=True)
-            # The edge of nodata is finer in the image, or coarser.
-            means[np.isnan(self.image.read(window)).all(0)] = np.nan
+            if gaps:  # their edge is finer in the image, or coarser
+                means[np.isnan(self.image.read(window)).all(0)] = np.nan
             yield window, means
 
     def _arrange(self, values: np.ndarray) -> np.ndarray:
