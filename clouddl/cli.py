@@ -329,7 +329,7 @@ def score(
     import pandas as pd
 
     from clouddl.labels import read_mask
-    from clouddl.score import MEASURES, counts, pooled
+    from clouddl.score import COUNTS, MEASURES, counts, pooled
 
     if len(masks) != len(reference):
         raise InputError(
@@ -340,6 +340,8 @@ def score(
         mask = read_mask(name, "binary")
         decoded = read_mask(truth, codes, like=mask)
         rows.append({"scene": name, **counts(mask.values, decoded.values)})
+        if not any(rows[-1][key] for key in COUNTS):
+            _warn(f"{name}: nowhere do both it and {truth} say cloud or clear; check --codes")
     table = pd.DataFrame(rows)
     total = pooled(table, unit="scene")
     single = pooled(table, by=["scene"], unit="scene")

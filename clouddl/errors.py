@@ -10,6 +10,9 @@ if TYPE_CHECKING:  # the command line starts sooner without it
     from pydantic import BaseModel, ValidationError
 
 
+DAMAGED = "it may be truncated, or of another format: copy it again, or convert it to GeoTIFF"
+
+
 class InputError(ValueError):
     """A file, field or option is not usable.
 
@@ -22,10 +25,25 @@ class WriteError(InputError):
     """Results cannot be written (a full disk, no such folder), so further ones would fail too."""
 
 
+def check_path(path: Path | str, what: str, advice: str = "") -> None:
+    """Say it where a path that could not be read is no file.
+
+    Args:
+        path: The path.
+        what: What the file should be, such as "an image".
+        advice: What else may be given than a file of a folder.
+
+    Raises:
+        InputError: There is nothing, or a folder.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{path}: does not exist; check the path")
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder, not {what}; give a file of it{advice}")
+
+
 @contextmanager
-def readable(
-    file: Path | str, what: str, advice: str = "it may be truncated: copy it again"
-) -> Iterator[None]:
+def readable(file: Path | str, what: str, advice: str = DAMAGED) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into an InputError that names the file.
 
     GDAL, NumPy, zipfile and the parsers raise classes with no common base, so every exception is

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, EIO, ENOSPC
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,11 @@ def writing(folder: Path | str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, RasterioError, CPLE_BaseError) as error:
+        full = getattr(error, "errno", None) in (None, ENOSPC, EDQUOT, EFBIG, EIO)
+        cause = "the disk or the quota may be full: make room"
         raise WriteError(
-            f"{folder}: a result could not be written ({error}); the disk or the quota may be "
-            "full: make room"
+            f"{folder}: a result could not be written ({error}); "
+            f"{cause if full else 'give another place, or change its permissions'}"
         ) from error
 
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
-from clouddl.errors import InputError, read_yaml, readable, validated
-from clouddl.files import split_member
+from clouddl.errors import InputError, check_path, read_yaml, readable, validated
+from clouddl.files import is_local, split_member
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -470,10 +470,19 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
         InputError: An unreadable file, an unknown code, or a grid of other ground.
     """
     with readable(path, "mask"):
-        stored = _load(str(path))
+        stored, hidden = _load(str(path))
+        declared = stored.rio.nodata
         if codes == "binary":
             _check_binary(stored)
-        values = decode(stored.values, codes)
+            if declared in (CLEAR, CLOUD):
+                warnings.warn(
+                    f"{path}: its nodata value is {declared:g}, but that is counted as "
+                    f"{'cloud' if declared else 'clear'}; if it means nodata, write 255 instead",
+                    stacklevel=3,
+                )
+        if declared is not None and declared not in range(1 << 8):  # else the table says it
+            hidden |= stored.values == declared
+        values = decode(stored.values, codes, hidden)
     mask = on_grid(values, stored, source=Path(path).name, codes=codes)
     if like is None:
         return mask
@@ -501,12 +510,17 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
     return on_grid(values, like, **mask.attrs)
 
 
-def _load(path: str) -> "xr.DataArray":
-    """The stored codes (y, x)."""
+def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
+    """The stored codes (y, x), and where a mask of the file hides them."""
     import rioxarray
     import xarray as xr
 
-    name, member = split_member(path)
+    from clouddl.products.image import load_array  # late: it imports this module
+    from clouddl.products.raster import masks_of, open_raster
+
+    name, _ = split_member(path)
+    if is_local(name):
+        check_path(name, "a mask")
     if not name.endswith((".npy", ".npz")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -518,13 +532,14 @@ def _load(path: str) -> "xr.DataArray":
             raise InputError("its grid is turned against its CRS; bring it north up (gdalwarp)")
         if raster.sizes["band"] != 1:
             raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
-        return raster.load().squeeze("band", drop=True)
-    array = np.load(name, allow_pickle=False)  # a pickle could run code
-    if name.endswith(".npz"):
-        array = array[member]
-    if array.ndim == 3 and 1 in array.shape:
-        array = array.squeeze(array.shape.index(1))
-    return xr.DataArray(array, dims=("y", "x"))
+        raster = raster.load().squeeze("band", drop=True)
+        with open_raster(name) as file:
+            hidden = any(masks_of(file)) & (file.read_masks(1) == 0)
+        return raster, hidden
+    array = load_array(path, 1)
+    if len(array) != 1:
+        raise InputError(f"it has {len(array)} layers; give an array of one layer")
+    return xr.DataArray(array[0], dims=("y", "x")), np.zeros(array.shape[1:], bool)
 
 
 def _check_binary(stored: "xr.DataArray") -> None:

@@ -32,7 +32,7 @@ from clouddl.model import CloudModel, pick_model, shared_model
 from clouddl.network import TRAINED, ModelCard
 from clouddl.products import ProductImage, Source, open_image
 from clouddl.products.image import OVERVIEW, Image, strips
-from clouddl.products.raster import open_raster
+from clouddl.products.raster import check_name, open_raster
 from clouddl.products.reading import AS_STORED, Reading, check_reflectance
 from clouddl.scale.tiles import Prediction, TilePredictor
 from clouddl.sensors import Sensor, band_names, middle
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
 PROBABILITY_BYTES = 4  # per pixel
+LONGEST_NAME = 240  # bytes of the name of a result, which is written under a longer one
+LEAST_STEP = 0.05  # of a transform without a CRS: less is in degrees
 RESULT_BYTES = 10  # per pixel, on disk while results are made: as computed, and as COG
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
 MADE_OF = "source"  # tag of a result: the image it was made of
@@ -105,7 +107,7 @@ def predict_array(
     Raises:
         InputError: Bands that do not fit, no resolution, or values that are no reflectance.
     """
-    names = None if bands is None else tuple(bands)
+    names = None if bands is None else band_names(bands)
     opened = open_image(image, reading=Reading(bands=names, resolution=resolution))
     opened = opened.select(_best_set(model.card, opened.bands, opened.name))
     _check_overview(opened, OVERVIEW // 2)  # as the network is fast on arrays
@@ -218,15 +220,28 @@ def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
     if coarsest is None:
         assert image.sensor  # only a file, which is opened with a sensor, may lack a resolution
         coarsest = max(middle(image.sensor.band(band).gsd_m) for band in used)
-        if coarsest < TRAINED[0]:
-            return coarsest
+        taken = coarsest if coarsest < TRAINED[0] else max(coarsest, card.resolution)
+        _warn_of_step(image, taken)
+        return taken
     # A product is resampled anyway; a file without CRS often has been.
     return max(coarsest, card.resolution)
 
 
+def _warn_of_step(image: Image, taken: float) -> None:
+    """Warn where a transform without a CRS says other pixels than are taken, if it is in metres."""
+    transform = image.grid.transform
+    step = math.hypot(transform.b, transform.e)
+    if not transform.is_identity and step > LEAST_STEP and abs(step / taken - 1) > 0.05:
+        warnings.warn(
+            f"{image.name}: has no CRS, so its pixels are taken as {taken:g} m, but its transform "
+            f"has steps of {step:g}; if they are metres, give --resolution {step:g}",
+            stacklevel=5,
+        )
+
+
 def _check_options(name: str, options: Options, threshold: float) -> None:
     tile = 1 if options.tile is None else options.tile
-    if not (0 <= threshold <= 1 and options.dilation_m >= 0 and tile > 0):
+    if not (0 <= threshold <= 1 and 0 <= options.dilation_m < math.inf and tile > 0):
         raise InputError(
             f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}: "
             "give values within reason"
@@ -500,9 +515,16 @@ def check_results(results: Iterable[Path], made_of: str) -> None:
         made_of: What they would be made of, as their tag `source` would say it.
 
     Raises:
-        InputError: There are results of this name, of another image.
+        InputError: There are results of this name, of another image; or it cannot be written.
     """
     for result in results:
+        check_name(result)
+        if len(os.fsencode(result.name)) > LONGEST_NAME:
+            raise InputError(
+                f"{made_of}: the name of its result, {result.name}, would be too long; rename it"
+            )
+        if result.is_dir():
+            raise InputError(f"{made_of}: {result} is a folder, not a result; give another --out")
         if not result.exists():
             continue
         try:
@@ -510,10 +532,11 @@ def check_results(results: Iterable[Path], made_of: str) -> None:
                 other = file.tags().get(MADE_OF)
         except RasterioError:  # broken, so nothing is lost
             continue
-        if other and other != made_of:
+        if other != made_of:
+            origin = f"made of another input ({other})" if other else "and nothing says of what"
             raise InputError(
-                f"{made_of}: {result} is there already, made of another input ({other}); give "
-                "another folder, or move or delete it"
+                f"{made_of}: {result} is there already, {origin}; give another folder, or move or "
+                "delete it"
             )
 
 

@@ -281,19 +281,27 @@ def band_name(spelling: str, sensor: Sensor | None = None) -> str | None:
     words = re.findall(r"\w+", spelling.replace("_", " ").lower())
     words = [word for word in words if word not in filler and not word.isdigit()]
     joined = _letters("".join(words))
-    return spellings.get(joined)
+    if sensor is None or joined in spellings:
+        return spellings.get(joined)
+    # "T31TCJ_B11", "B11_median": the one name of the operator's with a number among other words.
+    native = {_letters(band.native): band.common for band in sensor.bands}
+    named = {word for word in map(_letters, words) if word in native and re.search(r"\d", word)}
+    found = {native[word] for word in named}
+    return found.pop() if len(found) == 1 else None
 
 
 def band_names(spellings: Sequence[Any], sensor: Sensor | None = None) -> tuple[Any, ...]:
     """Bring names of bands to their common names; what is not known stays as it is.
 
     Args:
-        spellings: Names in any usual spelling; None stays None.
+        spellings: Names in any usual spelling, or one text of them with commas; None stays None.
         sensor: As for `band_name`.
 
     Returns:
         As many names.
     """
+    if isinstance(spellings, str):
+        spellings = [name.strip() for name in spellings.split(",")]
     return tuple(
         (band_name(name, sensor) or name) if isinstance(name, str) else name for name in spellings
     )

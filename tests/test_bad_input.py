@@ -147,7 +147,7 @@ BAD: list[tuple[str, str, int]] = [
     (f"{PREDICT} good.tif --model blue.json", "but model blue works from blue, nir", 2),
     ("score mask.tif --reference moved.tif", "moved.tif: its grid (2 x 4 pixels, EPSG:32631", 2),
     ("score mask.tif --reference good.tif", "good.tif: it has 4 layers; give a file of one", 2),
-    ("score mask.tif --reference gone.tif", "gone.tif: the mask cannot be read", 2),
+    ("score mask.tif --reference gone.tif", "gone.tif: does not exist; check the path", 2),
     ("score mask.tif --reference truth.tif --codes alcds", "label codes 'alcds' are unknown", 2),
     ("score mask.tif --reference truth.tif --reference truth.tif", "1 masks but 2 references", 2),
     ("study --corpus simulated --profile quickly", "unknown profile 'quickly'; did you", 2),

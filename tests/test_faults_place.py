@@ -1,5 +1,6 @@
 """Where pixels lie, which layer is which band, and the names people give bands and sensors."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from test_predict import make_model
 
 from clouddl.errors import InputError
 from clouddl.network import ModelCard
-from clouddl.predict import predict_file
+from clouddl.predict import _warn_of_step, predict_file
+from clouddl.products import open_image
 from clouddl.products.image import Image, open_file
+from clouddl.products.place import ControlPoints, Grid, check_place
 from clouddl.products.reading import Reading
 from clouddl.scale.tiles import network_size
 from clouddl.sensors import band_name, get_sensor
@@ -353,3 +356,61 @@ def test_a_local_crs_is_read_in_its_unit_and_handed_on(
     ):
         with rasterio.open(result) as file, rasterio.open(path) as source:
             assert file.crs == source.crs and file.transform == source.transform
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_transform_of_no_numbers_is_refused(tmp_path: Path, number: float) -> None:
+    for transform in (Affine(number, 0, 5e5, 0, -30, 48e5), Affine(30, 0, number, 0, -30, 48e5)):
+        with pytest.raises(InputError, match=r"a\.tif: its transform .* no size or place"):
+            check_place("a.tif", Grid((9, 9), transform), CRS.from_epsg(32631))
+
+
+@pytest.mark.parametrize("ends", [[(0, 0), (0, 40), (0, 90)], [(0, 0)] * 4])
+def test_points_on_a_line_say_no_size(ends: list[tuple[int, int]]) -> None:
+    points = [GroundControlPoint(y, x, 5e5 + 30 * x, 48e5 - 30 * y) for y, x in ends]
+    assert ControlPoints(tuple(points), CRS.from_epsg(32631)).grid((9, 9)) == Grid((9, 9))
+
+
+def test_a_resolution_is_compared_with_degrees(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", "EPSG:4326", Affine(0.0003, 0, 5, 0, -0.0003, 45))
+    assert opened(path, resolution=33).resolution == 33
+    with pytest.raises(InputError, match=r"a\.tif: its pixels are 33\.396 m, not 10 m"):
+        opened(path, resolution=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "band"),
+    [
+        ("B11 - SWIR 1610nm", "swir16"),
+        ("T31TCJ_20220301T105021_B8A", "nir08"),
+        ("B02_median", "blue"),
+        ("Grün", "green"),
+        ("rojo", "red"),
+        ("NDVI_B8_B4", None),
+        ("Red Edge (705)", None),
+    ],
+)
+def test_names_of_an_operator_among_other_words(text: str, band: str | None) -> None:
+    assert band_name(text, get_sensor("sentinel-2")) == band
+
+
+def test_a_layer_that_is_not_understood_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", descriptions=("sininen", "green", "red", "nir"))
+    with pytest.warns(UserWarning, match=r"a\.tif: the layers sininen are not understood.*blue"):
+        open_file(path, sensor=get_sensor("pleiades"))
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif: is a pipe or a device"):
+        open_image(tmp_path / "a.tif", "spot-5")
+
+
+def test_a_transform_without_a_crs_that_says_other_pixels(tmp_path: Path) -> None:
+    for step, said in ((10, True), (30, False), (0.0003, False)):
+        transform = Affine(step, 0, 5e5, 0, -step, 48e5)
+        image = opened(write(tmp_path / "a.tif", None, transform))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            _warn_of_step(image, 30)
+        assert [f"--resolution {step}" in str(one.message) for one in caught] == [True] * said

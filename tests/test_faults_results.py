@@ -12,12 +12,12 @@ import torch
 import xarray as xr
 from affine import Affine
 
-from clouddl.errors import InputError
-from clouddl.files import is_local, split_member
+from clouddl.errors import InputError, WriteError
+from clouddl.files import is_local, split_member, writing
 from clouddl.labels import read_mask
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build
-from clouddl.predict import predict_file, results_of
+from clouddl.predict import check_results, predict_file, results_of
 from clouddl.products import ProductImage, open_image
 from clouddl.products.reading import Reading
 from clouddl.products.stac import is_item
@@ -241,3 +241,63 @@ def test_a_product_is_not_read_far_finer_than_it_is() -> None:
     image = ProductImage("p", SENSOR, "toa", tuple(COMMON), Reading(), Coarse())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"p: a resolution of 0\.5 m is far finer .* 10 m"):
         image.select(COMMON, 0.5)
+
+
+def test_the_mask_of_a_reference_hides_pixels(tmp_path: Path) -> None:
+    path = write_mask(tmp_path / "m.tif", MASK)
+    with rasterio.open(path, "r+") as file:
+        seen = np.full(MASK.shape, 255, np.uint8)
+        seen[:4] = 0
+        file.write_mask(seen)
+    assert np.array_equal(read_mask(path, "binary"), np.where(seen, MASK, 255))
+
+
+def test_the_nodata_number_of_a_reference(tmp_path: Path) -> None:
+    path = write_mask(tmp_path / "m.tif", MASK, nodata=0)
+    with pytest.warns(UserWarning, match=r"m\.tif: its nodata value is 0, .* counted as clear"):
+        assert np.array_equal(read_mask(path, "binary"), MASK)
+    numbers = MASK.astype(np.int16)
+    numbers[:4] = -9999
+    with rasterio.open(path) as file:
+        profile = file.profile | {"dtype": "int16", "nodata": -9999}
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(numbers, 1)
+    assert np.array_equal(read_mask(path, "binary"), np.where(numbers < 0, 255, MASK))
+
+
+def test_words_for_a_reference_that_is_no_mask(tmp_path: Path) -> None:
+    np.savez(tmp_path / "two.npz", a=MASK, b=MASK)
+    np.savez(tmp_path / "one.npz", a=MASK)
+    np.save(tmp_path / "line.npy", MASK.ravel())
+    (tmp_path / "text.tif").write_text("hello")
+    assert np.array_equal(read_mask(tmp_path / "one.npz", "binary"), MASK)
+    for name, message in {
+        "": "is a folder, not a mask",
+        "gone.tif": "does not exist; check the path",
+        "two.npz": r"Name one of .*two\.npz#a",
+        "one.npz#x": r"no such array; choose .*one\.npz#a",
+        "line.npy": "2 or 3 dimensions",
+        "text.tif": "or of another format",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            read_mask(tmp_path / name, "binary")
+
+
+def test_results_that_cannot_be_written_are_refused_before_work(tmp_path: Path) -> None:
+    made_of = "image.tif"
+    folder, foreign = tmp_path / "folder_cloud.tif", tmp_path / "foreign_cloud.tif"
+    folder.mkdir()
+    write_mask(foreign, MASK)
+    for result, message in {
+        folder: "is a folder, not a result",
+        foreign: "is there already, and nothing says of what",
+        tmp_path / ("x" * 250): "would be too long; rename it",
+        tmp_path / os.fsdecode(b"d\xe9"): "is not UTF-8",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            check_results([result], made_of)
+    with (
+        pytest.raises(WriteError, match=r"could not be written .* give another place"),
+        writing(tmp_path),
+    ):
+        raise PermissionError(13, "Permission denied")

@@ -248,3 +248,109 @@ def test_arrays_are_checked_as_files_are(values: np.ndarray) -> None:
         predict_array(model, values * 1e4, BANDS, 10)
     with pytest.raises(InputError, match="every pixel is nodata"):
         predict_array(model, values * np.nan, BANDS, 10)
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf])
+def test_infinite_numbers_are_nodata(number: float, values: np.ndarray, tmp_path: Path) -> None:
+    values[GAP] = number
+    image = open_image(values, None, Reading(tuple(BANDS), resolution=10))
+    assert has_gap(image.read()) and has_gap(image.overview)
+
+
+@pytest.mark.parametrize("number", [65535, float(np.finfo(np.float32).max), 9.969209968386869e36])
+def test_an_undeclared_number_is_named_so_that_it_is_found(
+    number: float, values: np.ndarray
+) -> None:
+    values[GAP] = number
+    with pytest.warns(UserWarning, match="fills 12%.*--nodata") as caught:
+        check_reflectance(values, BANDS, "a.tif")
+    said = float(str(caught[0].message).split("--nodata ")[1])
+    reading = Reading(tuple(BANDS), nodata=said, resolution=10)
+    assert has_gap(open_image(values, None, reading).read())
+
+
+def test_a_band_that_shows_nothing_is_warned_of(values: np.ndarray) -> None:
+    for number in (0, np.nan):
+        values[3] = number
+        with pytest.warns(UserWarning, match="a.tif: swir16 has one value.*--use green,red,nir$"):
+            check_reflectance(values, BANDS, "a.tif")
+
+
+@pytest.mark.parametrize("tagged", [2, 6])
+def test_alpha_that_gdal_tags_on_a_band(tagged: int, values: np.ndarray, tmp_path: Path) -> None:
+    alpha = np.full((1, *values.shape[1:]), 6.5535, np.float32)
+    alpha[:, 40:] = 3  # half transparent
+    path = write(tmp_path / "a.tif", np.concatenate([values, values[:1], alpha]))
+    with rasterio.open(path, "r+") as file:
+        numbers = file.read()
+        numbers[GAP] = 0
+        file.write(numbers)
+        file.nodata = None
+        meanings = [ColorInterp.gray, *[ColorInterp.undefined] * 5]
+        meanings[tagged - 1] = ColorInterp.alpha
+        file.colorinterp = meanings
+    image = open_image(path, SPOT, Reading((*BANDS, None), 1e-4))
+    assert image.bands == tuple(BANDS) and has_gap(image.read())
+
+
+@pytest.mark.parametrize(
+    ("what", "number"),
+    [("scale", 0), ("scale", np.nan), ("scale", "0.1"), ("offset", np.nan), ("resolution", np.nan)]
+    + [("resolution", number) for number in (0, -30, np.inf, (30, 30))],
+)
+def test_what_is_no_number_is_refused(
+    what: str, number: object, values: np.ndarray, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.tif", values)
+    for source in (path, values):
+        with pytest.raises(InputError, match=rf"its {what} is .*\(--{what}\)"):
+            open_image(source, SPOT, Reading(**{"bands": tuple(BANDS), what: number}))  # type: ignore[arg-type]
+
+
+def test_tags_that_are_no_numbers_are_refused(values: np.ndarray, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", values)
+    with rasterio.open(path, "r+") as file:
+        file.scales = [0.0] * 4
+    with pytest.raises(InputError, match=r"a\.tif: its scale is 0\.0"):
+        open_image(path, SPOT)
+    array = xr.DataArray(values, {"band": BANDS}, ("band", "y", "x"), attrs={"resolution": "30 m"})
+    with pytest.raises(InputError, match="image: the attribute resolution cannot be read"):
+        open_image(array)
+
+
+def test_nodata_of_integers_may_be_encoding_or_a_list(values: np.ndarray) -> None:
+    numbers = np.round(values * 1e4).astype(np.int16)
+    numbers[GAP] = 7
+    array = xr.DataArray(numbers, {"band": BANDS}, ("band", "y", "x"), attrs={"resolution": 30})
+    array.encoding = {"_FillValue": 7, "scale_factor": 1e-4}
+    assert has_gap(open_image(array).read())
+    array.attrs |= {"_FillValue": [7], "scale_factor": "1e-4"}
+    assert has_gap(open_image(array).read())
+
+
+def test_an_offset_of_the_wrong_sign_is_warned_of() -> None:
+    good = np.random.default_rng(0).uniform(0.02, 0.6, (4, 40, 40)).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"no pixel is below 0\.1 .*--offset -0\.1"):
+        level(good / 2 + 0.2, offset=0.1)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.complex64, "datetime64[s]", str, object])
+def test_what_is_no_reflectance_is_refused(
+    dtype: type | str, values: np.ndarray, tmp_path: Path
+) -> None:
+    numbers = values.astype(dtype)
+    with pytest.raises(InputError, match=r"image: holds .*; reflectance is wanted"):
+        open_image(numbers, None, Reading(tuple(BANDS), resolution=10))
+    np.save(tmp_path / "a.npy", numbers)
+    with pytest.raises(InputError, match=r"a\.npy: (holds|cannot be read .* of another format)"):
+        open_image(tmp_path / "a.npy", SPOT)
+
+
+def test_arrays_of_other_libraries_and_bands_as_text(values: np.ndarray) -> None:
+    reading = Reading("green, red,nir,swir16", resolution=10)  # type: ignore[arg-type]
+    assert open_image(values.tolist(), None, reading).bands == tuple(BANDS)  # type: ignore[arg-type]
+    for wrong in (None, 5, b"a.tif"):
+        with pytest.raises(InputError, match=r"want .band, y, x"):
+            open_image(wrong, None, reading)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="image: red, red: named twice"):
+        open_image(values, None, Reading(("red", "red", "nir", "green"), resolution=10))

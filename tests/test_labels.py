@@ -234,7 +234,7 @@ def test_read_mask_of_every_format(tmp_path: Path) -> None:
 
 
 def test_read_mask_names_the_file_that_fails(tmp_path: Path) -> None:
-    np.savez(tmp_path / "m.npz", msk=np.zeros((2, 2)))
+    np.savez(tmp_path / "m.npz", msk=np.zeros((2, 2)), other=np.zeros((2, 2)))
     np.save(tmp_path / "pickle.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
     (tmp_path / "empty.npy").touch()

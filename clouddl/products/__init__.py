@@ -6,7 +6,6 @@ real products (EOReader, SNAP, OTB, acolite, Start-MAJA), and those of Landsat a
 against real files too (tests/test_real_products.py). "Unchecked" marks what that did not settle.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,8 +21,8 @@ from clouddl.labels import dilate
 from clouddl.products.image import Image, open_array, open_file
 from clouddl.products.place import Grid
 from clouddl.products.product import Product
-from clouddl.products.raster import NOT_UTF_8
-from clouddl.products.reading import AS_STORED, Reading
+from clouddl.products.raster import check_name
+from clouddl.products.reading import AS_STORED, Reading, check_numbers
 from clouddl.products.stac import is_item, limit_waiting, read_item
 from clouddl.sensors import Sensor, get_sensor
 
@@ -101,11 +100,11 @@ def open_image(
     Raises:
         InputError: Whatever cannot be opened; the message names it and what to do.
     """
-    if isinstance(sensor, str):
+    if sensor is not None and not isinstance(sensor, Sensor):
         sensor = get_sensor(sensor)
+    check_numbers(str(source) if isinstance(source, Path | str) else "image", reading)
     if isinstance(source, Path | str):
-        if re.search("[\\ud800-\\udfff]", str(source)):  # as Python keeps other bytes than UTF-8
-            raise InputError(f"{source}: {NOT_UTF_8}")
+        check_name(source)
         name = str(source).lower().rstrip("/")
         if sensor and name.endswith(DATASETS) and is_local(source):
             from clouddl.products.arrays import open_dataset  # late: it brings xarray

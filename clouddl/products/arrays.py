@@ -61,8 +61,8 @@ def as_array(
     Raises:
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
-    if isinstance(source, np.ndarray):
-        array = xr.DataArray(source)
+    if not isinstance(source, xr.DataArray | xr.Dataset):
+        array = xr.DataArray(source if isinstance(source, np.ndarray) else np.asarray(source))
         _check_size(array, "image")
         return array
     name = str(source.attrs.get("scene", "image"))

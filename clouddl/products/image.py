@@ -19,7 +19,7 @@ from affine import Affine
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, readable
 from clouddl.files import split_member
 from clouddl.products.place import (
     ControlPoints,
@@ -341,7 +341,7 @@ def open_file(
         if layers is None:
             layers = sensor.commons if sensor else ()
         with readable_raster(name):
-            numbers = _load_array(name, len(layers))
+            numbers = load_array(name, len(layers))
         check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
         reading = replace(reading, bands=layers)
         grid = Grid(numbers.shape[1:])
@@ -361,8 +361,16 @@ def open_file(
     return RasterImage(name, sensor, "toa", reading.named, reading, file, readings, alpha, *masks)
 
 
-def _load_array(path: str, count: int) -> np.ndarray:
-    """An array of a .npy file or of a member of a .npz, as (band, y, x)."""
+def load_array(path: str, count: int) -> np.ndarray:
+    """Load an array of a .npy file or of a member of a .npz, as (band, y, x).
+
+    Args:
+        path: The file, or "file.npz#member".
+        count: Bands of the image, first or last.
+
+    Raises:
+        InputError: No such member, several that it could be, or no image.
+    """
     name, member = split_member(path)
     array = np.load(name, allow_pickle=False)  # a pickle could run code
     if isinstance(array, np.lib.npyio.NpzFile):
@@ -372,17 +380,19 @@ def _load_array(path: str, count: int) -> np.ndarray:
         array = array[member or _find_member(name, array, count)]
     if array.ndim == 2:
         array = array[np.newaxis]
-    if array.ndim != 3:
-        raise InputError(f"{path}: an image has 2 or 3 dimensions, this one has {array.ndim}")
+    if array.ndim != 3 or not array.size:
+        raise InputError(f"{path}: an image has 2 or 3 dimensions and pixels, not {array.shape}")
     bands_last = array.shape[0] != count and array.shape[-1] == count
     return np.moveaxis(array, -1, 0) if bands_last else array
 
 
 def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
-    """The only 3-D array of `count` bands, first or last, in a .npz."""
+    """The only array of `count` bands, first or last, in a .npz; of one band also 2-D."""
     shapes = {key: arrays[key].shape for key in arrays.files}
     images = [
-        key for key, shape in shapes.items() if len(shape) == 3 and count in (shape[0], shape[2])
+        key
+        for key, shape in shapes.items()
+        if (len(shape) == 3 and count in (shape[0], shape[2])) or (len(shape) == 2 and count == 1)
     ]
     if len(images) != 1:
         choice = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
@@ -413,23 +423,38 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
         layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):
         raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
-    attrs = array.attrs  # scale and offset as the CF conventions call them
-    reading = reading.completed(
-        attrs.get("scale_factor"), attrs.get("add_offset"), array.rio.nodata
-    )
-    for band in layers:
-        check_offset(name, band, reading)
+    check_layers(name, layers, [array.dtype.name] * len(layers), None)
+    nodata = _stated(array, name, "_FillValue", "missing_value", "fill_value", "nodata")
+    if nodata is None and array.dtype.kind == "f":
+        nodata = array.rio.nodata
+    scale, offset = _stated(array, name, "scale_factor"), _stated(array, name, "add_offset")
+    reading = reading.completed(scale, offset, nodata)
     resolution = reading.resolution
     if resolution is None:
-        resolution = attrs.get("resolution")
+        resolution = _stated(array, name, "resolution")
+    reading = replace(reading, resolution=resolution)
+    for band in layers:
+        check_offset(name, band, reading)
     grid = Grid((array.shape[1], array.shape[2]))
     if array.rio.crs:
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
         check_place(name, grid)
         resolution = resolution or spacing_of(grid)[0]
     reading = replace(reading, bands=layers, resolution=resolution)
-    level = attrs.get("level", "toa")
+    level = array.attrs.get("level", "toa")
     return ArrayImage(name, sensor, level, reading.named, reading, array.values, grid)
+
+
+def _stated(array: "xr.DataArray", name: str, *keys: str) -> float | None:
+    """The first of some attributes that is there; integers may still have it as encoding."""
+    for key in keys:
+        value = array.attrs.get(key)
+        if value is None and array.dtype.kind in "iu":
+            value = array.encoding.get(key)
+        if value is not None:
+            with readable(name, f"attribute {key}", "write a number there"):
+                return float(np.ravel(value)[0])
+    return None
 
 
 def read_image(

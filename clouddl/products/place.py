@@ -38,11 +38,16 @@ class ControlPoints(NamedTuple):
         """The plane grid that fits best, without a CRS if they give none or lie on a line."""
         if len(self.points) < 3 or not self.crs:
             return Grid(shape)
+        pixels = np.array([(point.col, point.row) for point in self.points])
+        places = np.array([(point.x, point.y) for point in self.points])
+        for ends in pixels, places:
+            if np.isfinite(ends).all() and np.linalg.matrix_rank(ends - ends.mean(0), 1e-6) < 2:
+                return Grid(shape)
         try:
             transform = from_gcps(self.points)
         except (RasterioError, ValueError):
             return Grid(shape)
-        return Grid(shape, transform, self.crs) if transform.determinant else Grid(shape)
+        return Grid(shape, transform, self.crs)
 
 
 def control_points_of(file: DatasetReader) -> ControlPoints:
@@ -85,14 +90,12 @@ def pixel_size(file: DatasetReader, given: float | None) -> float | None:
     check_place(file.name, grid)
     ground = _ground_spacing(grid)
     metres = spacing_of(grid)[0]
-    if grid.crs.is_geographic:
-        return given or metres
     tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
     if given and abs(metres - given) > tolerance * given:
         raise InputError(
             f"{file.name}: its pixels are {metres:.6g} m, not {given:g} m; correct the resolution"
         )
-    return metres
+    return given if given and grid.crs.is_geographic else metres
 
 
 def check_place(name: str, grid: Grid) -> None:
@@ -112,8 +115,11 @@ def check_place(name: str, grid: Grid) -> None:
             f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "
             "not known; write one (gdal_edit.py -a_ullr), or remove the CRS and give --resolution"
         )
-    if transform.determinant == 0:
-        raise InputError(f"{name}: its transform {tuple(transform)[:6]} gives pixels of no size")
+    if transform.determinant == 0 or not np.isfinite(tuple(transform)).all():
+        raise InputError(
+            f"{name}: its transform {tuple(transform)[:6]} gives pixels of no size or place; "
+            "correct it (gdal_edit.py -a_ullr) or its ground control points"
+        )
     ends = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
     in_degrees = all(abs(x) <= 400 and abs(y) <= 91 for x, y in ends)
     where = f"({transform.c:g}, {transform.f:g})"

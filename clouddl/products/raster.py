@@ -1,5 +1,7 @@
 """A file that GDAL opens: its errors, and which of its layers is which band and how it is read."""
 
+import os
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -13,9 +15,10 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from clouddl.errors import InputError
+from clouddl.errors import DAMAGED, InputError, check_path
+from clouddl.files import is_local, split_member
 from clouddl.products.reading import Layers, Reading, check_offset
-from clouddl.sensors import Sensor, band_name
+from clouddl.sensors import STUDY_BANDS, Sensor, band_name
 
 OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
 NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (convmv)"
@@ -38,6 +41,22 @@ def open_raster(path: Path | str) -> DatasetReader:
         return rasterio.open(path)
 
 
+def check_name(path: Path | str) -> None:
+    """Check that GDAL can open what has this name, and that reading it comes to an end.
+
+    Args:
+        path: A path, or another name that GDAL knows.
+
+    Raises:
+        InputError: Its name is not UTF-8, or it is neither a file nor a folder.
+    """
+    if re.search("[\\ud800-\\udfff]", str(path)):  # as Python keeps other bytes than UTF-8
+        raise InputError(f"{path}: {NOT_UTF_8}")
+    special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+    if special and is_local(path):
+        raise InputError(f"{path}: is a pipe or a device; write it to a file first")
+
+
 @contextmanager
 def readable_raster(name: str) -> Iterator[None]:
     """Turn whatever goes wrong with a file into an InputError that names it.
@@ -55,18 +74,10 @@ def readable_raster(name: str) -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise InputError(f"{name}: {NOT_UTF_8}") from error
     except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        path = Path(name.partition("#")[0])
+        advice = "check the address and the connection" if "://" in name else DAMAGED
         if ":" not in name[2:] and not name.startswith("/vsi"):  # else GDAL's, not a path
-            if not path.exists():
-                raise InputError(f"{name}: does not exist; check the path") from error
-            if path.is_dir():
-                raise InputError(
-                    f"{name}: is a folder, not an image; give a file of it, or a product without "
-                    "--sensor"
-                ) from error
-        raise InputError(
-            f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
-        ) from error
+            check_path(split_member(name)[0], "an image", ", or a product without --sensor")
+        raise InputError(f"{name}: cannot be read as an image ({error}); {advice}") from error
 
 
 def find_layers(
@@ -114,18 +125,17 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
     if len(dtypes) != len(layers):
         names = ", ".join(map(str, layers))
         raise InputError(f"{name}: has {len(dtypes)} bands, but {len(layers)} are named: {names}")
-    if any(dtype.startswith("complex") for dtype in dtypes):
-        raise InputError(f"{name}: holds complex numbers, as radar does; reflectance is wanted")
-    if sensor is None:
-        return
+    for dtype in dtypes:
+        if not dtype.startswith(("int", "uint", "float")):
+            kind = "complex numbers, as radar does" if dtype.startswith("complex") else dtype
+            raise InputError(f"{name}: holds {kind}; reflectance is wanted, as floats or integers")
     bands = [band for band in layers if band is not None]
-    known = sensor.commons
+    known = sensor.commons if sensor else bands
     wrong = [band for band in bands if band not in known or bands.count(band) > 1]
     if wrong:
-        names = ", ".join(known)
+        of = f"not a band of {sensor.id}, or " if sensor else ""
         raise InputError(
-            f"{name}: {', '.join(wrong)}: not a band of {sensor.id}, or named twice; "
-            f"choose of {names}"
+            f"{name}: {', '.join(wrong)}: {of}named twice; choose of {', '.join(known)}"
         )
 
 
@@ -159,6 +169,14 @@ def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[
         raise InputError(
             f"{name}: only some of its layers are named ({places}); name all of them by --bands"
         )
+    unknown = [layer.text for layer in described if layer.text and not layer.band]
+    wanted = [band for band in missing if band in STUDY_BANDS]
+    if unknown and wanted and not unnamed:
+        warnings.warn(
+            f"{name}: the layers {', '.join(unknown)} are not understood and left out; if one is "
+            f"{' or '.join(wanted)}, name all layers by --bands",
+            stacklevel=5,
+        )
     return tuple(layer.band if layer.text else missing[0] for layer in described)
 
 
@@ -179,10 +197,13 @@ def _alpha(name: str, file: DatasetReader, layers: Layers) -> int | None:
     if ColorInterp.alpha not in file.colorinterp:
         return None
     tagged = file.colorinterp.index(ColorInterp.alpha) + 1
-    if len(layers) != file.count or layers[tagged - 1] is None:
-        return tagged
     # GDAL tags the first layer that is no colour, which of five bands and alpha is the second.
-    if layers[-1] is None and _is_alpha(name, file, file.count):
+    guessed = tagged == 2 < file.count and not _is_alpha(name, file, tagged)
+    if len(layers) != file.count:
+        return file.count if guessed else tagged
+    if layers[tagged - 1] is None and not guessed:
+        return tagged
+    if layers[-1] is None and (guessed or _is_alpha(name, file, file.count)):
         return file.count
     return None
 

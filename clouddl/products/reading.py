@@ -11,7 +11,9 @@ import numpy as np
 from clouddl.errors import InputError
 
 BLOCK = 8  # pixels a side of the smallest part without data that is looked for
-FILLS = (0, -9999, -999, -10000, -32768, float(np.finfo(np.float32).min))  # usual nodata numbers
+LARGEST = float(np.finfo(np.float32).max)
+# Usual nodata numbers, the last one of netCDF.
+FILLS = (0, -9999, -999, -10000, -32768, 65535, -LARGEST, LARGEST, 15 * 2.0**119)
 OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
 OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
 HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
@@ -46,7 +48,7 @@ class Reading:
         return tuple(band for band in self.bands or () if band is not None)
 
     def reflectance(self, numbers: np.ndarray) -> np.ndarray:
-        """Turn stored numbers into float32 reflectance, nodata as NaN.
+        """Turn stored numbers into float32 reflectance, nodata and what is infinite as NaN.
 
         Args:
             numbers: Array of any shape.
@@ -56,14 +58,16 @@ class Reading:
         """
         scale = 1.0 if self.scale is None else self.scale
         offset = self.offset or 0.0
-        if numbers.dtype == np.float32 and (scale, offset, self.nodata) == (1, 0, None):
-            return numbers
-        values = numbers.astype(np.float32)  # and then in place, where NaN stays NaN
-        values *= np.float32(scale)
-        values += np.float32(offset)
-        if self.nodata is not None:
-            values[numbers == self.nodata] = np.nan
-        return values
+        values = numbers
+        if numbers.dtype != np.float32 or (scale, offset, self.nodata) != (1, 0, None):
+            with np.errstate(over="ignore"):
+                values = numbers.astype(np.float32)  # and then in place, where NaN stays NaN
+                values *= np.float32(scale)
+                values += np.float32(offset)
+            if self.nodata is not None:
+                values[numbers == self.nodata] = np.nan
+        infinite = np.isinf(values)
+        return np.where(infinite, np.float32(np.nan), values) if infinite.any() else values
 
     def completed(
         self, scale: float | None, offset: float | None, nodata: float | None
@@ -90,6 +94,26 @@ class Reading:
 AS_STORED = Reading()
 
 
+def check_numbers(name: str, reading: Reading) -> None:
+    """Check that what numbers are read with are numbers themselves.
+
+    Args:
+        name: What the message calls the image.
+        reading: How its numbers are read.
+
+    Raises:
+        InputError: The scale is 0, the resolution is not above 0, or one is not finite.
+    """
+    for what, least in ("scale", -math.inf), ("offset", -math.inf), ("resolution", 0):
+        value = getattr(reading, what)
+        if value is None or (what == "offset" and value == 0):
+            continue
+        number = isinstance(value, int | float | np.number)
+        if not number or not (value and least < value < math.inf):
+            want = "it in metres, above 0" if what == "resolution" else "a number that is not 0"
+            raise InputError(f"{name}: its {what} is {value!r}; give {want} (--{what})")
+
+
 def check_offset(name: str, band: str | None, reading: Reading) -> None:
     """Check that the offset of a band is reflectance, and not a digital number.
 
@@ -99,9 +123,12 @@ def check_offset(name: str, band: str | None, reading: Reading) -> None:
         reading: How its numbers are read.
 
     Raises:
-        InputError: The offset is no reflectance.
+        InputError: The offset is no reflectance, or what `check_numbers` says.
     """
-    if band is None or band.startswith("lwir"):
+    if band is None:
+        return
+    check_numbers(name, reading)
+    if band.startswith("lwir"):
         return
     offset = reading.offset or 0.0
     if abs(offset) <= 1:
@@ -153,24 +180,34 @@ def check_reflectance(
         mend = "predict its bands with --sensor and" if product else "say"
         warnings.warn(
             f"{name}: {number:g} fills {filled.mean():.0%} of the pixels, in all bands, and is "
-            f"not declared as nodata; if it means nodata, {mend} --nodata {number:g}",
+            f"not declared as nodata; if it means nodata, {mend} --nodata {number:.9g}",
             stacklevel=3,
         )
         finite &= ~filled
     _check_level(values[finite], name, stated, product, sun)
-    _check_variety(values, name)
+    _check_variety(values, [band for band in bands if not band.startswith("lwir")], name)
 
 
-def _check_variety(values: np.ndarray, name: str) -> None:
-    """Raise InputError if every band (band, y, x) holds one value only."""
+def _check_variety(values: np.ndarray, bands: Sequence[str], name: str) -> None:
+    """Raise InputError if every band (band, y, x) holds one value only; warn if some do."""
     if values[0].size < BLOCK**2:
         return
-    valid = (band[np.isfinite(band)] for band in values)  # the first that varies is enough
-    if not any(band.size and np.ptp(band) for band in valid):
+    valid = [layer[np.isfinite(layer)] for layer in values]
+    varied = [
+        band for band, layer in zip(bands, valid, strict=True) if layer.size and np.ptp(layer)
+    ]
+    if not varied:
         first = values[np.isfinite(values)][0]
         raise InputError(
             f"{name}: every pixel has the same value (reflectance {first:.4g}), so it shows "
             "nothing; check the file and --nodata"
+        )
+    if len(varied) < len(bands):
+        empty = ", ".join(band for band in bands if band not in varied)
+        warnings.warn(
+            f"{name}: {empty} has one value or no data throughout, so it shows nothing; if it was "
+            f"not recorded, say --use {','.join(varied)}",
+            stacklevel=4,
         )
 
 
@@ -182,12 +219,12 @@ def _fill(values: np.ndarray, readings: Sequence[Reading]) -> tuple[float, np.nd
         stored = np.array([number], np.float32)
         filled = np.ones(values.shape[1:], bool)
         for band, reading in zip(values, readings, strict=True):
-            with np.errstate(over="ignore"):
-                level = float(reading.reflectance(stored)[0])
+            level = float(reading.reflectance(stored)[0])
             if not math.isfinite(level):  # a number that float32 cannot scale fills nothing
                 filled[:] = False
                 break
-            filled &= np.abs(band - level) <= 1e-6 * (1 + abs(level))
+            with np.errstate(over="ignore"):
+                filled &= np.abs(band - level) <= 1e-6 * (1 + abs(level))
             if not filled.any():
                 break
         blocks = filled[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
@@ -250,8 +287,10 @@ def _warn_of_sun(name: str, high: float, sun: float | None) -> None:
 def _warn_of_offset(values: np.ndarray, name: str, readings: Sequence[Reading]) -> None:
     """Warn of values (any,) of which the lowest lie above the offset of Sentinel-2."""
     least = values.min()
-    forgotten = bool(readings) and not any(reading.offset for reading in readings)
-    if forgotten and OFFSET <= least < 2 * OFFSET:
+    added = min(
+        (reading.offset or 0.0 for reading in readings), default=-1.0
+    )  # wrongly, if above 0
+    if added >= 0 and OFFSET <= least < 2 * OFFSET + added:
         warnings.warn(
             f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): it is "
             "hazy or overcast throughout, or an offset is forgotten; Sentinel-2 from baseline "

@@ -170,7 +170,7 @@ def _sensor_name(sensor: Sensor | str | None) -> str | None:
 
 def _settings(sensor: str | None, model: str | None, reading: Reading, options: Options) -> str:
     """Everything but the image that results depend on, as text."""
-    card = get_sensor(sensor) if sensor else None
+    card = None if sensor is None else get_sensor(sensor)
     models = [shared_model(model).card] if model else shipped_models()
     return repr((version("clouddl"), card, models, reading, options))
 
