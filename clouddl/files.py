@@ -86,10 +86,10 @@ def writing(folder: Path | str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, RasterioError, CPLE_BaseError) as error:
-        raise WriteError(
-            f"{folder}: a result could not be written ({error}); the disk or the quota may be "
-            "full: make room"
-        ) from error
+        advice = "the disk or the quota may be full: make room"
+        if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError):
+            advice = "give another path"
+        raise WriteError(f"{folder}: a result could not be written ({error}); {advice}") from error
 
 
 def split_member(path: Path | str) -> tuple[str, str]:
@@ -300,7 +300,10 @@ class Store:
             return _check(self.mirror / path, row)
         url = row["url"]
         if not url and not (self.cache / path).is_file():
-            raise InputError(f"{path}: was made here and is gone; repeat: clouddl fetch alcd")
+            raise InputError(
+                f"{path}: is gone, and has no address; put it back, or make it anew (clouddl "
+                "fetch alcd)"
+            )
         incomplete = self.cache / f"{path}.part"
         download = partial(_download, incomplete=incomplete, size=int(row["bytes"]), bar=bar)
         downloads = pooch.create(
