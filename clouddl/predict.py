@@ -111,7 +111,7 @@ def predict_array(
     Raises:
         InputError: Bands that do not fit, no resolution, or values that are no reflectance.
     """
-    names = None if bands is None else tuple(bands)
+    names = None if bands is None else band_names(bands)
     opened = open_image(image, reading=Reading(bands=names, resolution=resolution))
     opened = opened.select(_best_set(model.card, opened.bands, opened.name))
     _check_overview(opened, OVERVIEW // 2)  # as the network is fast on arrays
@@ -232,7 +232,7 @@ def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
 
 def _check_options(name: str, options: Options, threshold: float) -> None:
     tile = 1 if options.tile is None else options.tile
-    if not (0 <= threshold <= 1 and options.dilation_m >= 0 and tile > 0):
+    if not (0 <= threshold <= 1 and 0 <= options.dilation_m < math.inf and tile > 0):
         raise InputError(
             f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}: "
             "give values within reason"

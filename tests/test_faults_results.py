@@ -241,3 +241,29 @@ def test_a_product_is_not_read_far_finer_than_it_is() -> None:
     image = ProductImage("p", SENSOR, "toa", tuple(COMMON), Reading(), Coarse())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"p: a resolution of 0\.5 m is far finer .* 10 m"):
         image.select(COMMON, 0.5)
+
+
+def test_arrays_whose_bands_are_named_elsewhere() -> None:
+    """stackstac has a coordinate of common names, rioxarray the attribute long_name."""
+    names = cube().band.values.tolist()
+    numbers = cube().assign_coords(band=range(1, len(names) + 1))
+    for array in (
+        numbers.assign_coords(common_name=("band", names)),
+        numbers.assign_attrs(long_name=tuple(names)),
+    ):
+        assert list(open_image(array).bands) == names
+    assert list(open_image(VALUES.tolist(), reading=Reading(bands=",".join(names))).bands) == names
+
+
+@pytest.mark.parametrize("source", [None, VALUES.astype(complex), "", [[1, 2], [3]]])
+def test_what_holds_no_image(source: object) -> None:
+    with pytest.raises(InputError):
+        open_image(source, reading=Reading(bands=tuple(cube().band.values)))  # type: ignore[arg-type]
+
+
+def test_scenes_without_a_name_or_named_twice(tmp_path: Path) -> None:
+    for scene in ("", None, VALUES):
+        with pytest.raises(InputError, match="one has no name"):
+            predict_batch([scene], "spot-5", tmp_path)  # type: ignore[list-item]
+    outcomes = predict_batch(["gone.tif", "gone.tif"], "spot-5", tmp_path)
+    assert [outcome.status for outcome in outcomes] == ["failed"]
