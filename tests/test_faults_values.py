@@ -188,9 +188,11 @@ def test_tags_of_scale_and_offset(values: np.ndarray, tmp_path: Path) -> None:
 
 def test_an_offset_in_digital_numbers_is_refused(values: np.ndarray, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", values)
-    with pytest.raises(InputError, match=r"a.tif: offset -1000 is no reflectance.*--offset -0\.1 "):
+    with pytest.raises(
+        InputError, match=r"a.tif: offset -1000 is no reflectance.*should be -0\.1 "
+    ):
         open_image(path, SPOT, Reading(scale=1e-4, offset=-1000))
-    with pytest.raises(InputError, match=r"--offset -0\.1 "):
+    with pytest.raises(InputError, match=r"offset should be -0\.1 "):
         open_image(values, None, Reading(tuple(BANDS), 1e-4, -1000, resolution=10))
 
 
@@ -248,3 +250,10 @@ def test_arrays_are_checked_as_files_are(values: np.ndarray) -> None:
         predict_array(model, values * 1e4, BANDS, 10)
     with pytest.raises(InputError, match="every pixel is nodata"):
         predict_array(model, values * np.nan, BANDS, 10)
+
+
+@pytest.mark.parametrize("numbers", [{"scale": 0.0}, {"scale": np.nan}, {"offset": np.inf}])
+def test_a_scale_that_is_none_is_refused(numbers: dict[str, float], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1, 9, 9)))
+    with pytest.raises(InputError, match=r"a\.npy: scale .* must be above 0"):
+        open_image(tmp_path / "a.npy", "spot-5", Reading(("red",), **numbers))

@@ -40,7 +40,7 @@ from clouddl.products.raster import (
     open_raster,
     readable_raster,
 )
-from clouddl.products.reading import AS_STORED, Level, Reading, check_offset
+from clouddl.products.reading import AS_STORED, Level, Reading, check_scaling
 from clouddl.products.reading import check_reflectance as check_reflectance  # for `predict`
 from clouddl.sensors import Sensor, band_names
 
@@ -108,7 +108,7 @@ class Image(ABC):
     def resolution(self) -> float:
         """Metres per pixel; InputError where nothing says it."""
         metres = self.reading.resolution
-        if metres is None or metres <= 0:
+        if metres is None or not 0 < metres < np.inf:
             message = f"its resolution is {metres}; give it in metres, above 0 (--resolution)"
             raise InputError(f"{self.name}: {message}")
         return float(metres)
@@ -340,6 +340,8 @@ def open_file(
     given = None if reading.bands is None else band_names(reading.bands, sensor)
     if split_member(name)[0].endswith((".npy", ".npz")):
         layers = card_bands(sensor) if given is None else given
+        for band in layers:
+            check_scaling(name, band, reading)
         with readable_raster(name):
             numbers = _load_array(name, len(layers))
         check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
@@ -412,13 +414,17 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     if layers is not None:
         layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):
-        raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
+        raise InputError(
+            f"{name}: has the shape {array.shape} and the bands {layers}; give (band, y, x), and "
+            "a name for each band"
+        )
+    check_layers(name, layers, [array.dtype.name] * len(array), sensor)
     attrs = array.attrs  # scale and offset as the CF conventions call them
     reading = reading.completed(
         attrs.get("scale_factor"), attrs.get("add_offset"), array.rio.nodata
     )
     for band in layers:
-        check_offset(name, band, reading)
+        check_scaling(name, band, reading)
     resolution = reading.resolution
     if resolution is None:
         resolution = attrs.get("resolution")

@@ -14,7 +14,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from clouddl.errors import InputError
-from clouddl.products.reading import Layers, Reading, check_offset
+from clouddl.files import is_local
+from clouddl.products.reading import Layers, Reading, check_scaling
 from clouddl.sensors import Sensor, band_name
 
 OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
@@ -56,7 +57,10 @@ def readable_raster(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {NOT_UTF_8}") from error
     except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         path = Path(name.partition("#")[0])
-        if ":" not in name[2:] and not name.startswith("/vsi"):  # else GDAL's, not a path
+        advice = "it may be truncated: copy it again"
+        if not is_local(name):
+            advice = "check the address, and whether it wants credentials"
+        elif ":" not in name[2:]:  # else a file in a product
             if not path.exists():
                 raise InputError(f"{name}: does not exist; check the path") from error
             if path.is_dir():
@@ -64,9 +68,12 @@ def readable_raster(name: str) -> Iterator[None]:
                     f"{name}: is a folder, not an image; give a file of it, or a product without "
                     "--sensor"
                 ) from error
-        raise InputError(
-            f"{name}: cannot be read as an image ({error}); it may be truncated: copy it again"
-        ) from error
+            if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
+                advice = (
+                    "leave --sensor out if it is a product; an image in an archive is named as "
+                    f"/vsizip/{name}/IMAGE.tif"
+                )
+        raise InputError(f"{name}: cannot be read as an image ({error}); {advice}") from error
 
 
 def card_bands(sensor: Sensor | None) -> tuple[str, ...]:
@@ -238,7 +245,7 @@ def layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]
     ):
         if band is None:
             continue
-        check_offset(file.name, band, layer)
+        check_scaling(file.name, band, layer)
         used = np.array([layer.scale, layer.offset], float)
         if (scale, offset) != (1, 0) and not np.allclose((scale, offset), used, 1e-4, 1e-9):
             other.append(

@@ -13,6 +13,7 @@ from clouddl.errors import InputError
 BLOCK = 8  # pixels a side of the smallest part without data that is looked for
 FILLS = (0, -9999, -999, -10000, -32768, float(np.finfo(np.float32).min))  # usual nodata numbers
 OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
+HIGHEST_OFFSET = 5.0  # at level 1 of Landsat it is 0.1 over the sine of the sun's elevation
 OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
 HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
 BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the sine of the sun
@@ -90,8 +91,8 @@ class Reading:
 AS_STORED = Reading()
 
 
-def check_offset(name: str, band: str | None, reading: Reading) -> None:
-    """Check that the offset of a band is reflectance, and not a digital number.
+def check_scaling(name: str, band: str | None, reading: Reading) -> None:
+    """Check that a scale is above 0, and an offset reflectance and not a digital number.
 
     Args:
         name: What the message calls the image.
@@ -99,18 +100,23 @@ def check_offset(name: str, band: str | None, reading: Reading) -> None:
         reading: How its numbers are read.
 
     Raises:
-        InputError: The offset is no reflectance.
+        InputError: The scale or the offset is none.
     """
     if band is None or band.startswith("lwir"):
         return
+    scale = 1.0 if reading.scale is None else reading.scale
     offset = reading.offset or 0.0
-    if abs(offset) <= 1:
-        return
-    scale = reading.scale or 1.0
-    raise InputError(
-        f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and reflectance = "
-        f"number * scale + offset; say --offset {offset * scale:g} (offset * scale)"
-    )
+    if not (0 < scale < math.inf and math.isfinite(offset)):
+        raise InputError(
+            f"{name}: scale {scale:g} and offset {offset:g}: the scale must be above 0, and both "
+            "finite; correct them"
+        )
+    if abs(offset) > HIGHEST_OFFSET:
+        raise InputError(
+            f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and "
+            f"reflectance = number * scale + offset; the offset should be {offset * scale:g} "
+            "(--offset, or in the file that says it)"
+        )
 
 
 def check_reflectance(
