@@ -151,6 +151,10 @@ def validated(model: "type[BaseModel]", fields: Any, path: Path | str) -> Any:
     """
     from pydantic import ValidationError
 
+    if not isinstance(fields, dict):
+        raise InputError(
+            f"{path}: is empty or no list of fields (name: value); check that it is the right file"
+        )
     try:
         return model.model_validate(fields)
     except ValidationError as error:

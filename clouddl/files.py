@@ -91,7 +91,7 @@ def writing(folder: Path | str) -> Iterator[None]:
         cause = "the disk or the quota may be full: make room"
         raise WriteError(
             f"{folder}: a result could not be written ({error}); "
-            f"{cause if full else 'give another place, or change its permissions'}"
+            f"{cause if full else 'give another path, or change its permissions'}"
         ) from error
 
 
@@ -313,7 +313,10 @@ class Store:
             return _check(self.mirror / path, row)
         url = row["url"]
         if not url and not (self.cache / path).is_file():
-            raise InputError(f"{path}: was made here and is gone; repeat: clouddl fetch alcd")
+            raise InputError(
+                f"{path}: is gone, and has no address; put it back, or make it anew (clouddl "
+                "fetch alcd)"
+            )
         incomplete = self.cache / f"{path}.part"
         download = partial(_download, incomplete=incomplete, size=int(row["bytes"]), bar=bar)
         downloads = pooch.create(

@@ -263,6 +263,11 @@ def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> Store:
         The store.
     """
     registry = catalogue.registry
+    if registry is not None and not registry.exists():
+        raise InputError(
+            f"catalogue {catalogue.name}: its registry {registry.name} is not there; write it: "
+            "clouddl register CATALOGUE.yaml"
+        )
     if registry is not None and registry.parent != DATA / "registry":
         mirror = registry.parent
     return Store(registry, mirror=mirror)

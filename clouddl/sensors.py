@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from clouddl.errors import InputError, did_you_mean, read_yaml, validated
 
@@ -104,11 +104,11 @@ class Band(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    common: str
+    common: Annotated[str, AfterValidator(lambda name: band_name(name) or name)]
     native: str
     centre_um: Annotated[Range, _between(0.3, 15)]
     width_um: Annotated[Range, _between(0, 3)]
-    gsd_m: Annotated[Range, _between(0, inf)]
+    gsd_m: Annotated[Range, _between(0.05, inf)]
     response: Literal["published", "gaussian", "box"] = "gaussian"
     snr: Annotated[Range, _between(0, inf)] | None = None
     mtf: Annotated[Range, _between(0, 1)] | None = None
@@ -133,7 +133,7 @@ class Sensor(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str
+    id: str = Field(pattern=r"^[^/\\]+$")
     title: str
     operator: str
     launched: str
@@ -150,6 +150,14 @@ class Sensor(BaseModel):
         repeated = sorted({name for name in self.commons if self.commons.count(name) > 1})
         if repeated:
             raise ValueError(f"band {', '.join(repeated)} is listed twice")
+        for band in self.bands:
+            low, high = _spelling_file()["wavelengths"].get(band.common, (0, inf))
+            centre, width = middle(band.centre_um), middle(band.width_um)
+            if not low <= centre <= high or width > centre:
+                raise ValueError(
+                    f"band {band.common} at {centre:g} µm, {width:g} µm wide, cannot be: it lies "
+                    f"between {low:g} and {high:g} µm, and is less wide than that"
+                )
         missing = set(STUDY_BANDS) - set(self.commons)
         if missing != set(self.missing):
             raise ValueError(f"missing should be {sorted(missing)}, the card says {self.missing}")
@@ -218,7 +226,7 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
         InputError: No such sensor, or a wrong card.
     """
     name = str(id_or_path)
-    if name.endswith((".yaml", ".yml")):
+    if name.lower().endswith((".yaml", ".yml")):
         return _read(Path(name))
     cards = sensors()
     names = _sensor_names()
@@ -301,7 +309,7 @@ def band_names(spellings: Sequence[Any], sensor: Sensor | None = None) -> tuple[
         As many names.
     """
     if isinstance(spellings, str):
-        spellings = [name.strip() for name in spellings.split(",")]
+        spellings = re.split(r"\s*[,;]\s*", spellings.strip())
     return tuple(
         (band_name(name, sensor) or name) if isinstance(name, str) else name for name in spellings
     )

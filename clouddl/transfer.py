@@ -10,6 +10,7 @@ import xarray as xr
 
 from clouddl.augment import Augmentation
 from clouddl.chips import Chips, cut_chips
+from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import CLOUD, NODATA, UKIS_BANDS, to_mask, ukis_csmask
 from clouddl.model import CloudModel
@@ -271,6 +272,14 @@ def adapt(
     Returns:
         The adapted model.
     """
+    bare = [
+        name for name, scene in scenes.items() if "mask" in scene and (scene.mask == NODATA).all()
+    ]
+    if bare:
+        raise InputError(
+            f"{', '.join(bare)}: the reference mask is nodata alone, which teaches nothing; check "
+            "its file and label_codes, or leave the scene out"
+        )
     finest = min(scene.attrs["resolution"] for scene in scenes.values())
     alike = [resample(scene, finest) for scene in scenes.values()]
     cut = cut_chips(alike, bands=model.card.bands, sources=["truth"], size=size)

@@ -124,7 +124,9 @@ def files(place: Path) -> None:
     (place / "search.json").write_text(json.dumps({"type": "FeatureCollection", "features": []}))
     (place / "assetless.json").write_text(json.dumps(ITEM | {"assets": {}}))
     (place / "moon.json").write_text(json.dumps(ITEM | {"properties": {"platform": "moon"}}))
-    (place / "bandless.json").write_text(json.dumps(ITEM))
+    (place / "bandless.json").write_text(
+        json.dumps(ITEM | {"assets": {"picture": ITEM["assets"]["red"]}})
+    )
     (place / "spec.yml").write_text("f2: high\n")
 
 
@@ -140,7 +142,7 @@ BAD: list[tuple[str, str, int]] = [
     (f"{PREDICT} cut.tif", "cut.tif", 2),
     (f"{PREDICT} gone.tif", "gone.tif: does not exist", 2),
     (f"{PREDICT} gone.npz", "gone.npz: does not exist", 2),
-    (f"{PREDICT} good.tif good.tif", "is an input, or the result of another input", 2),
+    (f"{PREDICT} good.tif ./good.tif", "is an input, or the result of another input", 2),
     (f"{PREDICT} good.tif --resolution 10", "good.tif: its pixels are 30 m, not 10 m", 2),
     (f"{PREDICT} good.tif --model broken.json", "broken.safetensors: the weights are broken", 2),
     (f"{PREDICT} good.tif --model gone.json", "gone.json: there is no such model card", 2),

@@ -362,7 +362,7 @@ def test_a_local_crs_is_read_in_its_unit_and_handed_on(
 def test_a_transform_of_no_numbers_is_refused(tmp_path: Path, number: float) -> None:
     for transform in (Affine(number, 0, 5e5, 0, -30, 48e5), Affine(30, 0, number, 0, -30, 48e5)):
         with pytest.raises(InputError, match=r"a\.tif: its transform .* no size or place"):
-            check_place("a.tif", Grid((9, 9), transform), CRS.from_epsg(32631))
+            check_place("a.tif", Grid((9, 9), transform, CRS.from_epsg(32631)))
 
 
 @pytest.mark.parametrize("ends", [[(0, 0), (0, 40), (0, 90)], [(0, 0)] * 4])

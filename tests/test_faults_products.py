@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -338,3 +340,112 @@ def test_netcdf_that_gdal_cannot_place_is_refused(tmp_path: Path) -> None:
     netcdf(tmp_path / "a.nc", placed=False)
     with pytest.raises(InputError, match=r"a\.nc: has the CRS EPSG:32631 but no transform"):
         open_image(tmp_path / "a.nc", "sentinel-2")
+
+
+def test_a_zip_with_the_separators_of_windows(tmp_path: Path) -> None:
+    path, written = sentinel2(tmp_path)
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        for file in filter(Path.is_file, path.rglob("*")):
+            entry = zipfile.ZipInfo()
+            entry.filename = str(file.relative_to(tmp_path)).replace("/", "\\")
+            archive.writestr(entry, file.read_bytes())
+    scene = open_product(tmp_path / "windows.zip", bands=["red"])
+    np.testing.assert_allclose(scene.reflectance[0], written["B04"] * 1e-4 - 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar.xz", "tar.bz2"])
+def test_an_archive_that_is_not_read_in_place_is_to_be_unpacked(
+    suffix: str, tmp_path: Path
+) -> None:
+    path, _ = landsat(tmp_path)
+    packed = tmp_path / f"a.{suffix}"
+    if suffix == "zip":
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as archive:
+            archive.write(next(path.glob("*_MTL.txt")), "a_MTL.txt")
+    else:
+        with tarfile.open(packed, f"w:{suffix[4:]}") as tar:  # type: ignore[call-overload]
+            tar.add(path, "L")
+    with pytest.raises(
+        InputError, match=rf"a\.{suffix}: .*compressed .*; unpack it and give the f"
+    ):
+        find_product(packed)
+
+
+def test_a_part_of_a_product_names_the_product(tmp_path: Path) -> None:
+    safe, _ = sentinel2(tmp_path)
+    for part in (next(safe.rglob("*_B02.jp2")), next((safe / "GRANULE").iterdir())):
+        with pytest.raises(InputError, match=r"is a part of one; give .*MTD_MSIL1C\.xml$"):
+            find_product(part)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["L_MTL.xml", "L_B4.TIF"], "read from its _MTL.txt; put it beside L_MTL.xml"),
+        (["T31TCJ_B02.jp2"], "T31TCJ_B02.jp2 lacks the metadata of its product"),
+        (["x_3B_AnalyticMS_SR_8b.tif"], "_8b.tif lacks the metadata of its product"),
+        (["DIM_PHR1B_P_2016.XML"], "is panchromatic; give the multispectral"),
+        (["in.SAFE.zip"], "in.SAFE.zip is an archive; give it, unpacked"),
+        (["item.json"], "if item.json is a STAC item, give it itself"),
+    ],
+)
+def test_what_is_near_to_a_product_is_told_its_mend(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=re.escape(message)):
+        find_product(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gain", "message"), [("0", "METADATA.DIM: a scale, a gain"), ("inf", "'inf', not a number")]
+)
+def test_a_number_of_metadata_that_cannot_be(gain: str, message: str, tmp_path: Path) -> None:
+    path, _ = spot(tmp_path)
+    edit(path / "METADATA.DIM", "<PHYSICAL_GAIN>2.5<", f"<PHYSICAL_GAIN>{gain}<")
+    with pytest.raises(InputError, match=message):
+        find_product(path)
+
+
+def test_offsets_of_some_bands_only(tmp_path: Path) -> None:
+    path, _ = sentinel2(tmp_path)
+    edit(path / "MTD_MSIL1C.xml", '<RADIO_ADD_OFFSET band_id="1">-1000</RADIO_ADD_OFFSET>', "")
+    with pytest.raises(InputError, match="without RADIO_ADD_OFFSET of every band"):
+        find_product(path)
+
+
+def test_landsat_4_is_read_as_landsat_5(tmp_path: Path) -> None:
+    path, written = landsat(tmp_path, 5)
+    edit(next(path.glob("*_MTL.txt")), "LANDSAT_5", "LANDSAT_4")
+    scene = open_product(path, bands=["red"])
+    assert scene.attrs["sensor"] == "landsat-5"
+    assert scene.reflectance[0, 0, 0].item() == pytest.approx(
+        3.7614e-3 * written["B3"][0, 0] - 0.023514
+    )
+
+
+def test_landsat_under_a_sun_of_five_degrees(tmp_path: Path) -> None:
+    """Its offset, -0.1 over the sine, is below -1."""
+    path, _ = landsat(tmp_path, sun="5.0")
+    image = next(path.glob("*_B4.TIF"))
+    image.unlink()  # to overwrite it would take the metadata away too
+    write(image, numbers(6000, 7000), 30)
+    product = find_product(path)
+    assert product.layers["red"].reading.offset == pytest.approx(-0.1 / 0.0871557, rel=1e-4)
+    assert open_product(path, bands=["red"]).reflectance.max() < 0.5
+
+
+def test_bands_that_are_packed_one_by_one(tmp_path: Path) -> None:
+    path, _ = landsat(tmp_path)
+    for file in list(path.glob("*_B?.TIF")):
+        file.rename(f"{file}.gz")
+    with pytest.raises(InputError, match=r"unpack its \.gz files"):
+        open_product(path)
+
+
+def test_reflectances_with_and_without_relief_are_not_mixed(tmp_path: Path) -> None:
+    path, _ = muscate(tmp_path)
+    next(path.glob("*_SRE_B4.tif")).unlink()
+    with pytest.raises(InputError, match="the file of its band red is missing"):
+        open_product(path)

@@ -297,7 +297,33 @@ def test_results_that_cannot_be_written_are_refused_before_work(tmp_path: Path) 
         with pytest.raises(InputError, match=message):
             check_results([result], made_of)
     with (
-        pytest.raises(WriteError, match=r"could not be written .* give another place"),
+        pytest.raises(WriteError, match=r"could not be written .* give another path"),
         writing(tmp_path),
     ):
         raise PermissionError(13, "Permission denied")
+
+
+def test_arrays_whose_bands_are_named_elsewhere() -> None:
+    """stackstac has a coordinate of common names, rioxarray the attribute long_name."""
+    names = cube().band.values.tolist()
+    numbers = cube().assign_coords(band=range(1, len(names) + 1))
+    for array in (
+        numbers.assign_coords(common_name=("band", names)),
+        numbers.assign_attrs(long_name=tuple(names)),
+    ):
+        assert list(open_image(array).bands) == names
+    assert list(open_image(VALUES.tolist(), reading=Reading(bands=",".join(names))).bands) == names
+
+
+@pytest.mark.parametrize("source", [None, VALUES.astype(complex), "", [[1, 2], [3]]])
+def test_what_holds_no_image(source: object) -> None:
+    with pytest.raises(InputError):
+        open_image(source, reading=Reading(bands=tuple(cube().band.values)))  # type: ignore[arg-type]
+
+
+def test_scenes_without_a_name_or_named_twice(tmp_path: Path) -> None:
+    for scene in ("", None, VALUES):
+        with pytest.raises(InputError, match="one has no name"):
+            predict_batch([scene], "spot-5", tmp_path)  # type: ignore[list-item]
+    outcomes = predict_batch(["gone.tif", "gone.tif"], "spot-5", tmp_path)
+    assert [outcome.status for outcome in outcomes] == ["failed"]

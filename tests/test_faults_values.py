@@ -188,9 +188,11 @@ def test_tags_of_scale_and_offset(values: np.ndarray, tmp_path: Path) -> None:
 
 def test_an_offset_in_digital_numbers_is_refused(values: np.ndarray, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", values)
-    with pytest.raises(InputError, match=r"a.tif: offset -1000 is no reflectance.*--offset -0\.1 "):
+    with pytest.raises(
+        InputError, match=r"a.tif: offset -1000 is no reflectance.*should be -0\.1 "
+    ):
         open_image(path, SPOT, Reading(scale=1e-4, offset=-1000))
-    with pytest.raises(InputError, match=r"--offset -0\.1 "):
+    with pytest.raises(InputError, match=r"offset should be -0\.1 "):
         open_image(values, None, Reading(tuple(BANDS), 1e-4, -1000, resolution=10))
 
 
@@ -350,7 +352,14 @@ def test_arrays_of_other_libraries_and_bands_as_text(values: np.ndarray) -> None
     reading = Reading("green, red,nir,swir16", resolution=10)  # type: ignore[arg-type]
     assert open_image(values.tolist(), None, reading).bands == tuple(BANDS)  # type: ignore[arg-type]
     for wrong in (None, 5, b"a.tif"):
-        with pytest.raises(InputError, match=r"want .band, y, x"):
+        with pytest.raises(InputError, match=r"image: .*give .*\(band, y, x\)"):
             open_image(wrong, None, reading)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="image: red, red: named twice"):
         open_image(values, None, Reading(("red", "red", "nir", "green"), resolution=10))
+
+
+@pytest.mark.parametrize("numbers", [{"scale": 0.0}, {"scale": np.nan}, {"offset": np.inf}])
+def test_a_scale_that_is_none_is_refused(numbers: dict[str, float], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1, 9, 9)))
+    with pytest.raises(InputError, match=r"a\.npy: its (scale|offset) is .*; give a"):
+        open_image(tmp_path / "a.npy", "spot-5", Reading(("red",), **numbers))

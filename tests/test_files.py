@@ -6,6 +6,7 @@ import os
 import zipfile
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -13,7 +14,7 @@ from rasterio._err import CPLE_BaseError
 
 from clouddl.errors import InputError, WriteError, did_you_mean, readable
 from clouddl.files import Store, replacing, write_whole, writing
-from clouddl.scenes import DATA
+from clouddl.scenes import DATA, Catalogue, store_of
 from clouddl_study.corpora import choose_corpus
 
 CONTENT = bytes(range(256)) * 1000
@@ -228,3 +229,15 @@ def test_a_full_disk_is_a_write_error(error):
 def test_the_mirror_holds_every_file_of_the_registry():
     shelf = Store(DATA / "registry/real.csv", progress=False)
     assert len(shelf.fetch_all(shelf.rows)) == len(shelf.rows)
+
+
+def test_a_path_that_is_taken_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"could not be written .*give another path"), writing("a"):
+        (tmp_path / "a").touch()
+        (tmp_path / "a").mkdir()
+
+
+def test_a_catalogue_that_is_not_registered_says_how(tmp_path: Path) -> None:
+    mine = Catalogue(name="mine", title="", registry=tmp_path / "files.csv", scenes=[])
+    with pytest.raises(InputError, match=r"files\.csv is not there; write it: clouddl register"):
+        store_of(mine)

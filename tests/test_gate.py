@@ -130,6 +130,7 @@ def test_scenes_that_cannot_be_scored_are_named(
 ) -> None:
     model.card.trained_on = {"simulated-0": "simulated", "other": "5ea1"}
     scenes["bare"] = scenes["simulated-1"].drop_vars("mask")
+    scenes["blank"] = scenes["bare"].assign(mask=scenes["simulated-1"].mask * 0 + 255)
     scenes["blue"] = scenes["simulated-1"].isel(band=[0, 1])
     scenes["copy"] = scenes["simulated-1"].assign_attrs(sha256="5ea1", scene="renamed")
     verdict = run_gate(model, scenes, Spec(f2_min=0.1))
@@ -137,6 +138,7 @@ def test_scenes_that_cannot_be_scored_are_named(
     assert verdict.left_out == {
         "simulated-0": "is one the model was trained on",
         "bare": "has no reference mask",
+        "blank": "has a reference mask of nodata alone: check its file and label_codes",
         "blue": "has green, red, which the model cannot work from",
         "copy": "is one the model was trained on",
     }
@@ -194,7 +196,7 @@ def test_the_sample_can_be_read() -> None:
         ("f2_min: 90", "f2_min: Input should be less than or equal to 1"),
         ("drift_max: 0", "drift_max: Input should be greater than 0"),
         ("# nothing", "demands nothing; give one of f2_min, f2_lower_min"),
-        ("- f2_min", "the record"),
+        ("- f2_min", "no list of fields"),
         ("f2_min: [", "the gate specification cannot be read"),
     ],
 )

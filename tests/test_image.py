@@ -88,7 +88,7 @@ def test_a_product_is_read_when_its_bands_are_chosen(tmp_path: Path) -> None:
 
 
 def test_an_array_needs_bands_and_a_resolution(values: np.ndarray) -> None:
-    with pytest.raises(InputError, match="as many bands"):
+    with pytest.raises(InputError, match="a name for each band"):
         open_image(values, reading=Reading(resolution=10))
     with pytest.raises(InputError, match="its resolution is None"):
         open_image(values, reading=Reading(tuple(BANDS))).array()

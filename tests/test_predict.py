@@ -186,7 +186,7 @@ def test_predict_array_is_resample_and_network(model):
     assert found[11, 15] == pytest.approx(np.sum(near * np.outer([3, 1], [3, 1]) / 16), abs=1e-5)
     with pytest.raises(InputError, match="its resolution is None"):
         predict_array(model, values, BANDS)
-    with pytest.raises(InputError, match="as many bands"):
+    with pytest.raises(InputError, match="a name for each band"):
         predict_array(model, values, BANDS[:2], 10)
     with pytest.raises(InputError, match="has red, nir, but model random works from"):
         predict_array(model, values[:2], ["red", "nir"], 10)

@@ -863,7 +863,7 @@ def edit(path: Path, old: str, new: str) -> None:
         (sentinel2, "MTD_MSIL1C.xml", "QUANTIFICATION_VALUE", "X", "has no QUANTIFICATION_VALUE"),
         (sentinel2, "MTD_MSIL1C.xml", ">10000<", ">many<", "QUANTIFICATION_VALUE is 'many'"),
         (sentinel2, "MTD_MSIL1C.xml", "RADIO_ADD_OFFSET", "X",
-         "wrong scale: baseline 05.00 without RADIO_ADD_OFFSET: all would be 0.1 too bright"),
+         "wrong scale: baseline 05.00 without RADIO_ADD_OFFSET of every band"),
         (sentinel2, "MTD_MSIL1C.xml", "</n1:General_Info>", "", "is not XML"),
         (muscate, "*_MTD_ALL.xml", "SENTINEL2A", "SPOT1", "no reader for SPOT1; for SENTINEL2,"),
         (take5, "*.xml", ">SPOT4<", ">SPOT3<", "PLATEFORM is SPOT3, not SPOT4 or SPOT5"),

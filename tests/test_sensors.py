@@ -1,5 +1,7 @@
 """Sensor cards: complete, consistent, and clear about what is wrong in a user's card."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -146,3 +148,29 @@ def test_unknown_sensors_and_bands():
         get_sensor("absent.yaml")
     with pytest.raises(InputError, match="no band 'blue'"):
         get_sensor("spot-4").band("blue")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("common: green", "common: blue", "band blue at 0.56 µm"),  # names mixed up
+        ("centre_um: 0.66, width_um: 0.1", "centre_um: 0.66, width_um: 2.5", "2.5 µm wide, cannot"),
+        ("gsd_m: 5", "gsd_m: 0.005", "should be above 0.05"),  # km
+        ("id: mine", "id: ../mine", "id: String should match"),
+    ],
+)
+def test_a_card_in_other_units_or_with_names_mixed_up(
+    old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "card.yaml").write_text(CARD.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        get_sensor(tmp_path / "card.yaml")
+
+
+def test_a_card_in_another_spelling_or_without_fields(tmp_path: Path) -> None:
+    (tmp_path / "CARD.YAML").write_text(CARD.replace("common: red", "common: Red"))
+    assert get_sensor(tmp_path / "CARD.YAML").band("red").native == "R"
+    for text in ("", "- a"):
+        (tmp_path / "card.yaml").write_text(text)
+        with pytest.raises(InputError, match=r"card\.yaml: is empty or no list of fields"):
+            get_sensor(tmp_path / "card.yaml")

@@ -294,3 +294,57 @@ def test_an_item_that_cannot_be_written_leaves_nothing(
     with pytest.raises(InputError, match=r"a_cloud\.json: a result could not be written \(.*full"):
         write_item("a_20200101.tif", tmp_path / "a_cloud.tif", tmp_path / "a_probability.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["a_cloud.tif"]
+
+
+def test_bands_by_their_names_or_those_of_their_assets(tmp_path: Path) -> None:
+    made = item(tmp_path)
+    for key in ("visual", "all", "red-jp2"):
+        made["assets"].pop(key)
+    for key, asset in made["assets"].items():
+        asset.pop("eo:bands")
+        if key in ("red", "nir"):  # as in STAC 1.1
+            asset["bands"] = [{"name": BANDS[key]}]
+    assets = {BANDS[key]: asset for key, asset in made["assets"].items()}
+    item(tmp_path, assets=assets)
+    assert list(read_item(tmp_path / "item.json").layers) == list(BANDS)
+
+
+def test_a_space_in_an_address_may_be_encoded(tmp_path: Path) -> None:
+    made = item(tmp_path)
+    (tmp_path / "bands" / "B04.tif").rename(tmp_path / "bands" / "my red.tif")
+    made["assets"]["red"]["href"] = "./bands/my%20red.tif"
+    item(tmp_path, assets=made["assets"])
+    (tmp_path / "bands" / "B04.tif").rename(tmp_path / "bands" / "my red.tif")
+    assert read_item(tmp_path / "item.json").layers["red"].tiles[0][0].endswith("my red.tif")
+
+
+def test_an_offset_of_which_false_says_that_it_is_not_taken_off(tmp_path: Path) -> None:
+    made = item(tmp_path)
+    item(tmp_path, properties={**made["properties"], "earthsearch:boa_offset_applied": "false"})
+    assert read_item(tmp_path / "item.json").layers["red"].reading.offset == -0.1
+
+
+@pytest.mark.parametrize(("baseline", "offset"), [("05.09", -0.1), ("02.12", 0.0)])
+def test_the_baseline_gives_scale_and_offset(baseline: str, offset: float, tmp_path: Path) -> None:
+    """The items of the Planetary Computer say nothing else."""
+    made = item(tmp_path)
+    for asset in made["assets"].values():
+        asset.pop("raster:bands", None)
+    properties = {**made["properties"], "s2:processing_baseline": baseline}
+    item(tmp_path, assets=made["assets"], properties=properties)
+    reading = read_item(tmp_path / "item.json").layers["red"].reading
+    assert (reading.scale, reading.offset, reading.nodata) == (1e-4, offset, 0)
+
+
+def test_a_scale_that_some_bands_lack(tmp_path: Path) -> None:
+    made = item(tmp_path)
+    made["assets"]["red"].pop("raster:bands")
+    item(tmp_path, assets=made["assets"])
+    with pytest.raises(InputError, match="gives no scale of red"):
+        read_item(tmp_path / "item.json")
+
+
+def test_a_sensor_that_contradicts_the_item(tmp_path: Path) -> None:
+    item(tmp_path)
+    with pytest.warns(UserWarning, match="is of sentinel-2 by its properties, but is read as spot"):
+        read_item(tmp_path / "item.json", get_sensor("spot-5"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 
+from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import to_mask
 from clouddl.model import CloudModel, save_model
@@ -289,3 +290,12 @@ def test_methods_are_scored_where_a_scene_has_their_bands(scenes: dict[str, xr.D
     assert list(result.masks["perfect"]) == list(scenes) and result.masks["blind"] == {}
     assert list(result.counts.run) == ["perfect"] * len(scenes)
     assert (result.counts.fp == 0).all() and (result.counts.fn == 0).all()
+
+
+def test_scenes_whose_mask_is_nodata_teach_nothing(
+    tiny: MakeCard, scenes: dict[str, xr.Dataset], tmp_path: Path
+) -> None:
+    name = next(iter(scenes))
+    scenes = {name: scenes[name].assign(mask=scenes[name].mask * 0 + 255)}
+    with pytest.raises(InputError, match=f"{name}: the reference mask is nodata alone"):
+        adapt(model_of(tiny()), scenes, tmp_path)

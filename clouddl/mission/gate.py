@@ -16,7 +16,7 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field
 
 from clouddl.errors import InputError, read_yaml, validated
-from clouddl.files import write_whole
+from clouddl.files import write_whole, writing
 from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, logarithm
@@ -123,7 +123,8 @@ scenes (units). A dash stands for what is undefined.
         """
         texts = {"gate.csv": self.rows.to_csv(index=False), "gate.md": self.markdown(title)}
         for name, text in texts.items():
-            write_whole(Path(folder, name), text.encode())
+            with writing(folder):
+                write_whole(Path(folder, name), text.encode())
         return Path(folder, "gate.md")
 
 
@@ -197,8 +198,10 @@ def _judge(
 def _unfit(card: ModelCard, scene: xr.Dataset) -> str | None:
     """Why a scene cannot be scored with a model, if so."""
     bands = scene.band.values.tolist()
-    if "mask" not in scene or (scene.mask == NODATA).all():
+    if "mask" not in scene:
         return "has no reference mask"
+    if (scene.mask == NODATA).all():
+        return "has a reference mask of nodata alone: check its file and label_codes"
     if card.best_set(bands) is None:
         return f"has {', '.join(bands)}, which the model cannot work from"
     name, sha = scene.attrs["scene"], scene.attrs["sha256"]

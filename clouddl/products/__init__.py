@@ -122,7 +122,10 @@ def open_image(
         allowed = replace(reading, bands=None)
     elif sensor is None:
         if not is_local(source):
-            raise InputError(f"{source}: an image at an address says no sensor; give --sensor")
+            raise InputError(
+                f"{source}: an image at an address says no sensor; give --sensor, or download a "
+                "product first"
+            )
         from clouddl.products.readers import find_product  # late: it brings all readers
 
         product = find_product(source)

@@ -4,6 +4,7 @@ Archives are read in place: nothing is unpacked, so nothing can be written outsi
 they contain is checked before it is opened: names, sizes, document types, image formats.
 """
 
+import math
 import os
 import re
 import tarfile
@@ -27,6 +28,9 @@ MAX_BYTES = 1 << 36  # of an archive, unpacked: 64 GiB
 
 
 MAX_RATIO = 100  # unpacked to packed; images pack to a half, deflate can reach a thousandth
+
+
+UNPACK = "unpack it and give the folder"
 
 
 MAX_TEXT = 1 << 26  # bytes of a file of metadata
@@ -62,7 +66,10 @@ class Fields:
         """As `text`, but a number. InputError if it is not one."""
         text = self.text(path, None if default is None else str(default))
         try:
-            return float(text)
+            number = float(text)
+            if not math.isfinite(number):
+                raise ValueError
+            return number
         except ValueError:
             field = path or self.root.tag
             raise InputError(f"{self.name}: {field} is {text!r}, not a number") from None
@@ -90,7 +97,7 @@ class Files:
         if len(matches) > 1:
             listed = ", ".join(matches[:3])
             raise InputError(
-                f"{self.name}: {listed}: {len(matches)} files in place of one; give one"
+                f"{self.name}: {listed}: {len(matches)} files in place of one; keep one of them"
             )
         return next(iter(matches), None)
 
@@ -193,24 +200,36 @@ class _Guard:
             raise InputError(
                 f"{self.path}: {packed} bytes would unpack to {self.total} or more; above "
                 f"{MAX_RATIO} times, {MAX_BYTES >> 30} GiB or {MAX_FILES} files it is not opened. "
-                "If you trust it, unpack it and give the folder"
+                f"If you trust it, {UNPACK}"
             )
 
 
 def _zip(path: Path) -> Files:
     guard = _Guard(path)
     paths = {}
+    members = {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             guard.check(info.filename, info.file_size)
-            if not info.is_dir() and not _left_by_a_mac(info.filename):
-                paths[info.filename] = f"/vsizip/{{{path.resolve()}}}/{info.filename}"
+            if info.is_dir() or _left_by_a_mac(info.filename):
+                continue
+            if info.flag_bits & 1 or info.compress_type not in (
+                zipfile.ZIP_STORED,
+                zipfile.ZIP_DEFLATED,
+            ):
+                raise InputError(
+                    f"{path}: {info.filename} is encrypted, or compressed in a way that is not "
+                    f"read in place; {UNPACK}"
+                )
+            name = info.filename.replace("\\", "/")  # as some programs for Windows write it
+            paths[name] = f"/vsizip/{{{path.resolve()}}}/{name}"
+            members[name] = info
 
     def load(member: str, size: int) -> bytes:
         with (
             readable(f"{path}: {member}", "file", "copy the archive again"),
             zipfile.ZipFile(path) as archive,
-            archive.open(member) as file,
+            archive.open(members[member]) as file,
         ):
             return file.read(size)
 
@@ -224,7 +243,10 @@ def _tar(path: Path) -> Files:
     mode: Literal["r:", "r:gz"] = "r:"
     prefix = ""
     with open(path, "rb") as start:
-        if start.read(2) == b"\x1f\x8b":  # gzip; GDAL reads no other compression
+        first = start.read(6)
+        if first.startswith((b"BZh", b"\xfd7zXZ")):
+            raise InputError(f"{path}: is compressed by bzip2 or xz, not gzip; {UNPACK}")
+        if first.startswith(b"\x1f\x8b"):  # gzip; GDAL reads no other compression
             mode, prefix = "r:gz", "/vsigzip/"
             os.environ["CPL_VSIL_GZIP_WRITE_PROPERTIES"] = "NO"  # no file beside the archive
     with tarfile.open(path, mode) as archive:

@@ -1,10 +1,12 @@
 """Arrays and Datasets as odc-stac, stackstac, rioxarray, netCDF and Zarr hold images."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import rioxarray
 import xarray as xr
+from rasterio.errors import NotGeoreferencedWarning
 
 from clouddl.errors import InputError, readable
 from clouddl.products.reading import Reading
@@ -40,7 +42,9 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
                 consolidated=False,
             )
         else:
-            opened = rioxarray.open_rasterio(path, mask_and_scale=decode)
+            with warnings.catch_warnings():  # what it lacks of its place is said later, by name
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                opened = rioxarray.open_rasterio(path, mask_and_scale=decode)
     if isinstance(opened, list):
         raise InputError(f"{path}: holds arrays of several grids; name one: NETCDF:{path}:ARRAY")
     return opened.assign_attrs(scene=str(path))
@@ -62,7 +66,8 @@ def as_array(
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
     if not isinstance(source, xr.DataArray | xr.Dataset):
-        array = xr.DataArray(source if isinstance(source, np.ndarray) else np.asarray(source))
+        with readable("image", "array", "give an array (band, y, x) of numbers"):
+            array = xr.DataArray(np.asanyarray(source, None if hasattr(source, "dtype") else float))
         _check_size(array, "image")
         return array
     name = str(source.attrs.get("scene", "image"))
@@ -79,6 +84,11 @@ def as_array(
     if "band" not in array.coords or "band" not in array.dims:
         return array
     labels = array.band.values.tolist()
+    for stated in (array.coords.get("common_name"), array.attrs.get("long_name")):
+        # As stackstac and rioxarray name bands.
+        texts = [] if stated is None else np.array(stated, ndmin=1).astype(str).tolist()
+        if len(texts) == len(labels) and all(map(band_name, texts)):
+            labels = texts
     if all(isinstance(label, str) for label in labels):
         return array.assign_coords(band=list(band_names(tuple(labels), sensor)))
     array = array.drop_vars("band")  # numbers of layers say nothing

@@ -39,7 +39,7 @@ from clouddl.products.raster import (
     open_raster,
     readable_raster,
 )
-from clouddl.products.reading import AS_STORED, Level, Reading, check_offset
+from clouddl.products.reading import AS_STORED, Level, Reading, check_scaling
 from clouddl.sensors import Sensor, band_names
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Image(ABC):
     def resolution(self) -> float:
         """Metres per pixel; InputError where nothing says it."""
         metres = self.reading.resolution
-        if metres is None or metres <= 0:
+        if metres is None or not 0 < metres < np.inf:
             message = f"its resolution is {metres}; give it in metres, above 0 (--resolution)"
             raise InputError(f"{self.name}: {message}")
         return float(metres)
@@ -340,6 +340,8 @@ def open_file(
         layers = given
         if layers is None:
             layers = sensor.commons if sensor else ()
+        for band in layers:
+            check_scaling(name, band, reading)
         with readable_raster(name):
             numbers = load_array(name, len(layers))
         check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
@@ -422,8 +424,11 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     if layers is not None:
         layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):
-        raise InputError(f"{name} {array.shape}: want (band, y, x) and as many bands, not {layers}")
-    check_layers(name, layers, [array.dtype.name] * len(layers), None)
+        raise InputError(
+            f"{name}: has the shape {array.shape} and the bands {layers}; give (band, y, x), and "
+            "a name for each band"
+        )
+    check_layers(name, layers, [array.dtype.name] * len(layers), sensor)
     nodata = _stated(array, name, "_FillValue", "missing_value", "fill_value", "nodata")
     if nodata is None and array.dtype.kind == "f":
         nodata = array.rio.nodata
@@ -434,7 +439,7 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
         resolution = _stated(array, name, "resolution")
     reading = replace(reading, resolution=resolution)
     for band in layers:
-        check_offset(name, band, reading)
+        check_scaling(name, band, reading)
     grid = Grid((array.shape[1], array.shape[2]))
     if array.rio.crs:
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)

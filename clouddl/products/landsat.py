@@ -21,7 +21,7 @@ CENTRE = 1024  # pixels a side of the part of a quality band whose codes are loo
 
 @reader("Landsat Collection 2", r"_MTL\.txt$")
 def landsat(files: Files, member: str) -> Product:
-    """Landsat 5 TM, 7 ETM+, 8 and 9 OLI, Collection 2: USGS LSDS-1337, -1619, -1618 and -1822.
+    """Landsat 4, 5 TM, 7 ETM+, 8, 9 OLI, Collection 2: USGS LSDS-1337, -1619, -1618 and -1822.
 
     REFLECTANCE_MULT_BAND_n · DN + REFLECTANCE_ADD_BAND_n; at level 1 this is divided by
     sin(SUN_ELEVATION), at level 2 it is surface reflectance as it is, without a cirrus band. Level
@@ -48,12 +48,12 @@ def landsat(files: Files, member: str) -> Product:
 
 def _identify(fields: Fields) -> tuple[str, Level]:
     """The card of a product and its level; InputError if it is not read."""
-    craft = fields.text("SPACECRAFT_ID", "unknown")
+    craft = fields.text("SPACECRAFT_ID")
     level = fields.text("PROCESSING_LEVEL", "") or fields.text("DATA_TYPE", "unknown")
     collection = fields.text("COLLECTION_NUMBER", "")
     camera = fields.text("SENSOR_ID", "unknown")
     match = re.match(
-        r"LANDSAT_([5789]) L([12])\w+ 02 (TM|ET|OL)", f"{craft} {level} {collection} {camera}"
+        r"LANDSAT_([45789]) L([12])\w+ 02 (TM|ET|OL)", f"{craft} {level} {collection} {camera}"
     )
     if not match:
         edition = f"Collection {collection}" if collection else "before the Collections"
@@ -61,7 +61,7 @@ def _identify(fields: Fields) -> tuple[str, Level]:
             f"{fields.name}: is {craft} {level} {camera}, {edition}; TM, ETM+, OLI at level 1 or 2 "
             "of Collection 02 are read: order the scene anew from the USGS"
         )
-    return f"landsat-{match[1]}", "toa" if match[2] == "1" else "surface"
+    return f"landsat-{match[1].replace('4', '5')}", "toa" if match[2] == "1" else "surface"
 
 
 def _check_quality(product: Product) -> None:

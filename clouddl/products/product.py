@@ -148,9 +148,11 @@ class Product:
         bands = band_names(bands, self.sensor)
         for band in bands:
             if band in self.missing:
+                mend = "the product is incomplete: download it again, or leave the band out (--use)"
+                if self.files.find(r"\.(tiff?|jp2)\.gz$"):
+                    mend = "unpack its .gz files (gunzip)"
                 raise InputError(
-                    f"{self.files.name}: the file of its band {band} is missing; the product is "
-                    "incomplete: download it again"
+                    f"{self.files.name}: the file of its band {band} is missing; {mend}"
                 )
             if band not in self.layers:
                 raise absent(self.files.name, "reflective band", band, self.layers)
@@ -385,7 +387,10 @@ def _check_grids(images: Sequence[Image]) -> None:
         moved = np.abs(_bounds(image) - _bounds(first)).max()
         if image.grid.crs != first.grid.crs or moved > pixel / 2:
             member = first.name.rpartition(": ")[2]
-            raise InputError(f"{image.name}: its grid is not that of {member}")
+            raise InputError(
+                f"{image.name}: its grid is not that of {member}: one is damaged, or of another "
+                "scene; download it again"
+            )
 
 
 def _resample(image: Image, rows: int, columns: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from rasterio.io import DatasetReader
 
 from clouddl.errors import DAMAGED, InputError, check_path
 from clouddl.files import is_local, split_member
-from clouddl.products.reading import Layers, Reading, check_offset
+from clouddl.products.reading import Layers, Reading, check_scaling
 from clouddl.sensors import STUDY_BANDS, Sensor, band_name
 
 OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
@@ -74,9 +74,16 @@ def readable_raster(name: str) -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise InputError(f"{name}: {NOT_UTF_8}") from error
     except (OSError, RasterioError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        advice = "check the address and the connection" if "://" in name else DAMAGED
-        if ":" not in name[2:] and not name.startswith("/vsi"):  # else GDAL's, not a path
+        advice = DAMAGED
+        if not is_local(name):
+            advice = "check the address and the connection, and whether it wants credentials"
+        elif ":" not in name[2:]:  # else a file in a product
             check_path(split_member(name)[0], "an image", ", or a product without --sensor")
+            if name.lower().endswith((".zip", ".tar", ".gz", ".tgz")):
+                advice = (
+                    "leave --sensor out if it is a product; an image in an archive is named as "
+                    f"/vsizip/{name}/IMAGE.tif"
+                )
         raise InputError(f"{name}: cannot be read as an image ({error}); {advice}") from error
 
 
@@ -250,7 +257,7 @@ def layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]
     ):
         if band is None:
             continue
-        check_offset(file.name, band, layer)
+        check_scaling(file.name, band, layer)
         used = np.array([layer.scale, layer.offset], float)
         if (scale, offset) != (1, 0) and not np.allclose((scale, offset), used, 1e-4, 1e-9):
             other.append(

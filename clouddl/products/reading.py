@@ -15,6 +15,7 @@ LARGEST = float(np.finfo(np.float32).max)
 # Usual nodata numbers, the last one of netCDF.
 FILLS = (0, -9999, -999, -10000, -32768, 65535, -LARGEST, LARGEST, 15 * 2.0**119)
 OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
+HIGHEST_OFFSET = 5.0  # at level 1 of Landsat it is 0.1 over the sine of the sun's elevation
 OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
 HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
 BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the sine of the sun
@@ -102,42 +103,41 @@ def check_numbers(name: str, reading: Reading) -> None:
         reading: How its numbers are read.
 
     Raises:
-        InputError: The scale is 0, the resolution is not above 0, or one is not finite.
+        InputError: A scale or a resolution that is not above 0, or an offset that is not finite.
     """
-    for what, least in ("scale", -math.inf), ("offset", -math.inf), ("resolution", 0):
+    for what, least, want in (
+        ("scale", 0.0, "a number above 0"),
+        ("offset", -math.inf, "a finite number"),
+        ("resolution", 0.0, "it in metres, above 0"),
+    ):
         value = getattr(reading, what)
-        if value is None or (what == "offset" and value == 0):
-            continue
         number = isinstance(value, int | float | np.number)
-        if not number or not (value and least < value < math.inf):
-            want = "it in metres, above 0" if what == "resolution" else "a number that is not 0"
+        if value is not None and not (number and least < value < math.inf):
             raise InputError(f"{name}: its {what} is {value!r}; give {want} (--{what})")
 
 
-def check_offset(name: str, band: str | None, reading: Reading) -> None:
-    """Check that the offset of a band is reflectance, and not a digital number.
+def check_scaling(name: str, band: str | None, reading: Reading) -> None:
+    """Check what a band is read with: numbers, and an offset in reflectance.
 
     Args:
         name: What the message calls the image.
-        band: Common name; None for a layer that is not read.
+        band: Common name; None for a layer that is not read, "lwir…" is no reflectance.
         reading: How its numbers are read.
 
     Raises:
-        InputError: The offset is no reflectance, or what `check_numbers` says.
+        InputError: The offset is in digital numbers, or what `check_numbers` says.
     """
     if band is None:
         return
     check_numbers(name, reading)
-    if band.startswith("lwir"):
-        return
     offset = reading.offset or 0.0
-    if abs(offset) <= 1:
-        return
-    scale = reading.scale or 1.0
-    raise InputError(
-        f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and reflectance = "
-        f"number * scale + offset; say --offset {offset * scale:g} (offset * scale)"
-    )
+    if abs(offset) > HIGHEST_OFFSET and not band.startswith("lwir"):
+        scale = 1.0 if reading.scale is None else reading.scale
+        raise InputError(
+            f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and "
+            f"reflectance = number * scale + offset; the offset should be {offset * scale:g} "
+            "(--offset, or in the file that says it)"
+        )
 
 
 def check_reflectance(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 
 from clouddl.errors import InputError
@@ -66,7 +67,8 @@ def _safe(files: Files, member: str, level: Level, quantification: str, offset: 
     older = f"L2A_{quantification}"
     scale = 1 / fields.number(older if fields.text(older, "") else quantification)
     card = get_sensor("sentinel-2")
-    offsets = _offsets(fields, offset, card)
+    bands = reflective(card, level)
+    offsets = _offsets(fields, offset, card, bands)
     product = Product(files, card, level, nodata=0)
     granule = re.escape(member.rpartition("MTD_")[0]) + "GRANULE/[^/]+/"
     for tile in files.find(rf"^{granule}MTD_TL\.xml$"):
@@ -74,7 +76,7 @@ def _safe(files: Files, member: str, level: Level, quantification: str, offset: 
             angles = files.xml(tile)
             product.sun = sun_elevation(angles, "Mean_Sun_Angle/ZENITH_ANGLE", zenith=True)
     folder = f"{granule}IMG_DATA/"
-    for native, band in reflective(card, level).items():
+    for native, band in bands.items():
         image = f"^{folder}.*_B{native[1:]:0>2}"
         metres = middle(card.band(band).gsd_m)
         file = files.only(rf"{image}(_{metres:.0f}m)?{IMAGE}")
@@ -85,8 +87,10 @@ def _safe(files: Files, member: str, level: Level, quantification: str, offset: 
     return product
 
 
-def _offsets(fields: Fields, tag: str, card: Sensor) -> dict[str | None, float]:
-    """Offsets by native band; none before baseline 04.00."""
+def _offsets(
+    fields: Fields, tag: str, card: Sensor, bands: Iterable[str]
+) -> dict[str | None, float]:
+    """Offsets by native band, of all `bands` or, before baseline 04.00, of none."""
     # The offsets go by band_id, which counts the 13 bands from 0; the metadata say which is which.
     natives: dict[str | None, str | None] = {
         str(index): band.native for index, band in enumerate(card.bands)
@@ -94,9 +98,9 @@ def _offsets(fields: Fields, tag: str, card: Sensor) -> dict[str | None, float]:
     for node in fields.all("Spectral_Information"):
         natives[node.root.get("bandId")] = node.root.get("physicalBand")
     offsets = {natives.get(node.root.get("band_id")): node.number() for node in fields.all(tag)}
-    if not offsets and fields.number("PROCESSING_BASELINE") >= 4:
+    if not offsets.keys() >= set(bands) and fields.number("PROCESSING_BASELINE") >= 4:
         raise InputError(
             f"{fields.name}: wrong scale: baseline {fields.text('PROCESSING_BASELINE')} without "
-            f"{tag}: all would be 0.1 too bright; take the metadata as delivered"
+            f"{tag} of every band: they would be 0.1 too bright; take the metadata as delivered"
         )
     return offsets

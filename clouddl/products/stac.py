@@ -11,12 +11,13 @@ import math
 import os
 import re
 import warnings
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import requests
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -43,7 +44,7 @@ RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".nc", ".zip", ".tar", ".gz"
 
 
 # Platforms, where the card has another name.
-ALIASES = {"phr": "pleiades", "pneo": "pleiades-neo", "vns": "venus"}
+ALIASES = {"phr": "pleiades", "pneo": "pleiades-neo", "vns": "venus", "landsat4": "landsat-5"}
 
 
 PICTURES = {"overview", "visual", "thumbnail"}  # roles of assets to look at, stretched to 8 bits
@@ -86,6 +87,7 @@ class Numbers(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    name: str | None = None
     common: str | None = Field(None, validation_alias=AliasChoices("common_name", "eo:common_name"))
     scale: float | None = Field(None, validation_alias=AliasChoices("scale", "raster:scale"))
     offset: float | None = Field(None, validation_alias=AliasChoices("offset", "raster:offset"))
@@ -171,7 +173,7 @@ def load_item(path: Path | str) -> Item:
     Raises:
         InputError: It cannot be read or is no STAC item; the message names the field.
     """
-    with readable(path, "STAC item", "it must be JSON: check the path, or copy it again"):
+    with readable(path, "STAC item", "it must be JSON: check the path or address"):
         fields = json.loads(_load(str(path), MAX_TEXT))
     what = fields.get("type", "JSON object") if isinstance(fields, dict) else "JSON value"
     if what != "Feature":
@@ -199,17 +201,22 @@ def read_item(
     """
     item = load_item(path)
     card = sensor or _sensor(item, path)
+    if sensor:
+        _warn_of_other_sensor(item, path, sensor)
     files = _files(item, str(path))
     bands = _bands(item, card)
     level = _level(item)
-    if card.id.startswith("landsat"):
-        _scale_landsat(bands, card, level, item, reading)
+    _complete(bands, card, level, item, reading)
     nodata = _nodata(bands, reading.nodata, path)
+    silent = [name for name, (_, numbers, _) in bands.items() if numbers.scale is None]
+    if 0 < len(silent) < len(bands):
+        raise InputError(f"{path}: gives no scale of {', '.join(silent)}; add it to these assets")
     product = Product(files, card, level, nodata, format="STAC item")
     sun = item.properties.get("view:sun_elevation")
     product.sun = float(sun) if isinstance(sun, int | float) and 0 < sun <= 90 else None
     # Of Sentinel-2 rescaled by a provider, some items still give the offset that was taken off.
-    applied = any(k.endswith(":boa_offset_applied") and v for k, v in item.properties.items())
+    said = item.properties.items()
+    applied = any(k.endswith(":boa_offset_applied") and str(v) in ("True", "true") for k, v in said)
     for band in reflective(card).values():
         if band in bands:
             asset, numbers, layers = bands[band]
@@ -328,6 +335,8 @@ def _place(item: str, href: str) -> str:
     if is_address(href):
         return href
     path = href.removeprefix("file://")
+    if not is_address(item) and not (Path(item).parent / path).exists():
+        path = unquote(path)  # a space, as %20
     if is_address(item) or re.match(r"/vsi|[a-z0-9+.-]{2,}:", path, re.IGNORECASE):
         raise InputError(f"{item}: {href}: is no path and no address that is read here")
     return str(Path(item).parent / path)
@@ -338,23 +347,32 @@ def _bands(item: Item, card: Sensor) -> Bands:
     bands: Bands = {}
     for key, asset in sorted(item.assets.items(), key=_preference):
         layers = asset.layers()
-        names = [*band_names([layer.common for layer in layers], card)]
+        # A file of one band is called after it where nothing else says it.
+        only = key if len(layers) == 1 else None
+        names = [*band_names([layer.common or layer.name or only for layer in layers], card)]
         for name, layer in zip(names, layers, strict=True):
             if name and not PICTURES & set(asset.roles):
                 bands.setdefault(name, (key, layer, names))
     return bands
 
 
-def _scale_landsat(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> None:
-    """Give the bands of a Landsat item the factors of the USGS where it has none.
+def _complete(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> None:
+    """Give the bands of an item the factors of their agency where it has none.
 
-    At level 1 these factors give reflectance times the sine of the sun's elevation.
+    Those of Landsat's level 1 give reflectance times the sine of the sun's elevation.
     """
-    factors = LANDSAT_FACTORS[level] if card.id in LANDSAT_OLI or level == "surface" else None
-    stated = (reading.scale, reading.offset) != (None, None)
-    # Number of the collection: 02, or the name that holds it.
-    collection = str(item.properties.get("landsat:collection_number") or item.id)
-    if stated or not re.search("(^|_)0?2(_|$)", collection):
+    factors = None
+    if card.id.startswith("landsat"):
+        # Number of the collection: 02, or the name that holds it.
+        collection = str(item.properties.get("landsat:collection_number") or item.id)
+        if re.search("(^|_)0?2(_|$)", collection):
+            factors = LANDSAT_FACTORS[level]
+        if level == "toa" and card.id not in LANDSAT_OLI:
+            factors = None
+    elif card.id == "sentinel-2":  # the Planetary Computer says the baseline alone
+        baseline = re.match(r"\d+", str(item.properties.get("s2:processing_baseline")))
+        factors = (1e-4, -0.1 if int(baseline[0]) >= 4 else 0.0) if baseline else None
+    if (reading.scale, reading.offset) != (None, None):
         factors = None
     for name, (asset, numbers, layers) in bands.items():
         scale, offset, nodata = numbers.scale, numbers.offset, numbers.nodata
@@ -362,7 +380,7 @@ def _scale_landsat(bands: Bands, card: Sensor, level: Level, item: Item, reading
             scale, offset = factors
             if (nodata, reading.nodata) == (None, None):
                 nodata = 0.0
-        if level == "toa" and scale == LANDSAT_FACTORS["toa"][0]:
+        if card.id.startswith("landsat") and level == "toa" and scale == LANDSAT_FACTORS["toa"][0]:
             sine = _sine(item)
             scale, offset = scale / sine, (offset or 0.0) / sine
         update = {"scale": scale, "offset": offset, "nodata": nodata}
@@ -421,6 +439,18 @@ def _sensor(item: Item, path: Path | str) -> Sensor:
             if plain.startswith(start):
                 return get_sensor(card)
     raise InputError(f"{path}: of which sensor? Its platform is {str(names[0])!r}; say --sensor")
+
+
+def _warn_of_other_sensor(item: Item, path: Path | str, given: Sensor) -> None:
+    """Warn where the sensor that is given is not the one the item names."""
+    with suppress(InputError):  # it names none
+        stated = _sensor(item, path)
+        if stated.id != given.id:
+            warnings.warn(
+                f"{path}: is of {stated.id} by its properties, but is read as {given.id}; leave "
+                "--sensor out if the item is right",
+                stacklevel=4,
+            )
 
 
 def _level(item: Item) -> Level:

@@ -51,10 +51,10 @@ def muscate(files: Files, member: str) -> Product:
     else:
         bands = SPOT_BANDS
     folder = "^" + re.escape(member[: member.rfind("/") + 1])
+    prefixes = ("REF_", "SRE_", "FRE_")  # REF: level 1; one for all bands
+    prefix = next((p for p in prefixes if files.find(rf"{folder}[^/]*_{p}[^/]*\.tif$")), "")
     for name, band in bands.items():
-        prefixes = ("REF_", "SRE_", "FRE_", "")  # REF: level 1
-        matches = (files.only(rf"{folder}[^/]*_{prefix}{name}\.tif$") for prefix in prefixes)
-        product.add(band, next(filter(None, matches), None), scale)
+        product.add(band, files.only(rf"{folder}[^/]*_{prefix}{name}\.tif$"), scale)
     return product
 
 

@@ -118,9 +118,13 @@ def predict_batch(
             input, another run writes to the folder; or the disk is full or the cluster lost: then
             the same call continues.
     """
-    if isinstance(scenes, Path | str):
-        scenes = [scenes]
-    names = [str(scene) for scene in scenes]
+    scenes = [scenes] if isinstance(scenes, Path | str) else list(scenes)
+    if not all(isinstance(scene, Path | str) and str(scene).strip() for scene in scenes):
+        raise InputError(
+            "scenes: one has no name, or is none; give paths or addresses (an array goes to "
+            "predict_array or predict_file; of a command check its variables)"
+        )
+    names = list(dict.fromkeys(str(scene) for scene in scenes))
     sensor = _sensor_name(sensor)
     if not isinstance(model, str | Path | None):
         raise InputError(
