@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from rasterio.enums import Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
 from clouddl.errors import InputError, check_path, read_yaml, readable, validated
-from clouddl.files import is_local, split_member
+from clouddl.files import is_local, load_array, split_member
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -512,11 +512,9 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
 
 def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
     """The stored codes (y, x), and where a mask of the file hides them."""
+    import rasterio
     import rioxarray
     import xarray as xr
-
-    from clouddl.products.image import load_array  # late: it imports this module
-    from clouddl.products.raster import masks_of, open_raster
 
     name, _ = split_member(path)
     if is_local(name):
@@ -533,9 +531,10 @@ def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
         if raster.sizes["band"] != 1:
             raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
         raster = raster.load().squeeze("band", drop=True)
-        with open_raster(name) as file:
-            hidden = any(masks_of(file)) & (file.read_masks(1) == 0)
-        return raster, hidden
+        with rasterio.open(name) as file:
+            flags = set(file.mask_flag_enums[0])
+            masked = not flags or flags == {MaskFlags.per_dataset}
+            return raster, masked & (file.read_masks(1) == 0)
     array = load_array(path, 1)
     if len(array) != 1:
         raise InputError(f"it has {len(array)} layers; give an array of one layer")

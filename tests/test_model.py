@@ -45,7 +45,7 @@ def test_sizes_that_are_no_multiple_are_padded(tiny: MakeCard, size: tuple[int, 
 @pytest.mark.parametrize(("stem", "inside"), [(1, 28), (2, 24)])
 def test_padding_does_not_reach_back(tiny: MakeCard, stem: int, inside: int) -> None:
     # With kernels of one pixel only the pooling blocks see each other: stem × 4 pixels a side.
-    one = model(tiny(kernel_size=1, stem=stem))
+    one = model(tiny(kernel_size=1, stem=stem, smooth=False))
     whole = image(4, 32, 32)
     cut, kept = one.probability(whole[:, :30, :29]), np.s_[:inside, :inside]
     np.testing.assert_allclose(cut[kept], one.probability(whole)[kept], atol=1e-6)
@@ -84,7 +84,7 @@ def test_a_wrong_number_of_bands_is_an_error(tiny: MakeCard, count: int) -> None
 
 
 def test_statistics_make_tiles_equal_to_the_whole(tiny: MakeCard) -> None:
-    one = model(tiny(kernel_size=1, normalisation="chip"))
+    one = model(tiny(kernel_size=1, normalisation="chip", smooth=False))
     whole = image(4, 32, 32)
     whole[:, :, 16:] += 0.5  # the two halves differ, so their own statistics do
     expected = one.probability(whole)

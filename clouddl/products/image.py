@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from clouddl.errors import InputError, readable
-from clouddl.files import split_member
+from clouddl.files import load_array, split_member
 from clouddl.products.place import (
     ControlPoints,
     Grid,
@@ -361,45 +361,6 @@ def open_file(
         )
     masks = masks_of(file)
     return RasterImage(name, sensor, "toa", reading.named, reading, file, readings, alpha, *masks)
-
-
-def load_array(path: str, count: int) -> np.ndarray:
-    """Load an array of a .npy file or of a member of a .npz, as (band, y, x).
-
-    Args:
-        path: The file, or "file.npz#member".
-        count: Bands of the image, first or last.
-
-    Raises:
-        InputError: No such member, several that it could be, or no image.
-    """
-    name, member = split_member(path)
-    array = np.load(name, allow_pickle=False)  # a pickle could run code
-    if isinstance(array, np.lib.npyio.NpzFile):
-        if member and member not in array.files:
-            choice = ", ".join(f"{name}#{key}" for key in array.files)
-            raise InputError(f"{path}: no such array; choose {choice}")
-        array = array[member or _find_member(name, array, count)]
-    if array.ndim == 2:
-        array = array[np.newaxis]
-    if array.ndim != 3 or not array.size:
-        raise InputError(f"{path}: an image has 2 or 3 dimensions and pixels, not {array.shape}")
-    bands_last = array.shape[0] != count and array.shape[-1] == count
-    return np.moveaxis(array, -1, 0) if bands_last else array
-
-
-def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
-    """The only array of `count` bands, first or last, in a .npz; of one band also 2-D."""
-    shapes = {key: arrays[key].shape for key in arrays.files}
-    images = [
-        key
-        for key, shape in shapes.items()
-        if (len(shape) == 3 and count in (shape[0], shape[2])) or (len(shape) == 2 and count == 1)
-    ]
-    if len(images) != 1:
-        choice = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
-        raise InputError(f"{name}: which array is the image of {count} bands? Name one of {choice}")
-    return images[0]
 
 
 def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -> Image:
