@@ -41,16 +41,16 @@ from clouddl.network import DARK, ELEVATION, ModelCard, Statistics, UNet, normal
 
 BACKENDS = ("auto", "float32", "mixed", "openvino")
 
-SHAPES = 2  # shapes of image that are kept ready: each needs memory of its own
+SHAPES = 3  # shapes of image that are kept ready, a sample's too: each needs memory of its own
 
 KEPT = ("network.xml", "network.bin", "sha256")  # files of a converted network in the cache
 
 BLOCK = 1 << 16  # pixels of one band that are processed at once: they stay in the cache
 
-# Half precision moves a probability by up to 0.005. Where more than 0.5 % of an image is as near as
-# that to the threshold, the mask would differ visibly: such an image is computed again in float32.
-# With SPOT's bands four of the 22 real references are such.
-NEAR, NEAR_FRACTION = 0.005, 0.005
+# Half precision moves most probabilities by less than NEAR. Where more than CHANGED of an image is
+# as near as that to the threshold, a square of SAMPLE pixels is computed in both precisions. If by
+# that the mask would change on more than CHANGED, the image is computed again in float32.
+NEAR, CHANGED, SAMPLE = 0.005, 0.001, 256
 
 
 def choose(backend: str | None, device: torch.device) -> str:
@@ -121,6 +121,7 @@ class Backend:
         # While OpenVINO computes one image, numpy prepares another. PyTorch's threads would clash.
         self.workers = 2 if self.name == "openvino" else 1
         self._lock = threading.Lock()
+        self._exact = threading.Lock()  # one image at a time: each needs as much memory again
         self._engines: dict[bool, tuple[list[int], Engine]] = {}
 
     def __call__(self, x: np.ndarray, statistics: Statistics) -> np.ndarray:
@@ -134,18 +135,29 @@ class Backend:
             Probability (y, x) float32, NaN where all bands are nodata.
         """
         probability = self._engine(self.half)(x, statistics)
-        if self.half and self._count_near(probability) > NEAR_FRACTION * probability.size:
-            probability = self._engine(False)(x, statistics)
+        if self.half and self._would_change(x, statistics, probability):
+            with self._exact:
+                probability = self._engine(False)(x, statistics)
         return probability
 
-    def _count_near(self, probability: np.ndarray) -> int:
-        """Count the pixels that half precision may put on the wrong side of the threshold."""
+    def _would_change(self, x: np.ndarray, statistics: Statistics, probability: np.ndarray) -> bool:
+        """Whether float32 would change more than CHANGED of the mask, judged by a sample of it."""
         threshold = np.float32(self.card.threshold)
+        near = np.empty(probability.shape, bool)
 
         def count(rows: slice) -> int:
-            return int(np.count_nonzero(np.abs(probability[rows] - threshold) < NEAR))
+            near[rows] = np.abs(probability[rows] - threshold) < NEAR
+            return int(np.count_nonzero(near[rows]))
 
-        return sum(_in_blocks(count, *probability.shape))
+        counted = sum(_in_blocks(count, *probability.shape))
+        if counted <= CHANGED * near.size:
+            return False
+        sample = x[:, *_fullest_square(near)]
+        with self._exact:
+            half, exact = (self._engine(way)(sample, statistics) for way in (True, False))
+        changed = int(np.count_nonzero((half >= threshold) != (exact >= threshold)))
+        near_there = max(1, int(np.count_nonzero(np.abs(half - threshold) < NEAR)))
+        return changed / near_there * counted > CHANGED * near.size
 
     def _engine(self, half: bool) -> Engine:
         """The engine of a precision, prepared anew when the weights have changed."""
@@ -298,6 +310,15 @@ def fill_squares(
 
     _in_blocks(block, h, w * stem**2)
     return invalid
+
+
+def _fullest_square(flags: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the square of SAMPLE pixels, or less, where most flags are set."""
+    side = min(SAMPLE, *flags.shape)
+    rows, columns = (size // side for size in flags.shape)
+    squares = flags[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    row, column = divmod(int(squares.sum((1, 3)).argmax()), columns)
+    return slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
 
 
 def _runs(array: np.ndarray, stem: int) -> np.ndarray:
