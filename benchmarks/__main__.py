@@ -56,7 +56,7 @@ class Plan:
 
 FULL = Plan(False, 1830, (512, 1024, 1830, 3660, 5490, 10980), (512, 1830, 5490, 10980), 7)
 QUICK = Plan(True, 512, (512, 1024), (512,), 3)
-PATIENCE = 60  # seconds that a command may take at the next size
+PATIENCE = 120  # seconds that a command may take at the next size
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> None:

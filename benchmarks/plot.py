@@ -33,6 +33,9 @@ def curves(waits: pd.DataFrame) -> Figure:
         axis.plot(runs["Pixels a side"], runs["Seconds"], f"-{'os^Dv'[number]}", label=label)
     sizes = sorted(set(waits["Pixels a side"]))
     axis.set(xscale="log", yscale="log", xticks=sizes, xticklabels=sizes)
+    low, high = axis.get_ylim()
+    seconds = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if low < tick < high]
+    axis.set(yticks=seconds, yticklabels=seconds)
     axis.set(xlabel="pixels a side of the file", ylabel="seconds until the last file is there")
     axis.minorticks_off()
     axis.legend()
