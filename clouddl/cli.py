@@ -254,7 +254,7 @@ def predict(
         model: A model card (.json) of your own; default: the shipped model that fits the bands.
         threshold: Probability from which a pixel is cloud; default: the model's.
         dilation: Grow the clouds by this many metres.
-        tile: Pixels a side predicted at a time; less needs less memory. Default: 2048, and 1024 for
+        tile: Pixels a side predicted at a time; less needs less memory. Default: 1792, and 1024 for
             models without a stem.
         stac: Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name.
             Done for STAC items always.

@@ -27,7 +27,7 @@ from clouddl.products.image import OVERVIEW, Image, strips
 
 COARSEST = 20  # times the model's resolution; an image is resampled from no coarser one
 TILE = 1024  # pixels of the network's grid a side; of smaller tiles more is margin
-STEM_TILE = 2048  # the same with a stem, which needs a quarter of the memory and a wider margin
+STEM_TILE = 1792  # the same with a stem, which needs a quarter of the memory and a wider margin
 
 Prediction = tuple[Window, np.ndarray]  # a window of the image, and its probability (y, x)
 
@@ -132,9 +132,9 @@ class TilePredictor:
         tiles = self.tiles[first:last]
         work = zip(tiles, ahead(self._read, tiles, 1), strict=True)
         with tqdm(total=len(tiles), desc=label, unit="tile", disable=label is None) as bar:
-            for predictions in ahead(self._compute, work, self.model.backend.workers):
+            for tile, probability, gaps in ahead(self._compute, work, self.model.backend.workers):
                 bar.update()
-                yield from predictions
+                yield from self._on_image(tile, probability, gaps)
 
     def _read(self, tile: Tile) -> tuple[np.ndarray, bool]:
         """Reflectance on the network's grid, as the model wants it; and whether it has gaps."""
@@ -169,19 +169,21 @@ class TilePredictor:
                 weight[index] += sums[1]
         return mean_of_sums(total, weight), bool(gaps.all())
 
-    def _compute(self, work: tuple[Tile, tuple[np.ndarray, bool]]) -> list[Prediction]:
-        """Probability of a tile, on the image's grid."""
-        (rows, columns), (reflectance, gaps) = work
-        probability = self.model.probability(reflectance, self.statistics)
+    def _compute(self, work: tuple[Tile, tuple[np.ndarray, bool]]) -> tuple[Tile, np.ndarray, bool]:
+        """Probability of a tile, on the network's grid; and whether it has gaps."""
+        tile, (reflectance, gaps) = work
+        return tile, self.model.probability(reflectance, self.statistics), gaps
+
+    def _on_image(self, tile: Tile, probability: np.ndarray, gaps: bool) -> Iterator[Prediction]:
+        """Bring a tile from the network's grid back to the image's, strip by strip.
+
+        Only as it is asked for: of a finer image a whole tile would be many times as large.
+        """
+        rows, columns = tile
         if self.same_grid:
             window = Window.from_slices(rows.core, columns.core)
-            return [(window, probability[rows.inner, columns.inner])]
-        return list(self._on_image(probability, rows, columns, gaps))
-
-    def _on_image(
-        self, probability: np.ndarray, rows: Span, columns: Span, gaps: bool
-    ) -> Iterator[Prediction]:
-        """Bring a tile from the network's grid back to the image's, strip by strip."""
+            yield window, probability[rows.inner, columns.inner]
+            return
         image_rows = self.rows.on_image(rows.core)
         image_columns = self.columns.on_image(columns.core)
         valid = np.isfinite(probability)
