@@ -16,7 +16,9 @@ import numpy as np
 import pooch
 import requests
 from rasterio._err import CPLE_BaseError  # some GDAL writers raise it unconverted
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.util import Retry
@@ -149,6 +151,20 @@ def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
         choice = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
         raise InputError(f"{name}: which array is the image of {count} bands? Name one of {choice}")
     return images[0]
+
+
+def masks_of(file: DatasetReader) -> tuple[bool, bool]:
+    """Whether a file has a shared mask or such of layers; those of a nodata number do not count.
+
+    Args:
+        file: The open file.
+
+    Returns:
+        Whether one mask holds for all layers, and whether layers have masks of their own.
+    """
+    flags = [set(flag) for flag in file.mask_flag_enums]
+    shared = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
+    return shared, any(not flag for flag in flags)
 
 
 def is_local(path: Path | str) -> bool:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
 from clouddl.errors import InputError, check_path, read_yaml, readable, validated
-from clouddl.files import is_local, load_array, split_member
+from clouddl.files import is_local, load_array, masks_of, split_member
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -532,9 +532,7 @@ def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
             raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
         raster = raster.load().squeeze("band", drop=True)
         with rasterio.open(name) as file:
-            flags = set(file.mask_flag_enums[0])
-            masked = not flags or flags == {MaskFlags.per_dataset}
-            return raster, masked & (file.read_masks(1) == 0)
+            return raster, any(masks_of(file)) & (file.read_masks(1) == 0)
     array = load_array(path, 1)
     if len(array) != 1:
         raise InputError(f"it has {len(array)} layers; give an array of one layer")

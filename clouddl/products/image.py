@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from clouddl.errors import InputError, readable
-from clouddl.files import load_array, split_member
+from clouddl.files import load_array, masks_of, split_member
 from clouddl.products.place import (
     ControlPoints,
     Grid,
@@ -35,7 +35,6 @@ from clouddl.products.raster import (
     check_layers,
     find_layers,
     layer_readings,
-    masks_of,
     open_raster,
     readable_raster,
 )

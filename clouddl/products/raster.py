@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
@@ -220,20 +220,6 @@ def _is_alpha(name: str, file: DatasetReader, layer: int) -> bool:
     height, width = (min(side, OVERVIEW) for side in file.shape)
     with readable_raster(name):
         return len(np.unique(file.read(layer, out_shape=(height, width)))) <= 2
-
-
-def masks_of(file: DatasetReader) -> tuple[bool, bool]:
-    """Whether a file has a shared mask or such of layers; those of a nodata number do not count.
-
-    Args:
-        file: The open file.
-
-    Returns:
-        Whether one mask holds for all layers, and whether layers have masks of their own.
-    """
-    flags = [set(flag) for flag in file.mask_flag_enums]
-    shared = any(MaskFlags.per_dataset in flag and MaskFlags.alpha not in flag for flag in flags)
-    return shared, any(not flag for flag in flags)
 
 
 def layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]:
