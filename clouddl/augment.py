@@ -44,6 +44,7 @@ class Augmentation:
     ground: float = 0.05  # standard deviation: `change_ground`
     paste: float = 0.5  # fraction of images: `paste_clouds`
     haze: float = 0.01  # standard deviation: `add_haze`
+    gaps: float = 0.3  # fraction of images: `cut_gaps`
     turns: bool = True  # whether to turn and mirror
     crop: int = CROP  # pixels, the largest side of the result
 
@@ -228,6 +229,27 @@ def change_light(
     """
     x = x * (1 + gain * _normal(x, rng)) * (1 + brightness * _normal(x, rng, bands=1))
     return x + offset * _normal(x, rng), y
+
+
+def cut_gaps(x: Tensor, y: Tensor, rng: Generator, fraction: float) -> Batch:
+    """Cut gaps: beyond the edge of a swath, or the stripes that Landsat 7 leaves since 2003.
+
+    Prediction fills gaps from the nearest valid pixels (`network.fill_gaps`); a network that never
+    met such ground may find clouds along every edge.
+
+    Args:
+        fraction: Of the images that get gaps, half of them an edge and half of them stripes.
+    """
+    n, (height, width) = len(x), x.shape[-2:]
+    chance, turn, shift, period, gap = torch.rand(5, n, 1, 1, generator=rng)
+    row, column = torch.arange(height)[:, None], torch.arange(width)
+    angle = 2 * np.pi * turn
+    across = torch.cos(angle) * (row - height / 2) + torch.sin(angle) * (column - width / 2)
+    edge = across > shift * width / 2
+    period = 16 + 32 * period  # pixels; those of Landsat 7 are 33, and up to 14 of them are lost
+    stripes = (across + shift * period) % period < period * gap / 2
+    lost = torch.where(chance < fraction / 2, edge, stripes & (chance < fraction)).to(x.device)
+    return x.masked_fill(lost[:, None], torch.nan), y.masked_fill(lost, torch.nan)
 
 
 def _normal(x: Tensor, rng: Generator, bands: int | None = None) -> Tensor:

@@ -34,7 +34,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from clouddl.augment import Augmentation, average
+from clouddl.augment import Augmentation, average, cut_gaps
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.files import write_whole
@@ -274,6 +274,8 @@ class CloudTask(L.LightningModule):
         x, y = self.augmentation(
             *labelled(batch), self.resolution, rng, self.card.bands, self.net.multiple
         )
+        x, y = cut_gaps(x, y, rng, self.augmentation.gaps)
+        x = filled(x)
         choice = torch.randint(0, len(self.band_sets), (len(x),), generator=rng)
         available = self.band_sets[choice].to(x.device)
         x = torch.where(available[:, :, None, None], x, torch.nan)
@@ -317,11 +319,22 @@ def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         Images and fractions of cloud (n, y, x), float32, NaN where unlabelled.
     """
     x, mask = batch
-    x = x.float()
-    if x.isnan().any():
-        filled = [fill_gaps(image) for image in x.cpu().numpy()]
-        x = torch.from_numpy(np.stack(filled)).to(x.device)
-    return x, torch.where(mask == NODATA, torch.nan, mask.float())
+    return filled(x.float()), torch.where(mask == NODATA, torch.nan, mask.float())
+
+
+def filled(x: Tensor) -> Tensor:
+    """Fill gaps as prediction does, see `fill_gaps`.
+
+    Args:
+        x: Images (n, bands, y, x), NaN for nodata.
+
+    Returns:
+        Images without NaN, but for bands without any value.
+    """
+    if not x.isnan().any():
+        return x
+    images = [fill_gaps(image) for image in x.cpu().numpy()]
+    return torch.from_numpy(np.stack(images)).to(x.device)
 
 
 def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[Tensor, Tensor]:

@@ -208,8 +208,8 @@ figures.sensor_responses(sensors)
 #
 # The network is trained on Sentinel-2 and used on other sensors. So each time a chip is shown, it is
 # changed by about as much as sensors differ. First a window of it is resampled to another
-# **resolution** and turned. Then four effects change its reflectance. `Augmentation` holds the
-# strengths of these **training effects**; the changes are drawn anew at each step.
+# **resolution** and turned. Then four effects change its reflectance, and gaps are cut. `Augmentation`
+# holds the strengths of these **training effects**; the changes are drawn anew at each step.
 
 # %%
 augmentation = Augmentation()
@@ -222,7 +222,9 @@ tables.show(training.effects_table(augmentation, train.resolution))
 # The strengths are kept small: two sensors differ by some per cent, and stronger changes would blur
 # the differences between bands by which snow, water and soil are told from cloud. **Haze** brightens
 # short wavelengths most (Ångström 1929), as real dust and smoke do, and leaves the label as it is:
-# the network is taught that haze is no cloud.
+# the network is taught that haze is no cloud. **Gaps** are filled from the nearest valid pixel, in training
+# as in use; a network that never met such ground may find clouds along the edge of a swath. What was cut
+# has no label.
 
 # %% tags=["wide"]
 training.effects_figure(train, bands)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import clouddl.augment
-from clouddl.augment import CROP, Augmentation, paste, random_window
+from clouddl.augment import CROP, Augmentation, cut_gaps, paste, random_window
 
 STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 0.0, "haze": 0.0}
 
@@ -168,3 +168,21 @@ def test_an_effect_leaves_its_input_alone(name: str) -> None:
     changed, mask = effect(x, y, rng())
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])
     assert changed.shape == x.shape and mask.shape == y.shape
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gaps_are_cut_from_image_and_label_alike(seed: int) -> None:
+    x, y = torch.rand(64, 2, 96, 96), torch.zeros(64, 96, 96)
+    cut, mask = cut_gaps(x, y, rng(seed), fraction=0.5)
+    lost = mask.isnan()
+    assert torch.equal(lost, cut.isnan().all(1)) and torch.equal(lost, cut.isnan().any(1))
+    assert torch.equal(cut[~lost[:, None].expand_as(cut)], x[~lost[:, None].expand_as(x)])
+    fractions = lost.float().mean((1, 2))
+    assert 0.25 < (fractions > 0).float().mean() < 0.65  # some edges lie outside the sample
+    assert fractions.max() <= 0.55
+    assert not x.isnan().any()
+
+
+def test_no_gaps_are_cut_where_none_are_asked_for() -> None:
+    cut, _ = cut_gaps(*batch(), rng(), fraction=0.0)
+    assert not cut.isnan().any()

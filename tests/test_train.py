@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from clouddl.train import (
 
 MakeCard = Callable[..., ModelCard]
 STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 0.0, "haze": 0.0}
-PLAIN = Augmentation((30.0, 30.0), **STILL, turns=False)
+PLAIN = Augmentation((30.0, 30.0), **STILL, gaps=0.0, turns=False)
 
 
 def run(
@@ -85,6 +86,31 @@ def test_band_sets_are_dropped_whole(tiny: MakeCard, monkeypatch: pytest.MonkeyP
     assert torch.isfinite(loss)
     result = {tuple(row) for row in shown[0].tolist()}
     assert result == {(True,) * 4, (True, True, True, False), (False, True, False, False)}
+
+
+def test_gaps_are_filled_before_the_network_and_have_no_label(
+    tiny: MakeCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = CloudTask(tiny(normalisation="fixed"), 30.0, replace(PLAIN, gaps=1.0), 1e-3)
+    shown: list[Tensor] = []
+
+    def spy(x: Tensor, card: ModelCard) -> Tensor:
+        shown.append(x)
+        return x
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        shown.append(target)
+        return logits.sum()
+
+    monkeypatch.setattr(clouddl.train, "normalise", spy)
+    monkeypatch.setattr(clouddl.train, "cloud_loss", loss)
+    monkeypatch.setattr(task, "log", lambda *_, **__: None)
+    batch = [torch.rand(40, 4, 32, 32), torch.ones(40, 32, 32).byte()]
+    assert torch.isfinite(task.training_step(batch, 0))
+    image, target = shown
+    assert image.isfinite().all()
+    assert 0.05 < target.isnan().float().mean() < 0.5
+    assert (target[~target.isnan()] == 1).all()
 
 
 def test_checkpoints_are_no_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from clouddl.chips import Chips
 from clouddl.errors import InputError
-from clouddl.model import CloudModel
+from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
 from clouddl.score import THRESHOLDS, plateau
 from clouddl.search import CHOICES, SPACE
@@ -122,6 +122,22 @@ def parameter_worth(table: pd.DataFrame) -> pd.DataFrame:
     groups = [table[name].nunique() if name in CHOICES else 2 for name in result.parameter]
     chance = (np.array(groups) - 1) / max(1, len(table) - 1)
     return result.assign(**{"expected by chance": chance})
+
+
+def best_of(fits: Mapping[str, CloudModel], name: str, folder: Path) -> CloudModel:
+    """Choose the fit with the highest validation F2, and save it under a name of its own.
+
+    Args:
+        fits: Models that differ in their seed alone.
+        name: Of the chosen one.
+        folder: Gets its card and weights.
+
+    Returns:
+        The chosen model; its card has the new name.
+    """
+    best = max(fits.values(), key=lambda model: model.card.scores["validation_f2"])
+    card = best.card.model_copy(update={"name": name})
+    return load_model(save_model(CloudModel(card, best.net), folder / name))
 
 
 def final_models(models: Mapping[str, CloudModel], folder: Path) -> pd.DataFrame:

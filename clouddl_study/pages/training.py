@@ -17,12 +17,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouddl import figures
-from clouddl.augment import Augmentation, Batch, random_window, turn
+from clouddl.augment import Augmentation, Batch, cut_gaps, random_window, turn
 from clouddl.chips import Chips
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, UNet, cloud_loss
 from clouddl.score import THRESHOLDS, best_threshold, plateau, precision_recall
-from clouddl.train import RegionSampler, Schedule, averaging_decay, labelled, on_validation
+from clouddl.train import (
+    RegionSampler,
+    Schedule,
+    averaging_decay,
+    filled,
+    labelled,
+    on_validation,
+)
 
 FRAME = "#444444"
 TOY = 64  # pixels a side of the toy masks
@@ -219,6 +226,11 @@ def effects_table(augmentation: Augmentation, resolution: float) -> pd.DataFrame
             "calibration, height of the sun, air",
             f"gain of a band ± {augmentation.gain:.0%}, brightness of all bands "
             f"± {augmentation.brightness:.0%}, offset ± {augmentation.offset:g}",
+        ),
+        (
+            "gaps",
+            "edges of swaths, stripes of Landsat 7; cut, then filled as in use",
+            f"{augmentation.gaps:.0%} of the images",
         ),
     ]
     return pd.DataFrame(rows, columns=["effect", "stands for", "strength"])
@@ -484,7 +496,11 @@ def _alone(
     def coarser(x: Tensor, y: Tensor, rng: torch.Generator) -> Batch:
         return random_window(x, y, rng, coarsest, augmentation.crop)
 
-    effects = {"resolution": coarser, "turn": turn, **augmentation.effects(bands)}
+    def gaps(x: Tensor, y: Tensor, rng: torch.Generator) -> Batch:
+        x, y = cut_gaps(x, y, rng, fraction=1)
+        return filled(x), y
+
+    effects = {"resolution": coarser, "turn": turn, **augmentation.effects(bands), "gaps": gaps}
     changed = {}
     for name, effect in effects.items():
         for seed in STRIP_SEEDS:

@@ -114,13 +114,13 @@ def has_model(work: Path | str, name: str) -> bool:
 
 
 def seed_models(work: Path | str) -> list[str]:
-    """Names of the headline model and of the same fit with other seeds, where there are any.
+    """Names of the fits with SPOT's bands that differ in their seed alone.
 
     Args:
         work: The work folder.
     """
-    others = (work_folder(work) / "models").glob("spot-seed-*.json")
-    return ["spot", *sorted(path.stem for path in others)]
+    fits = (work_folder(work) / "models").glob("spot-seed-*.json")
+    return sorted(path.stem for path in fits)
 
 
 def score_fits(work: Path | str, fits: Mapping[str, str], scenes: Scenes) -> pd.DataFrame:
