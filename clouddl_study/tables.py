@@ -68,14 +68,17 @@ NAMES = {
     r"_p(?=\d+$)": ", patch ",
     r"\bnir\b": "NIR",
     r"\bswir16\b": "SWIR",
+    r"\bswir22\b": "SWIR at 2.2 µm",
     r"(Grass|Snow)(?=[A-Z])": r"\1, ",
     r"_": " ",
 }
 
+DIGITS = {"mcc": ".3f"}  # of columns whose numbers stand below each other
 ALL_CLOUD = "everything is cloud"  # the method that every other must be better than
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
 # Columns in which NAMES are replaced.
-NAMED = ("set", "images", "sensor", "biome", "collection", "region", "scene", "of")
+NAMED = {"set", "images", "sensor", "biome", "collection", "region", "scene", "of"}
+NAMED |= {"band", "bands", "works from", "lacks"}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -206,7 +209,7 @@ def _text(column: pd.Series) -> pd.Series:
     """Numbers with as few digits as they need, names as text."""
     if pd.api.types.is_numeric_dtype(column):
         integers = (column.dropna() % 1 == 0).all()
-        digits = ".0f" if integers else ".4g"
+        digits = ".0f" if integers else DIGITS.get(str(column.name), ".4g")
         # + 0 turns -0 into 0.
         return column.map(lambda value: "–" if pd.isna(value) else format(value + 0, digits))
     if column.name in NAMED:

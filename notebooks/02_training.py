@@ -112,7 +112,7 @@ tables.show(training.cloud_table({"train": train, "validation": validation}))
 # averaged with its eight neighbours (3 × 3 pixels, the middle one weighted most). This removes any
 # pattern that repeats from square to square {cite:p}`sugawara2019`.
 
-# %%
+# %% tags=["wide"]
 card = ModelCard(name="example", bands=bands, resolution=resolution, seed=seed)
 net = build(card)
 training.unet_figure(card, CROP)
@@ -408,7 +408,7 @@ tables.show(write_table(work, "normalisation", by_norm))
 #
 # Validation is not looked at while a fit runs, so only its training loss can tell.
 
-# %%
+# %% tags=["wide"]
 training.curves_figure(work_folder(work) / "runs", [*by_source, *fitted])
 
 # %% [markdown]
