@@ -24,7 +24,13 @@ PERCENT = {
     "mean": "F2 %, mean",
     "val_f2": "Validation F2 %",
     "validation F2": "Validation F2 %",
+    "F2": "F2 %",
+    "demanded": "Demanded %",
+    "F2 at the best threshold": "F2 at the best threshold, %",
 }
+
+# Columns of differences between fractions, shown in points (hundredths), with their heads.
+POINTS = {"difference": "Difference, points", "low": "95 % from", "high": "to"}
 
 # Columns of a table of scores. IoU follows from F1, and accuracy gives way to the balanced one.
 SCORE_COLUMNS = ["f2", "f2_low", "f2_high", "f1", "balanced_accuracy", "mcc", "precision", "recall"]
@@ -35,31 +41,48 @@ HEADS = {
     "biome": "Surface",
     "mcc": "MCC",
     "millions": "Million parameters",
-    "low": "95 % from",
-    "high": "to",
     "units": "Scenes or places",
 }
 
-# Regular expressions that turn names of sensors, image sets, surfaces and bands into text.
+# Regular expressions that turn names of sensors, images, collections, surfaces and bands into text.
 NAMES = {
     r"^ukis_sentinel2": "Sentinel-2, ukis-csmask set",
+    r"^ukis_landsat5": "Landsat 5, ukis-csmask set",
+    r"^oncloudn_(?=\d)": "Sentinel-2, On Cloud N ",
     r"^oncloudn": "Sentinel-2, On Cloud N set",
     r"^(drawn|simulated)_sentinel2_reference": "Sentinel-2, simulated",
+    r"^simulated_grounds": "simulated scenes",
+    r"^(simulated_.*)_(train|validation)$": r"\1",
+    r"^l8biome": "Landsat 8 Biome",
+    r"^l8_(?=[A-Z])": "Landsat 8 ",
+    r"^sen12mscrts_italy": "SEN12MS-CR-TS, Italy",
+    r"^sen12mscr_": "SEN12MS-CR, ",
+    r"^sen1floods11": "Sen1Floods11",
+    r"^italy_": "Italy ",
+    r"^aberystwyth": "Aberystwyth",
+    r"^planetscope": "PlanetScope",
+    r"^co3d\b": "CO3D",
     r"^landsat-": "Landsat ",
     r"^sentinel-": "Sentinel-",
     r"^spot-": "SPOT-",
+    r"_p(?=\d+$)": ", patch ",
     r"\bnir\b": "NIR",
     r"\bswir16\b": "SWIR",
-    r"^(Grass|Snow)(?=[A-Z])": r"\1, ",
+    r"\bswir22\b": "SWIR at 2.2 µm",
+    r"(Grass|Snow)(?=[A-Z])": r"\1, ",
+    r"_": " ",
 }
 
+DIGITS = {"mcc": ".3f"}  # of columns whose numbers stand below each other
 ALL_CLOUD = "everything is cloud"  # the method that every other must be better than
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
-NAMED = ("set", "images", "sensor", "biome")  # columns in which NAMES are replaced
+# Columns in which NAMES are replaced.
+NAMED = {"set", "images", "sensor", "biome", "collection", "region", "scene", "of"}
+NAMED |= {"band", "bands", "works from", "lacks"}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Format a table of results for readers: per cent, intervals in one column, plain heads.
+    """Format a table for readers: per cent and points, intervals in one column, plain heads.
 
     A column `run` of the form "method: bands" becomes two columns. Undefined values become "–".
 
@@ -76,6 +99,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         elif name in PERCENT:
             head, text = _percent(table, name)
             shown[head] = text
+        elif name in POINTS and "difference" in table:
+            shown[POINTS[name]] = column.map(points)
         elif not name.endswith(("_low", "_high")):
             head = HEADS.get(name, (name[:1].upper() + name[1:]).replace("_", " "))
             shown[head] = _text(column)
@@ -83,7 +108,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def title_of(name: str) -> str:
-    """Name a sensor, a set of images or a run as tables do, such as "Landsat 8".
+    """Name a sensor, an image, a set of images or a run as tables do, such as "Landsat 8".
 
     Args:
         name: The name in the data.
@@ -92,6 +117,31 @@ def title_of(name: str) -> str:
         The name with `NAMES` replaced.
     """
     return str(pd.Series([name]).replace(NAMES, regex=True).iloc[0])
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction in per cent, such as "86.2 %"; the space does not break.
+
+    Args:
+        fraction: From 0 to 1.
+
+    Returns:
+        The text.
+    """
+    return f"{_per_cent(fraction)}\N{NO-BREAK SPACE}%"
+
+
+def points(difference: float) -> str:
+    """Write a difference between two fractions in points, that is in hundredths, with its sign.
+
+    Args:
+        difference: From -1 to 1.
+
+    Returns:
+        The text, "–" where it is undefined.
+    """
+    # + 0 turns -0 into 0.
+    return "–" if pd.isna(difference) else f"{round(100 * difference, 1) + 0:+.1f}"
 
 
 def enough_units(table: pd.DataFrame) -> pd.DataFrame:
@@ -159,7 +209,7 @@ def _text(column: pd.Series) -> pd.Series:
     """Numbers with as few digits as they need, names as text."""
     if pd.api.types.is_numeric_dtype(column):
         integers = (column.dropna() % 1 == 0).all()
-        digits = ".0f" if integers else ".4g"
+        digits = ".0f" if integers else DIGITS.get(str(column.name), ".4g")
         # + 0 turns -0 into 0.
         return column.map(lambda value: "–" if pd.isna(value) else format(value + 0, digits))
     if column.name in NAMED:

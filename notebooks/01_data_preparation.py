@@ -56,9 +56,12 @@ figures.style()
 # %% [markdown]
 # ## Scenes and roles
 #
-# A **scene** is one image with all its bands, most often a patch of a few kilometres; a **region**
-# is the place it shows. The catalogue lists for each scene its files, sensor, region and **role**.
-# There are four roles.
+# Three words are kept apart. A **patch** is one small image of the corpus, a few kilometres wide. A
+# **scene** is any image as the code reads it, with all its bands: every patch becomes a scene, and so
+# does a whole product. A **chip** is one of the squares that scenes are cut into for training.
+#
+# A **region** is the place a scene shows. The catalogue lists for each scene its files, sensor,
+# region and **role**. There are four roles.
 #
 # - *train*: the weights of the network are fitted to these. Sentinel-2 only.
 # - *validation*: everything that has to be chosen is chosen on these. No region is in both roles: scenes
@@ -82,7 +85,7 @@ tables.show(data.places_table(catalogue))
 
 # %% [markdown]
 # *Table 1.2. The surfaces, with the number of places of each; every simulated scene counts as a
-# place. Look for surfaces of the reference that the training rows lack. "Not recorded" means that the
+# place, and "of each" means that all surfaces of the row have as many. Look for surfaces of the reference that the training rows lack. "Not recorded" means that the
 # publisher does not state the surface. The simulated scenes show each surface equally often, by rule.*
 #
 # Not every copy of this page is made from the same images. The next lines state what this one
@@ -96,7 +99,8 @@ Markdown(write_corpus_note(catalogue, results_folder(work) / "corpus.md"))
 
 # %% tags=["wide"]
 train = catalogue.select("train")
-shown = [(record.id, open_scene(record, store)) for record in data.some_of(train, scenes_shown)]
+some = data.some_of(train, scenes_shown)
+shown = [(tables.title_of(record.id), open_scene(record, store)) for record in some]
 figures.gallery(shown)
 
 # %% [markdown]
@@ -113,21 +117,21 @@ figures.gallery(shown)
 # ({doc}`02_training`).
 
 # %% tags=["wide"]
-name, scene = shown[-1]
+name, scene = data.half_cloudy(shown)
 coarser = [metres for metres in (20.0, 30.0, 60.0) if metres > scene.attrs["resolution"]]
 coarse = [resample(scene, metres) for metres in coarser]
 data.resolutions_figure([scene, *coarse])
 
 # %% [markdown]
-# *Figure 1.2. The last scene of Figure 1.1 as delivered, and resampled to coarser pixels. Look for
-# the smallest detail that can still be recognised at each size of pixel.*
+# *Figure 1.2. One scene as delivered, and resampled to coarser pixels: of the simulated scenes of
+# Figure 1.1, the one nearest to half cloud, half clear. Look for the smallest detail that can still be
+# recognised at each size of pixel.*
 #
 # A terrain model is an optional input: `elevation` counts as one more band. Few open images come
-# with one. This is the first scene of the catalogue that has one, on the grid of its image.
+# with one. Of those that do, this is the scene whose heights differ most, on the grid of its image.
 
 # %%
-with_dem = next(record for record in catalogue.scenes if record.dem or record.simulated)
-data.terrain_figure(with_dem.id, open_scene(with_dem, store))
+data.terrain_figure(*data.hilliest(catalogue, store))
 
 # %% [markdown]
 # *Figure 1.3. A scene (left) and the height of its ground (right), pixel for pixel. What heights
@@ -163,8 +167,7 @@ LABEL_SOURCES
 # %% [markdown]
 # One of them matters below: s2cloudless dilates its own masks (`dilation_m`).
 #
-# `study_chips` cuts the scenes into **chips**, squares of equal size, and labels each chip with
-# every source. A simulated scene needs no processor: its exact mask is stored for every source.
+# `study_chips` cuts the scenes into chips, all of one size, and labels each chip with every source. A simulated scene needs no processor: its exact mask is stored for every source.
 # Simulated chips are therefore left out of the comparison that follows.
 
 # %%
@@ -245,8 +248,8 @@ data.disagreement_figure(chips, three, worst, cirrus)
 agreement = 1 - (a != b).mean()
 agreed_by_all = (masks["consensus"] != 255).mean()
 Markdown(
-    f"s2cloudless and ukis-csmask agree on {agreement:.1%} of {a.size:,} pixels of {len(a)} chips; "
-    f"all three processors agree on {agreed_by_all:.1%}."
+    f"s2cloudless and ukis-csmask agree on {tables.percent(agreement)} of {a.size:,} pixels of "
+    f"{len(a)} chips; all three processors agree on {tables.percent(agreed_by_all)}."
 )
 
 # %% [markdown]
@@ -292,8 +295,8 @@ tables.show(stored)
 totals = stored.groupby("origin").chips.sum()
 Markdown(
     f"In this run: {totals['real']} real and {totals['simulated']} simulated chips; "
-    f"s2cloudless calls {(a == 1).mean():.1%} of the pixels compared cloud, ukis-csmask "
-    f"{(b == 1).mean():.1%}; the two agree on {agreement:.1%}."
+    f"s2cloudless calls {tables.percent((a == 1).mean())} of the pixels compared cloud, ukis-csmask "
+    f"{tables.percent((b == 1).mean())}; the two agree on {tables.percent(agreement)}."
 )
 
 # %% [markdown]

@@ -112,7 +112,7 @@ tables.show(training.cloud_table({"train": train, "validation": validation}))
 # averaged with its eight neighbours (3 × 3 pixels, the middle one weighted most). This removes any
 # pattern that repeats from square to square {cite:p}`sugawara2019`.
 
-# %%
+# %% tags=["wide"]
 card = ModelCard(name="example", bands=bands, resolution=resolution, seed=seed)
 net = build(card)
 training.unet_figure(card, CROP)
@@ -402,7 +402,7 @@ tables.show(write_table(work, "normalisation", by_norm))
 # *Table 2.6. Short fits with each normalisation. The row with the highest mean is used on the pages
 # that follow.*
 #
-# The same caution holds: the study of 2020 found normalisation of each patch (`chip`) important for
+# The same caution holds: the study of 2020 found normalisation of each image (`chip`) important for
 # the transfer to other sensors, and validation on the training sensor can neither confirm nor refute
 # that.
 #
@@ -410,7 +410,7 @@ tables.show(write_table(work, "normalisation", by_norm))
 #
 # Validation is not looked at while a fit runs, so only its training loss can tell.
 
-# %%
+# %% tags=["wide"]
 training.curves_figure(work_folder(work) / "runs", [*by_source, *fitted])
 
 # %% [markdown]
@@ -425,7 +425,7 @@ training.curves_figure(work_folder(work) / "runs", [*by_source, *fitted])
 # **calibrated**: a scale and a shift of the logit, fitted on validation, go into the last
 # convolution. Then the threshold is chosen by F2, averaged over the real and the simulated
 # validation chips. Many thresholds score nearly alike, and which of them is highest is chance. So the
-# rule is: take all thresholds within 0.01 of the best F2 (the **plateau**), and use the middle of them.
+# rule is: take all thresholds within one point (0.01) of the best F2 (the **plateau**), and use the middle of them.
 
 # %%
 training.threshold_figure(as_used, validation)
@@ -438,9 +438,9 @@ training.threshold_figure(as_used, validation)
 # %%
 f2 = by_labels.set_index("labels")["mean"]
 Markdown(
-    f"In this run: {chosen} labels reach a mean F2 of {f2[chosen]:.3f} on the yardsticks, the "
-    f"sources of labels differ by {f2.max() - f2.min():.3f}, and the normalisations by "
-    f"{by_norm['mean'].max() - by_norm['mean'].min():.3f}. Normalisation used: {best}. "
+    f"In this run: {chosen} labels reach a mean F2 of {tables.percent(f2[chosen])} on the yardsticks, "
+    f"the sources of labels differ by {100 * (f2.max() - f2.min()):.1f} points, and the normalisations "
+    f"by {100 * (by_norm['mean'].max() - by_norm['mean'].min()):.1f}. Normalisation used: {best}. "
     f"The final models train on {LEARNT_FROM[scenes]}."
 )
 

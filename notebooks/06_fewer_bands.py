@@ -59,13 +59,14 @@ figures.style()
 # ground sampling. From the cards alone we can list what a sensor shares with Sentinel-2. A model works
 # only from the bands it was made for, so the last column gives the largest band set of the study that the
 # sensor can fill. `five` is blue, green, red, near infrared (`nir`) and short-wave infrared at 1.6 µm
-# (`swir16`); `spot` is these without blue, `pleiades` without short-wave infrared.
+# (`swir16`); `spot` is these without blue, `pleiades` without short-wave infrared. These are also the names
+# that commands and files use.
 
 # %%
 show(write_table(work, "sensors_shared", bands.sensor_table()))
 
 # %% [markdown]
-# Read a row from right to left: the last column is the model to use, the column before it is what that
+# *Table 6.1. What each sensor shares with Sentinel-2.* Read a row from right to left: the last column is the model to use, the column before it is what that
 # model goes without. A sensor with "none" in the last column cannot fill any of the three sets, and no
 # model of these sets can be used on it.
 #
@@ -94,7 +95,7 @@ responses
 # Blue, green, red and near infrared are the bands of Pléiades. We could not obtain Pléiades images with
 # reference masks. Two substitutes each answer part of the question:
 #
-# - **Real images of another sensor.** The On Cloud N chips are Sentinel-2 images with these bands and
+# - **Real images of another sensor.** The On Cloud N patches are Sentinel-2 images with these bands and
 #   hand-labelled masks. They look like surface reflectance ({doc}`/data`), while the models learnt from
 #   reflectance at the top of the atmosphere. Their cloud outlines are generous, so a tight mask loses recall there.
 # - **Simulated images of the sensor itself.** Venµs and Pléiades are simulated over the same places, with
@@ -107,10 +108,10 @@ models = {name: trained_model(work, name) for name in ("pleiades", "any")}
 use = BAND_SETS["pleiades"]
 sets = {}
 if catalogue.name == "simulated":
-    print("The corpus is simulated: the On Cloud N chips are left out.")
+    print("The corpus is simulated: the On Cloud N patches are left out.")
 else:
-    chips = [s for s in catalogue.select("reference") if s.collection == "oncloudn"]
-    sets["oncloudn"] = open_scenes(chips, store, models["pleiades"].card.resolution)
+    patches = [s for s in catalogue.select("reference") if s.collection == "oncloudn"]
+    sets["oncloudn"] = open_scenes(patches, store, models["pleiades"].card.resolution)
 for name in ("venus", "pleiades"):
     title = f"{get_sensor(name).title}, simulated"
     sets[title] = simulate_set(name, tested, seed=40_000 + seed, size=size)
@@ -148,7 +149,7 @@ shown = enough_units(scores)[["images", *bands.SHOWN]].round(3)
 show(write_table(work, "scores_without_swir", shown))
 
 # %% [markdown]
-# Compare a method with the floor of its own set first, then with the other methods of that set. Do not
+# *Table 6.2. Scores without short-wave infrared.* Compare a method with the floor of its own set first, then with the other methods of that set. Do not
 # compare the real set with the simulated ones: they differ in cloud cover, and so in their floor. The
 # simulated Venµs and Pléiades show the same places, so what differs between these two is the instrument
 # alone. Then look at precision and recall. Precision is low if bright ground such as snow or sand is taken
@@ -160,8 +161,8 @@ show(write_table(work, "scores_without_swir", shown))
 #
 # ## Pictures of PlanetScope
 #
-# PlanetScope has the same four bands. The labels that come with its chips are blocks of unknown origin, so
-# we compute no score. We show the pictures instead, with the mask of the model outlined. A chip of 300
+# PlanetScope has the same four bands. The labels that come with its patches are blocks of unknown origin, so
+# we compute no score. We show the pictures instead, with the mask of the model outlined. A patch of 300
 # pixels of 3 m is no more than 30 pixels of the network's 30 m, so the model sees very little context.
 
 # %% tags=["wide", "remove-stderr"]
@@ -170,14 +171,14 @@ if pictures:
     gallery = figures.gallery(pictures)
     figures.save(gallery, results_folder(work) / "planetscope.png")
 else:
-    print("The corpus is simulated: the PlanetScope chips are left out.")
+    print("The corpus is simulated: the PlanetScope patches are left out.")
 gallery if pictures else None
 
 # %% [markdown]
-# *Figure 6.2. PlanetScope chips in true colour, with the outline of the model's mask; there is no outline
-# where all or nothing is called cloud. The title gives the season and number of the chip, whether its
+# *Figure 6.2. PlanetScope patches in true colour, with the outline of the model's mask; there is no outline
+# where all or nothing is called cloud. The title gives the season and number of the patch, whether its
 # source calls it cloudy or clear, and the fraction that the model calls cloud. Check two things by eye: do the
-# outlines follow the clouds, and is the fraction near zero on the chips called clear? (Shown with real
+# outlines follow the clouds, and is the fraction near zero on the patches called clear? (Shown with real
 # images only.)*
 #
 # Back to the scores: the lines below repeat F2 of the four-band model beside the floor of each set.

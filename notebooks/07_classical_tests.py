@@ -38,6 +38,7 @@ draws: int = 2000  # of the bootstrap
 
 # %% tags=["hide-input"]
 import pandas as pd
+from IPython.display import Markdown, display
 
 from clouddl import figures
 from clouddl.labels import available_tests, spectral_tests
@@ -85,6 +86,8 @@ rows = [
 show(pd.DataFrame(rows))
 
 # %% [markdown]
+# *Table 7.1. The tests, and the bands each reads with and without blue.*
+#
 # Without blue, **green stands in for blue in the haze test**, and the threshold stays 0.08. This is our choice,
 # not a published one, and it changes what the test does. Air scatters blue light most, so at the top
 # of the atmosphere blue is raised even over clear ground, and some clear ground passes the test with blue.
@@ -95,14 +98,14 @@ show(pd.DataFrame(rows))
 # ## Scores on the references
 #
 # We score the tests and the network on every reference that has all five bands, with and without blue. So
-# a row with five bands and a row with four are of the same scenes. The cell prints how many each sensor has.
+# a row with five bands and a row with four are of the same scenes. The next line says how many each sensor has.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
 models = {name: trained_model(work, name) for name in ("five", "spot")}
 scenes = open_scenes(catalogue.select("reference"), store, models["spot"].card.resolution)
 sets = transfer.by_sensor(scenes, five)
-{sensor: len(part) for sensor, part in sets.items()}
+bands.numbers_of_scenes(sets)
 
 # %% [markdown]
 # Next to them stand the floor, which calls every pixel cloud, and on real images ukis-csmask, a network
@@ -125,7 +128,7 @@ scores = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
 show(write_table(work, "scores_spectral_tests", scores[["sensor", *bands.SHOWN]].round(3)))
 
 # %% [markdown]
-# Read the rows of one sensor together, starting with the floor. A sensor with one scene has no interval,
+# *Table 7.2. Tests, network and floor on the references.* Read the rows of one sensor together, starting with the floor. A sensor with one scene has no interval,
 # and a difference there is an anecdote. Whether the network and the tests truly differ is for the paired
 # differences of {doc}`05_spot_transfer` to say, not for two intervals that overlap. Precision and recall
 # tell how a rule fails: low precision is clear ground called cloud, low recall is missed cloud. The pictures
@@ -156,7 +159,7 @@ figures.panel(bands.example_rows(sets, evaluations, columns))
 show(bands.haze_test(sets).round(1))
 
 # %% [markdown]
-# Where green lets far fewer clear pixels pass and nearly as many cloud pixels, it makes the better test on
+# *Table 7.3. The haze test with blue and with green.* Where green lets far fewer clear pixels pass and nearly as many cloud pixels, it makes the better test on
 # these images, and that would explain a higher F2 of the tests *without* blue. It does not make green
 # the better band in general. The threshold was published for Landsat images of other
 # places, and a higher threshold on blue might do the same; we did not tune one, because the references
@@ -209,7 +212,13 @@ if series:
 # %%
 show(agreement) if series else None
 
-# %%
+# %% [markdown]
+# *Table 7.4. The Italian series, date by date. Compare the methods on dates that are neither wholly cloudy nor
+# wholly clear.*
+#
+# The same as a picture:
+
+# %% tags=["wide"]
 bands.plot_series(agreement) if series else None
 
 # %% [markdown]
@@ -218,16 +227,17 @@ bands.plot_series(agreement) if series else None
 # with and is the spectral tests by another name; only dates with a low bar compare three methods. Lines far
 # apart on such a date mean that at least one method is wrong there. (Shown with real images only.)*
 #
-# In the table, "as CloudDL" is the fraction of pixels on which a test and the network say the same. It has a
+# In Table 7.4, "as CloudDL" is the fraction of pixels on which a test and the network say the same. It has a
 # trap: on a date that is wholly overcast all methods tend to agree, and so they do on a clear one. The means
-# over all dates, printed below, are mostly made of such dates; look at the others in the table. After the
+# over all dates, given below, are mostly made of such dates; look at the others in the table. After the
 # means, the lines with F2 return to the references: the network beside the spectral tests, with SPOT's bands.
 
 # %%
 if series:
     means = agreement.mean(numeric_only=True)
-    print(f"agreement with CloudDL: multi-temporal {means['multi-temporal as CloudDL %']:.1f} %")
-    print(f"agreement with CloudDL: spectral tests {means['spectral as CloudDL %']:.1f} %")
+    temporal, spectral = means["multi-temporal as CloudDL %"], means["spectral as CloudDL %"]
+    text = f"Agreement with CloudDL: multi-temporal test {temporal:.1f} %, spectral tests {spectral:.1f} %."
+    display(Markdown(text))
 bands.f2_beside(scores, "sensor", columns["network, four bands"], columns["tests, green for blue"])
 
 # %% [markdown]

@@ -50,7 +50,7 @@ from clouddl.simulate.spectra import adjustment
 from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, transfer
-from clouddl_study.tables import show
+from clouddl_study.tables import points, show, title_of
 from clouddl_study.workspace import trained_model, write_table
 
 figures.style()
@@ -72,14 +72,14 @@ figures.style()
 five, spot = list(STUDY_BANDS), BAND_SETS["spot"]
 sentinel = get_sensor("sentinel-2")
 matrix, offset, remaining = adjustment(get_sensor("landsat-8"), sentinel, spot)
-fitted = pd.DataFrame(matrix, columns=[f"Landsat 8 {band}" for band in spot])
-fitted.insert(0, "Sentinel-2", spot)
+fitted = pd.DataFrame(matrix, columns=[f"Landsat 8 {title_of(band)}" for band in spot])
+fitted.insert(0, "Sentinel-2", [title_of(band) for band in spot])
 fitted["offset"] = offset
 fitted["white of 0.8 becomes"] = matrix @ np.full(len(spot), 0.8) + offset
 show(fitted.round(3))
 
 # %% [markdown]
-# Each row makes one band of Sentinel-2. The larger a number off the diagonal, the more the adjustment borrows
+# *Table 8.1. The adjustment of Landsat 8.* Each row makes one band of Sentinel-2. The larger a number off the diagonal, the more the adjustment borrows
 # from another band. The last column tests the fit on what it never saw. An ideal white target has the same
 # reflectance in every band of every sensor, so nothing should change and the column should read 0.8. A thick
 # cloud is near to that in the visible and near infrared. A departure from 0.8 is an error that the adjustment
@@ -95,6 +95,9 @@ show(fitted.round(3))
 uses = {"landsat-5": five, "landsat-8": five, "spot-4": spot, "spot-5": spot}
 distances = bands.distance_table(uses, sentinel)
 show(write_table(work, "band_adjustment", distances.round(4)))
+
+# %% [markdown]
+# *Table 8.2. Root mean square difference of reflectance to Sentinel-2's band of the same name.* As a picture:
 
 # %% tags=["wide"]
 bands.plot_distances(distances)
@@ -117,7 +120,7 @@ models = {name: trained_model(work, name) for name in ("five", "spot", "any")}
 scenes = open_scenes(catalogue.select("reference"), store, models["spot"].card.resolution)
 sets = transfer.by_sensor(scenes, five)
 sets.pop("sentinel-2", None)  # it is the target
-{sensor: len(part) for sensor, part in sets.items()}
+bands.numbers_of_scenes(sets)
 
 # %% [markdown]
 # For each sensor and each set of bands we predict three times. The first two use the same model on two
@@ -158,7 +161,7 @@ scores = pooled(both, by=["sensor", "run"], draws=draws, seed=seed)
 show(write_table(work, "scores_band_adaptation", scores[["sensor", *bands.SHOWN]].round(3)))
 
 # %% [markdown]
-# Compare the three ways within one sensor and one set of bands. The intervals of the rows may overlap
+# *Table 8.3. The three ways, and the floor.* Compare the three ways within one sensor and one set of bands. The intervals of the rows may overlap
 # even if one way is better on every scene, because all three find the same scenes hard. The paired
 # differences below remove that: the bootstrap resamples the scenes of both ways together.
 
@@ -167,7 +170,7 @@ differences = bands.differences_to_plain(three, ways, draws, seed)
 show(write_table(work, "difference_band_adaptation", differences.round(4)))
 
 # %% [markdown]
-# Each row is an F2 minus the F2 of the bands as they are; 0.01 is one point in per cent. An interval that
+# *Table 8.4. F2 minus the F2 of the bands as they are, in points, that is in hundredths.* An interval that
 # contains zero means that no difference is shown. One that does not may still show a difference too small to
 # matter. A sensor with a single place cannot be resampled and is left out.
 #
@@ -180,7 +183,7 @@ show(write_table(work, "difference_band_adaptation", differences.round(4)))
 show(pd.DataFrame(ranked).round(3))
 
 # %% [markdown]
-# If two ways are equal in average precision and differ in F2, the threshold is what differs, and it could be
+# *Table 8.5. Average precision of each way, from 0 to 1.* If two ways are equal in average precision and differ in F2, the threshold is what differs, and it could be
 # set anew on a few labelled pixels. If they differ in both, the ordering itself is better or worse.
 #
 # There are two reasons to expect little of an adjustment. A cloud is nearly white in the visible and near
@@ -192,9 +195,9 @@ show(pd.DataFrame(ranked).round(3))
 lines = []
 for row in differences.itertuples():
     verdict = "no difference shown" if row.low <= 0 <= row.high else "a difference"
-    interval = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
-    points = f"**{100 * row.difference:+.1f} points** of F2 ({interval})"
-    lines.append(f"- {get_sensor(row.sensor).title}, {row.run}: {points}, {verdict}")
+    interval = f"{points(row.low)} to {points(row.high)}"
+    gain = f"**{points(row.difference)} points** of F2 ({interval})"
+    lines.append(f"- {get_sensor(row.sensor).title}, {title_of(row.run)}: {gain}, {verdict}")
 Markdown("\n".join(lines))
 
 # %% [markdown]

@@ -158,7 +158,7 @@ differences = pairs.differences_to_own(counts, names, draws, seed)
 show(write_table(work, "difference_sensor_matrix", differences.round(4)))
 
 # %% [markdown]
-# *Table 9.2. Differences in F2 to the native model; 0.01 is one point. Look for intervals that exclude zero.*
+# *Table 9.2. Differences in F2 to the native model, in points. Look for intervals that exclude zero.*
 #
 # A positive difference means that a model of another sensor is **ahead of the native one**. The intervals hold the
 # choice of places. They do not hold the seed: there is one fit for each sensor, and fits that differ in nothing

@@ -37,7 +37,7 @@ most: int = 20  # references of one sensor, at the most
 places: int = 20  # simulated places
 size: int = 128  # pixels of 30 m, of one simulated place
 every: int = 1  # of the levels below, counted from the worst, each n-th is run
-drop: float = 0.02  # loss of F2 from which on a model counts as broken
+drop: float = 0.02  # loss of F2, as a fraction, from which on a model counts as broken
 
 # %% tags=["hide-input"]
 import pandas as pd

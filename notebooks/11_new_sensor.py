@@ -56,9 +56,18 @@ from clouddl.sensors import get_sensor
 from clouddl.simulate import simulate_set
 from clouddl.transfer import adapt, evaluate, left_out, model_method, open_scenes, teaching_order
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
+from clouddl_study.experiments import LEARNT_FROM
 from clouddl_study.pages import life, transfer
-from clouddl_study.tables import show
-from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
+from clouddl_study.tables import percent, show, title_of
+
+# %% tags=["hide-input"]
+from clouddl_study.workspace import (
+    read_choices,
+    results_folder,
+    trained_model,
+    work_folder,
+    write_table,
+)
 
 # %% [markdown]
 # ## 1. Before launch
@@ -66,20 +75,22 @@ from clouddl_study.workspace import results_folder, trained_model, work_folder, 
 # All that exists is the sensor's card: its bands, their wavelengths, resolution and noise. The idea of 2020
 # was to train on Sentinel-2 with the bands that both sensors have, at the coarser resolution of the two.
 # `working_bands` and `working_resolution` read both from the card; the resolution is never finer than 30 m here.
-# `coarse_model` trains on the study's chips (squares cut from its Sentinel-2 scenes, real and simulated) with these
-# bands alone. Its threshold comes from the validation chips.
+# `coarse_model` trains with these bands alone, on the study's chips (squares cut from its Sentinel-2 scenes): those of
+# real scenes, of simulated ones or of both, as {doc}`02_training` chose for the final models. Its threshold comes from
+# all validation chips.
 
 # %%
 figures.style()
 sensor = get_sensor(card)
 catalogue, store = open_corpus(corpus, mirror or None)
 path = study_chips(catalogue, store, work, simulated)
-labels = training_labels("auto", catalogue)
+labels, scenes = training_labels("auto", catalogue), read_choices(work)["scenes"]
 runs = work_folder(work) / "runs"
 resolution = working_resolution(sensor)
 folder = runs / f"{sensor.id}-preflight"
-coarse = coarse_model(sensor, path, labels, folder, epochs=epochs, seed=seed)
-print(f"{sensor.title}: {', '.join(working_bands(sensor))} at {resolution:g} m")
+coarse = coarse_model(sensor, path, labels, folder, scenes=scenes, epochs=epochs, seed=seed)
+uses = ", ".join(title_of(band) for band in working_bands(sensor))
+Markdown(f"{sensor.title}: {uses} at {resolution:g} m; trained on {LEARNT_FROM[scenes]}.")
 
 # %% [markdown]
 # What will the model be worth? No image exists yet, so we score it on scenes simulated as the sensor would
@@ -89,7 +100,7 @@ print(f"{sensor.title}: {', '.join(working_bands(sensor))} at {resolution:g} m")
 # %%
 before = expected(coarse, sensor, draws=draws, places=places)
 floor = transfer.all_cloud_f2(before.cloud.mean())
-print(f"F2 of the mask that calls everything cloud, on these scenes: {100 * floor:.1f} %")
+Markdown(f"F2 of the mask that calls everything cloud, on these scenes: {percent(floor)}.")
 
 # %% tags=["hide-input"]
 measures = ["scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
@@ -98,7 +109,7 @@ show(table.rename(columns={"draw": "sample"}))
 
 # %% [markdown]
 # *Table 11.1. Expected scores before launch; a row is one sample of the specification. Compare how far the rows are
-# apart, and how far all are above the F2 of the trivial mask, which is printed above.*
+# apart, and how far all are above the F2 of the trivial mask, which is given above.*
 #
 # All rows are of the same places, so their spread is that of the open figures alone: if it is small, these figures
 # hardly matter for the mask of clouds. The interval of each row is another thing: it holds the choice of places. The
@@ -164,8 +175,10 @@ spot = trained_model(work, "spot")
 opened = open_scenes(references, store, spot.card.resolution)
 taught = {name: opened[name] for name in teaching_order(opened)[: max(shots)]}
 newcomers["landsat-8"] = (spot, taught, left_out(opened, taught))
-print(f"learnt from, in this order: {', '.join(taught)}")
-print(f"scored on {len(newcomers['landsat-8'][2])} others")
+Markdown(
+    f"Learnt from, in this order: {'; '.join(title_of(name) for name in taught)}. "
+    f"Scored on {len(newcomers['landsat-8'][2])} others."
+)
 
 # %% [markdown]
 # For each newcomer and each number of labelled scenes, the three models:
@@ -223,7 +236,7 @@ figure
 #
 # Read the curves from left to right. A dip at one scene would be the collapse of the warning; not every fit has it.
 # There are enough labels where *refined* stays above its start by more than the interval. *Trained anew*
-# shows what the labels are worth without the chips of Sentinel-2. If *new threshold alone* is as good as *refined*,
+# shows what the labels are worth without the training chips. If *new threshold alone* is as good as *refined*,
 # training with the labels was not needed. If no curve rises above its start, these labels brought nothing.
 # Each point is one fit of one seed, so differences smaller than the intervals show nothing.
 #

@@ -67,6 +67,7 @@ def coarse_model(
     labels: str,
     folder: Path | str,
     *,
+    scenes: str = "all",
     epochs: int = 40,
     seed: int = 0,
 ) -> CloudModel:
@@ -77,6 +78,7 @@ def coarse_model(
         archive: A Zarr of `chips.make_chips`; the threshold is chosen on its validation scenes.
         labels: A source of labels in it.
         folder: Folder of the training run.
+        scenes: To train on: "all", "real" or "simulated" ones. Validation always has all.
         epochs: Passes over the archive.
         seed: Seed of the training.
 
@@ -95,6 +97,7 @@ def coarse_model(
         labels=labels,
         seed=seed,
     )
+    train = train.only(scenes)
     return fit(untrained, train, validation, folder, Schedule(epochs, 8, patience=epochs))
 
 

@@ -20,7 +20,7 @@ from clouddl.score import paired
 from clouddl.sensors import Sensor, fitting_sets, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
-from clouddl_study.tables import title_of
+from clouddl_study.tables import percent, points, title_of
 
 # Columns of a table of scores, after that which says on which images.
 SHOWN = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
@@ -67,19 +67,31 @@ def f2_beside(scores: pd.DataFrame, by: str, run: str, other: str) -> Markdown:
     for images, part in scores.groupby(by, sort=False):
         f2 = part.set_index("run").f2
         if {run, other} <= set(f2.index):
-            title = title_of(images)
-            points = 100 * (f2[run] - f2[other])
             lines.append(
-                f"- {title}: F2 **{f2[run]:.1%}** with {run}; {f2[other]:.1%} with {other} "
-                f"({points:+.1f} points)"
+                f"- {title_of(images)}: F2 **{percent(f2[run])}** with {title_of(run)}; "
+                f"{percent(f2[other])} with {title_of(other)} "
+                f"({points(f2[run] - f2[other])} points)"
             )
     return Markdown("\n".join(lines))
+
+
+def numbers_of_scenes(sets: Mapping[str, Scenes]) -> Markdown:
+    """Say how many scenes each set has.
+
+    Args:
+        sets: Scenes by sensor or set of images.
+
+    Returns:
+        A sentence.
+    """
+    numbers = ", ".join(f"{title_of(name)} {len(scenes)}" for name, scenes in sets.items())
+    return Markdown(f"Scenes: {numbers}.")
 
 
 def planetscope_pictures(
     catalogue: Catalogue, store: Store, model: CloudModel
 ) -> list[tuple[str, xr.Dataset]]:
-    """Find the clouds of the PlanetScope chips of a corpus.
+    """Find the clouds of the PlanetScope patches of a corpus.
 
     Args:
         catalogue: The corpus; its scenes of the role "extra" are looked through.
@@ -87,19 +99,19 @@ def planetscope_pictures(
         model: Works from the four bands of PlanetScope.
 
     Returns:
-        Title and scene of each chip, for `figures.gallery`. The title gives the fraction of cloud,
+        Title and scene of each patch, for `figures.gallery`. The title gives the fraction of cloud,
         and `mask` (y, x) is that of the model.
     """
     pictures = []
     for record in catalogue.select("extra"):
         if record.sensor == "planetscope":
-            chip = open_scene(record, store)
-            resolution = chip.attrs["resolution"]
-            probability = predict_array(model, chip.reflectance, resolution=resolution)
+            patch = open_scene(record, store)
+            resolution = patch.attrs["resolution"]
+            probability = predict_array(model, patch.reflectance, resolution=resolution)
             mask = to_mask(probability, model.card.threshold)
             _, kind, season, number, *_ = record.id.split("_")
-            title = f"{season} {number}, {kind}: {(mask == CLOUD).mean():.0%}"
-            pictures.append((title, chip.assign(mask=(("y", "x"), mask))))
+            title = f"{season} {number}, {kind}: {100 * (mask == CLOUD).mean():.0f} %"
+            pictures.append((title, patch.assign(mask=(("y", "x"), mask))))
     return pictures
 
 

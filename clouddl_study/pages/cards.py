@@ -33,7 +33,7 @@ def model_table(models: Path) -> pd.DataFrame:
                     "works from": "; or ".join(", ".join(bands) for bands in card.band_sets),
                     "metres": card.resolution,
                     "labels": card.labels,
-                    "real patches": len(card.trained_on) - simulated,
+                    "real scenes": len(card.trained_on) - simulated,
                     "simulated scenes": simulated,
                     "filters": card.base_filters,
                     "threshold": card.threshold,

@@ -20,6 +20,7 @@ from clouddl.files import Store
 from clouddl.labels import NODATA, dilate
 from clouddl.scenes import SIMULATED, Catalogue, Scene, open_scene
 from clouddl.score import MEASURES, counts, measures
+from clouddl_study.tables import title_of
 
 ROLES = ["train", "validation", "reference", "extra"]  # in the order of the table
 MASK = {"clear": "#5F6B6B", "cloud": "#F2F2F2", "no label": "#D55E00"}  # colours of a mask
@@ -76,8 +77,11 @@ def _surface_name(biome: str | None) -> str:
 
 
 def _tally(names: pd.Series) -> str:
-    """Names with how often they occur."""
-    return ", ".join(f"{name} {number}" for name, number in names.value_counts(sort=False).items())
+    """Names with how often they occur; where that is the same for many, it is said once."""
+    numbers = names.value_counts(sort=False)
+    if len(numbers) > 1 and numbers.nunique() == 1:
+        return f"{numbers.iloc[0]} of each: {', '.join(numbers.index)}"
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
 
 def some_of(scenes: Sequence[Scene], count: int) -> list[Scene]:
@@ -92,6 +96,42 @@ def some_of(scenes: Sequence[Scene], count: int) -> list[Scene]:
     """
     step = max(1, len(scenes) // count)
     return list(scenes[::step][:count])
+
+
+def half_cloudy(scenes: Sequence[tuple[str, xr.Dataset]]) -> tuple[str, xr.Dataset]:
+    """Choose the scene whose mask is nearest to half cloud, half clear.
+
+    Args:
+        scenes: Names and scenes, some of them with `mask`.
+
+    Returns:
+        Its name and the scene; the last of all where none has a mask with labels.
+    """
+
+    def distance(scene: xr.Dataset) -> float:
+        mask = scene.mask.values if "mask" in scene else np.array(NODATA)
+        known = mask[mask != NODATA]
+        return abs(float((known == 1).mean()) - 0.5) if known.size else np.inf
+
+    # Reversed, so that of equal ones the last is taken.
+    return min(reversed(scenes), key=lambda pair: distance(pair[1]))
+
+
+def hilliest(catalogue: Catalogue, store: Store) -> tuple[str, xr.Dataset]:
+    """Find the scene with a terrain model whose heights differ most.
+
+    Args:
+        catalogue: Its scenes with a file of heights are looked through; without any, some of the
+            simulated ones to train on.
+        store: Where their files are.
+
+    Returns:
+        The id of the scene, and the scene with `elevation`.
+    """
+    records = [record for record in catalogue.scenes if record.dem]
+    records = records or some_of([r for r in catalogue.select("train") if r.simulated], 8)
+    opened = ((record.id, open_scene(record, store)) for record in records)
+    return max(opened, key=lambda pair: float(pair[1].elevation.max() - pair[1].elevation.min()))
 
 
 def resolutions_figure(scenes: Sequence[xr.Dataset]) -> Figure:
@@ -118,7 +158,7 @@ def terrain_figure(name: str, scene: xr.Dataset) -> Figure:
     """
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
     axes[0].imshow(figures.picture(scene)[0])
-    axes[0].set_title(name)
+    axes[0].set_title(title_of(name))
     heights = axes[1].imshow(scene.elevation, cmap="terrain")
     axes[1].set_title("elevation")
     figure.colorbar(heights, label="metres")
@@ -302,7 +342,7 @@ def disagreement_figure(
     for row, index, band in zip(axes, chosen, cirrus, strict=True):
         chip = chips.dataset.isel(chip=index)
         row[0].imshow(figures.picture(chip.rename(image="reflectance"))[0])
-        row[0].set_title(str(chip.scene.values), fontsize=9)
+        row[0].set_title(title_of(str(chip.scene.values)), fontsize=9)
         row[1].imshow(band, cmap="gray", vmin=0, vmax=THIN)
         row[1].set_title(f"cirrus band, 0 to {THIN:g}", fontsize=9)
         for axis, (name, mask) in zip(row[2:], masks.items(), strict=True):

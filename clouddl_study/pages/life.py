@@ -18,7 +18,7 @@ from clouddl.score import best_threshold
 from clouddl.train import Schedule, fit
 from clouddl.transfer import Scenes, pixels, predictions
 from clouddl_study.experiments import simulated_person
-from clouddl_study.tables import ALL_CLOUD
+from clouddl_study.tables import ALL_CLOUD, percent, title_of
 
 MIXED = (0.05, 0.7)  # fraction of cloud of the scenes that are worth labelling
 LABELLED = 5  # scenes that the simulated annotator labels
@@ -140,14 +140,14 @@ def gate_table(log: Sequence[tuple[int, Verdict, Verdict | None]], f2_min: float
         again = "–"
         if after is not None:
             outcome = "passed" if after.passed else "failed"
-            again = f"{_f2(after):.3f}, {outcome}"
+            again = f"{percent(_f2(after))}, {outcome}"
         rows.append(
             {
                 "year": year,
                 "F2": round(_f2(verdict), 3),
                 "demanded": f2_min,
                 "gate": "passed" if verdict.passed else "FAILED",
-                "not met": ", ".join(failed) or "–",
+                "not met": ", ".join(failed).replace("f2", "F2") or "–",
                 "F2 after training again": again,
             }
         )
@@ -175,7 +175,7 @@ def plot_refinement(table: pd.DataFrame, simulated: Sequence[str]) -> Figure:
                 _line_with_intervals(axis, line["labelled scenes"] + 0.06 * number, line, way)
         axis.set_xticks(part["labelled scenes"].unique())
         origin = "simulated" if name in simulated else "real"
-        axis.set(title=f"{name} ({origin})", xlabel="labelled scenes")
+        axis.set(title=f"{title_of(name)} ({origin})", xlabel="labelled scenes")
     axes[0].set_ylabel("F2 (95 % interval)")
     axes[0].legend(fontsize=8)
     plt.close(figure)
@@ -220,7 +220,7 @@ def refinement_finding(table: pd.DataFrame, newcomer: str) -> str:
     refined = part[part.way == "refined"].set_index("labelled scenes").f2
     worst, most = refined.idxmin(), refined.index.max()
     text = (
-        f"**{newcomer}**: F2 is {100 * refined.iloc[0]:.1f} % before any label and "
+        f"**{title_of(newcomer)}**: F2 is {100 * refined.iloc[0]:.1f} % before any label and "
         f"{100 * refined[most]:.1f} % after refinement with {most} scenes"
     )
     if worst > 0:

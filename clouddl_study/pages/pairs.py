@@ -14,7 +14,7 @@ from clouddl.model import CloudModel
 from clouddl.score import paired, precision_recall
 from clouddl.sensors import get_sensor, middle
 from clouddl.transfer import Scenes, pixels, predictions
-from clouddl_study.tables import ALL_CLOUD
+from clouddl_study.tables import ALL_CLOUD, percent
 
 # Sensors in the order in which the page shows them, and the trivial method.
 TITLES = {
@@ -85,7 +85,7 @@ def _plot_grid(axis: Axes, grid: pd.DataFrame, scale: tuple[float, float]) -> No
     axis.imshow(grid, cmap="cividis", vmin=scale[0], vmax=scale[1], aspect="auto")
     for (row, column), value in np.ndenumerate(grid.to_numpy()):
         ink = "black" if value > sum(scale) / 2 else "white"
-        axis.text(column, row, f"{value:.1%}", ha="center", va="center", color=ink)
+        axis.text(column, row, percent(value), ha="center", va="center", color=ink)
     axis.set_xticks(range(len(grid.columns)), [TITLES[name] for name in grid.columns])
     rows = [TITLES[name].replace("everything ", "everything\n") for name in grid.index]
     axis.set_yticks(range(len(grid.index)), rows)
@@ -194,7 +194,8 @@ def threshold_table(ranking: pd.DataFrame) -> pd.DataFrame:
     """
     means = ranking.drop(columns="test").groupby("train", sort=False).mean().reset_index()
     means.insert(0, "trained on", means.pop("train").map(TITLES))
-    return means.rename(columns={"best_f2": "F2 at the best threshold"}).round(3)
+    rounded = means.round({"called cloud %": 1, "cloud %": 1}).round(3)
+    return rounded.rename(columns={"best_f2": "F2 at the best threshold"})
 
 
 def image_table(sets: Mapping[str, Scenes], bands: Sequence[str]) -> pd.DataFrame:
@@ -254,7 +255,7 @@ def explanation(scores: pd.DataFrame, ranking: pd.DataFrame) -> str:
     return "\n".join(
         [
             f"- Highest mean F2 over the scored sensors: the model of **{TITLES[best]}** "
-            f"({fixed[best]:.1%}), which is ahead in {wins} of {len(grid.columns)} columns.",
+            f"({percent(fixed[best])}), which is ahead in {wins} of {len(grid.columns)} columns.",
             f"- Trained on the very sensor, beyond model and images: **{own:+.1f} points** on "
             "average.",
             "- Between the best and the worst model, means over the scored sensors: "

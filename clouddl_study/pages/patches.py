@@ -23,6 +23,7 @@ from clouddl.labels import to_mask
 from clouddl.score import COUNTS, counts, measures
 from clouddl.transfer import Scenes
 from clouddl_study.pages.transfer import patches_worst_first
+from clouddl_study.tables import percent, title_of
 
 STEPS = np.array([5, *range(10, 100, 10)]) / 100  # thresholds of the slider
 
@@ -110,7 +111,7 @@ def _figure(patch: Patch) -> str:
     first, last = steps.index(patch.threshold), len(steps) - 1
     rgb, content = figures.picture(patch.scene)
     height, width = masks[0].shape
-    name = escape(patch.name)
+    name = escape(title_of(patch.name))
     # The masks are one picture, one below the other; the style shows one of them.
     crop = f"aspect-ratio:{width}/{height};object-fit:cover"
     place = f"object-position:0 calc(100% * var(--step) / {last})"
@@ -133,8 +134,8 @@ def _verdict(threshold: float, mask: np.ndarray, scene: xr.Dataset) -> str:
     scores = measures(np.array([row[name] for name in COUNTS]))
     f2 = "no cloud"
     if row["tp"] + row["fn"]:
-        f2 = f"F2 {scores['f2']:.1%}"
-    return f"{f2}, accuracy {scores['accuracy']:.1%} at threshold {threshold:.2f}"
+        f2 = f"F2 {percent(scores['f2'])}"
+    return f"{f2}, accuracy {percent(scores['accuracy'])} at threshold {threshold:.2f}"
 
 
 def _coloured(masks: Sequence[np.ndarray], scene: xr.Dataset) -> np.ndarray:

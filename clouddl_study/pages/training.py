@@ -30,6 +30,7 @@ from clouddl.train import (
     labelled,
     on_validation,
 )
+from clouddl_study.tables import percent
 
 FRAME = "#444444"
 TOY = 64  # pixels a side of the toy masks
@@ -158,7 +159,7 @@ def loss_figure() -> Figure:
         target = _disc(true_radius)
         terms = np.array([_loss_terms(_disc(float(radius)), target) for radius in radii])
         picture.imshow(target.numpy(), cmap="gray", vmin=-0.4, vmax=1)
-        picture.set_title(f"cloud on {target.mean():.1%} of the pixels", fontsize=10)
+        picture.set_title(f"cloud on {percent(target.mean())} of the pixels", fontsize=10)
         angle = np.linspace(0, 2 * np.pi, 100)
         for radius, line in ((true_radius * 0.6, ":"), (true_radius * 1.35, "--")):
             middle = (TOY - 1) / 2
@@ -213,7 +214,7 @@ def effects_table(augmentation: Augmentation, resolution: float) -> pd.DataFrame
         (
             "paste",
             "other pairs of cloud and ground",
-            f"clouds of another chip on {augmentation.paste:.0%} of the images",
+            f"clouds of another chip on {100 * augmentation.paste:.0f} % of the images",
         ),
         (
             "haze",
@@ -224,8 +225,8 @@ def effects_table(augmentation: Augmentation, resolution: float) -> pd.DataFrame
         (
             "light",
             "calibration, height of the sun, air",
-            f"gain of a band ± {augmentation.gain:.0%}, brightness of all bands "
-            f"± {augmentation.brightness:.0%}, offset ± {augmentation.offset:g}",
+            f"gain of a band ± {100 * augmentation.gain:.0f} %, brightness of all bands "
+            f"± {100 * augmentation.brightness:.0f} %, offset ± {augmentation.offset:g}",
         ),
         (
             "gaps",

@@ -18,7 +18,7 @@ from clouddl.sensors import BAND_SETS, Sensor, shared_bands
 from clouddl.transfer import Evaluation, Method, Scenes, evaluate, model_method
 from clouddl_study import tables
 from clouddl_study.experiments import models_by_training
-from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, title_of
+from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, percent, title_of
 from clouddl_study.workspace import read_choices, results_folder, trained_model, work_folder
 
 PEER = "ukis-csmask: blue, green, red, nir"
@@ -424,11 +424,11 @@ def front_page_numbers(scores: pd.DataFrame, adaptation: pd.DataFrame, run: str)
     before, after = adaptation.iloc[0], adaptation.iloc[-1]
     numbers = {}
     for key, sensor in (("l8", "landsat-8"), ("l5", "landsat-5")):
-        numbers[f"{key}_f2"] = f"{ours.f2[sensor]:.1%}"
-        numbers[f"{key}_f1"] = f"{ours.f1[sensor]:.1%}"
+        numbers[f"{key}_f2"] = percent(ours.f2[sensor])
+        numbers[f"{key}_f1"] = percent(ours.f1[sensor])
     numbers["l8_scenes"] = f"{ours.scenes['landsat-8']}"
-    numbers["adapted_f2"] = f"{after.f2:.1%}"
-    numbers["adapted_before"] = f"{before.f2:.1%}"
+    numbers["adapted_f2"] = percent(after.f2)
+    numbers["adapted_before"] = percent(before.f2)
     numbers["adapted_scenes"] = f"{after.scenes}"
     return numbers
 
