@@ -18,7 +18,6 @@ from clouddl.products.dem import read_dem
 from clouddl.products.image import read_image
 from clouddl.products.reading import Reading, check_reflectance
 from clouddl.scenes import Scene, load_catalogue, open_scene, resample
-from clouddl.sensors import get_sensor
 
 real = pytest.mark.skipif(
     "CLOUDDL_MIRROR" not in os.environ, reason="needs the real files: set CLOUDDL_MIRROR"
@@ -166,7 +165,7 @@ def test_open_scene_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(InputError, match=r"m\.tif"):
         open_scene(record(label="m.tif", label_codes="binary"), Folder(tmp_path))
     with pytest.raises(InputError, match="spot-4 has no band 'blue'"):
-        open_scene(record(bands=["blue", "red"]), Folder(tmp_path), get_sensor("spot-4"))
+        open_scene(record(bands=["blue", "red"], sensor="spot-4"), Folder(tmp_path))
     with pytest.raises(InputError, match="digital numbers"):
         open_scene(record(scale=1.0), Folder(tmp_path))
 
