@@ -75,7 +75,7 @@ collections:
 def test_a_wrong_catalogue_is_named_with_its_field(tmp_path, before, after, message):
     path = tmp_path / "mine.yaml"
     path.write_text(CATALOGUE)
-    assert [scene.id for scene in load_catalogue(path).select("train", "one")] == ["a", "b"]
+    assert [scene.id for scene in load_catalogue(path).select("train")] == ["a", "b"]
     path.write_text(CATALOGUE.replace(before, after))
     with pytest.raises(InputError) as raised:
         load_catalogue(path)
