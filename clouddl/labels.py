@@ -55,8 +55,7 @@ class CodeTable(BaseModel):
         """Tabulate the mask value of every code: uint8 (code,), `_NO_CODE` where there is none."""
         if self.cloud_bits:
             codes = np.arange(1 << self.size)
-            values = np.full(codes.size, CLEAR, np.uint8)
-            values[codes & sum(1 << bit for bit in self.cloud_bits) > 0] = CLOUD
+            values = (codes & sum(1 << bit for bit in self.cloud_bits) > 0).astype(np.uint8)
             if self.fill_bit is not None:
                 values[codes & (1 << self.fill_bit) > 0] = NODATA
             return values
@@ -104,12 +103,11 @@ def decode(array: np.ndarray, codes: str, nodata: np.ndarray | None = None) -> n
     """
     if codes not in CODES:
         raise InputError(f"label codes {codes!r} are unknown; choose one of {', '.join(CODES)}")
-    array = np.asarray(array)
     invalid = np.isnan(array)
     if nodata is not None:
-        if np.shape(nodata) != array.shape:
-            raise InputError(f"nodata has shape {np.shape(nodata)}, the mask {array.shape}")
-        invalid |= np.asarray(nodata) != 0
+        if nodata.shape != array.shape:
+            raise InputError(f"nodata has shape {nodata.shape}, the mask {array.shape}")
+        invalid |= nodata != 0
     lookup = CODES[codes].lookup()
     known = np.flatnonzero(lookup != _NO_CODE).tolist()
     unknown = np.setdiff1d(array[~invalid], known).tolist()
@@ -548,9 +546,8 @@ def _turned_as(like: Gridded, mask: "xr.DataArray") -> "xr.DataArray":
 
 def _pixels_apart(mask: "xr.DataArray", like: Gridded) -> float:
     """The largest distance between the edges of two grids, in pixels of the coarser."""
-    pixel = max(abs(step) for grid in (mask, like) for step in grid.rio.resolution())
-    edges = np.subtract(mask.rio.bounds(), like.rio.bounds())
-    return np.abs(edges).max() / pixel
+    pixel = np.abs([mask.rio.resolution(), like.rio.resolution()]).max()
+    return np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max() / pixel
 
 
 def _describe_grid(data: Gridded) -> str:

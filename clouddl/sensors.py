@@ -195,14 +195,10 @@ class Sensor(BaseModel):
         return self.model_copy(update={"bands": bands})
 
 
-def _read(path: Path) -> Sensor:
-    return validated(Sensor, read_yaml(path, "sensor card"), path)
-
-
 @cache
 def sensors() -> dict[str, Sensor]:
     """Read the cards that come with CloudDL, by id."""
-    cards = [_read(path) for path in sorted(CARDS.glob("*.yaml"))]
+    cards = [get_sensor(path) for path in sorted(CARDS.glob("*.yaml"))]
     return {card.id: card for card in cards}
 
 
@@ -221,7 +217,7 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     """
     name = str(id_or_path)
     if name.lower().endswith((".yaml", ".yml")):
-        return _read(Path(name))
+        return validated(Sensor, read_yaml(Path(name), "sensor card"), name)
     if not is_sensor_name(name):
         hint = did_you_mean(name.lower(), sensors())
         raise InputError(

@@ -78,7 +78,7 @@ def registry(folder, host, **changes):
 
 
 def store(folder, host, mirror=None, **changes):
-    return Store(registry(folder, host, **changes), folder / "cache", mirror, progress=False)
+    return Store(registry(folder, host, **changes), folder / "cache", mirror)
 
 
 def test_download_is_verified_and_kept(tmp_path, server):
@@ -227,7 +227,7 @@ def test_a_full_disk_is_a_write_error(error):
     "CLOUDDL_MIRROR" not in os.environ, reason="needs the real files: set CLOUDDL_MIRROR"
 )
 def test_the_mirror_holds_every_file_of_the_registry():
-    shelf = Store(DATA / "registry/real.csv", progress=False)
+    shelf = Store(DATA / "registry/real.csv")
     assert len(shelf.fetch_all(shelf.rows)) == len(shelf.rows)
 
 

@@ -240,7 +240,7 @@ def test_resample_leaves_nodata_out():
 @real
 def test_every_collection_of_the_real_corpus_opens():
     catalogue = load_catalogue("real")
-    store = Store(catalogue.registry, progress=False)
+    store = Store(catalogue.registry)
     first = {scene.collection: scene for scene in reversed(catalogue.scenes)}
     for scene in first.values():
         opened = open_scene(scene, store)
@@ -255,7 +255,7 @@ def test_every_collection_of_the_real_corpus_opens():
 @real
 def test_real_grounds_that_overlap_are_in_one_group() -> None:
     catalogue = load_catalogue("real")
-    store = Store(catalogue.registry, progress=False)
+    store = Store(catalogue.registry)
     learnt = {"train", "validation", "reference"}
     images = [s for s in catalogue.scenes if s.role in learnt and s.image]
     grounds = []
@@ -277,7 +277,7 @@ def test_real_grounds_that_overlap_are_in_one_group() -> None:
 @real
 def test_the_masked_patches_have_two_layers_of_radar_first_and_their_targets_none() -> None:
     catalogue = load_catalogue("real")
-    store = Store(catalogue.registry, progress=False)
+    store = Store(catalogue.registry)
     for name in ("masked", "target"):
         mean = open_scene(catalogue.scene(f"{name}_1302"), store).reflectance.mean(("y", "x"))
         bands = mean.to_series()
