@@ -76,8 +76,10 @@ def make_chips(
     work = partial(_open_and_cut, store=store, bands=bands, sources=sources, size=size)
     with _map(min(workers or os.cpu_count() or 1, len(scenes) // SCENES_A_PROCESS)) as mapped:
         chips = _joined(list(tqdm(mapped(work, scenes), "chips", len(scenes), unit="scene")))
-    chunks = {"image": (1, len(bands), size, size), "mask": (1, 1, size, size)}
-    encoding = {name: {"chunks": shape} for name, shape in chunks.items()}
+    encoding = {
+        "image": {"chunks": (1, len(bands), size, size)},
+        "mask": {"chunks": (1, 1, size, size)},
+    }
     with replacing(Path(path)) as temporary:
         chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
     return chips
@@ -221,11 +223,10 @@ class Chips:
             for name in wanted:
                 if name not in present:
                     raise absent(path, axis, name, present)
-        dataset = dataset.sel(band=list(bands), source=sources)
-        chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
+        chosen = dataset.sel(band=list(bands), source=sources)
+        chosen = chosen.isel(chip=dataset.role.values == role).load()
         if not chosen.sizes["chip"]:
             raise InputError(f"{path}: no chips of role {role!r}")
-        chosen = chosen.load()
         mask = _soft(chosen) if source == SOFT else chosen.mask.isel(source=0)
         return cls(chosen.assign(mask=mask))
 
@@ -258,14 +259,15 @@ class Chips:
         for images in self.tensors()[0].split(64):  # all at once would fill the memory
             x = of(images.float()).double()
             count = count + x.isfinite().sum((0, 2, 3))
-            total, squares = total + x.nansum((0, 2, 3)), squares + (x**2).nansum((0, 2, 3))
+            total = total + x.nansum((0, 2, 3))
+            squares = squares + (x**2).nansum((0, 2, 3))
         mean = (total / count).numpy()
         std = (squares / count - (total / count) ** 2).clamp_min(0).sqrt().numpy()
         if not np.isfinite(mean).all():
             band = self.dataset.band.values[~np.isfinite(mean)][0]
             raise InputError(f"chips: band {band} is nodata everywhere; leave it out of the bands")
         std = np.maximum(std, 1e-3)  # a band that does not vary must not be divided by zero
-        return [round(value, 5) for value in mean.tolist()], [round(v, 5) for v in std.tolist()]
+        return mean.round(5).tolist(), std.round(5).tolist()
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Give the images (chip, band, y, x) of type `STORED` and the masks (chip, y, x).

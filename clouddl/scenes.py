@@ -6,6 +6,7 @@ SHA-256 and address of every data file (see `files.Store`). Data files are not p
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -108,10 +109,9 @@ class Catalogue(BaseModel):
 
     @model_validator(mode="after")
     def _check_scenes(self) -> Self:
-        ids = [scene.id for scene in self.scenes]
-        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        repeated = [name for name, n in Counter(s.id for s in self.scenes).items() if n > 1]
         if repeated:
-            raise ValueError(f"scene id {repeated[0]!r} is used twice")
+            raise ValueError(f"scene id {min(repeated)!r} is used twice")
         roles: dict[str, str] = {}
         for scene in self.scenes:  # a leak between the two would flatter every validation score
             learnt = scene.role in ("train", "validation")
@@ -131,11 +131,11 @@ class Catalogue(BaseModel):
         Raises:
             InputError: There is no such scene.
         """
-        known = {scene.id: scene for scene in self.scenes}
-        if scene_id not in known:
-            similar = did_you_mean(scene_id, known)
-            raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{similar}")
-        return known[scene_id]
+        for scene in self.scenes:
+            if scene.id == scene_id:
+                return scene
+        similar = did_you_mean(scene_id, [scene.id for scene in self.scenes])
+        raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{similar}")
 
     def select(self, role: str | None = None) -> list[Scene]:
         """Select scenes by role.
