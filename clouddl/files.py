@@ -302,7 +302,7 @@ class Store:
             InputError: An unknown path, a failed download, or a file that differs from its row.
         """
         paths = list(paths)
-        absent = [path for path in dict.fromkeys(paths) if self._local(path) is None]
+        absent = [path for path in dict.fromkeys(paths) if self.local(path) is None]
         total = sum(int(self.rows[path]["bytes"]) for path in absent)
         title = Path(absent[0]).name if len(absent) == 1 else f"{len(absent)} files"
         with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=not absent) as bar:
@@ -339,19 +339,8 @@ class Store:
         self.rows[path] = {"path": path, "bytes": size, "sha256": checksum, "url": url}
         return True
 
-    def available(self) -> bool:
-        """Tell whether the first file is on this machine or its server answers in 3 seconds."""
-        if not self.rows:
-            return False
-        path, row = next(iter(self.rows.items()))
-        if self._local(path):
-            return True
-        try:
-            return requests.head(row["url"], timeout=3, allow_redirects=True).ok
-        except requests.RequestException:
-            return False
-
-    def _local(self, path: str) -> Path | None:
+    def local(self, path: str) -> Path | None:
+        """Where a file of the registry is on this machine, unverified; None if it is not."""
         self.sha256(path)  # an unknown path must not reach the file system
         for folder in (self.mirror, self.cache):
             if folder and (folder / path).is_file():
@@ -359,7 +348,7 @@ class Store:
         return None
 
     def _fetch(self, path: str, bar: tqdm) -> Path:
-        row, local = self.rows[path], self._local(path)
+        row, local = self.rows[path], self.local(path)
         if local and local != self.cache / path:
             return _check(local, row)
         url = row["url"]
