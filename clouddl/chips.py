@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +46,7 @@ def cut_chips(
     Raises:
         InputError: No scenes, several resolutions, a band or a label that a scene lacks.
     """
-    cut = [_cut(dataset, bands, sources, size) for dataset in datasets]
-    return _joined(cut, bands, sources)
+    return _joined([_cut(dataset, bands, sources, size) for dataset in datasets])
 
 
 def make_chips(
@@ -59,7 +58,6 @@ def make_chips(
     sources: Sequence[str],
     size: int = 256,
     workers: int | None = None,
-    progress: bool = True,
 ) -> xr.Dataset:
     """Open scenes, cut and label them, and write the chips.
 
@@ -71,18 +69,17 @@ def make_chips(
         sources: As for `cut_chips`.
         size: As for `cut_chips`.
         workers: Processes; default one for each processor, if there is work for them.
-        progress: Whether to show a progress bar.
 
     Returns:
         The chips, as `cut_chips` gives them.
     """
-
     work = partial(_open_and_cut, store=store, bands=bands, sources=sources, size=size)
     with _map(min(workers or os.cpu_count() or 1, len(scenes) // SCENES_A_PROCESS)) as mapped:
-        cut = tqdm(mapped(work, scenes), "chips", len(scenes), unit="scene", disable=not progress)
-        chips = _joined(list(cut), bands, sources)
-    chunks = {"image": (1, len(bands), size, size), "mask": (1, 1, size, size)}
-    encoding = {name: {"chunks": shape} for name, shape in chunks.items()}
+        chips = _joined(list(tqdm(mapped(work, scenes), "chips", len(scenes), unit="scene")))
+    encoding = {
+        "image": {"chunks": (1, len(bands), size, size)},
+        "mask": {"chunks": (1, 1, size, size)},
+    }
     with replacing(Path(path)) as temporary:
         chips.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
     return chips
@@ -100,58 +97,47 @@ def _map(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
 
 def _open_and_cut(
     scene: Scene, store: Store, bands: Sequence[str], sources: Sequence[str], size: int
-) -> "_Cut":
+) -> xr.Dataset:
     dataset = open_scene(scene, store).assign_attrs(sha256=source_sha256(scene, store))
     return _cut(dataset, bands, sources, size)
 
 
-class _Cut(NamedTuple):
-    """The chips of one scene: images, masks, and the values of `ABOUT`."""
-
-    images: list[np.ndarray]
-    masks: list[np.ndarray]
-    about: list[str]
-    resolution: float
-
-
-def _cut(dataset: xr.Dataset, bands: Sequence[str], sources: Sequence[str], size: int) -> _Cut:
+def _cut(
+    dataset: xr.Dataset, bands: Sequence[str], sources: Sequence[str], size: int
+) -> xr.Dataset:
     """Cut and label one scene."""
     image = np.stack([_band(dataset, band) for band in bands]).astype(STORED)
     labels = np.stack(_labels(dataset, sources)).astype(np.uint8)
-    windows = list(_windows(dataset, size))
-    return _Cut(
-        [_padded(image[window], size, np.nan) for window in windows],
-        [_padded(labels[window], size, NODATA) for window in windows],
-        [str(dataset.attrs.get(name, "")) for name in ABOUT],
-        float(dataset.attrs["resolution"]),
-    )
-
-
-def _joined(cut: Sequence[_Cut], bands: Sequence[str], sources: Sequence[str]) -> xr.Dataset:
-    """The chips of all scenes, as `cut_chips` gives them."""
-    if not cut:
-        raise InputError("no scenes to cut chips from: check the role and the catalogue")
-    resolutions = {scene.resolution for scene in cut}
-    if len(resolutions) > 1:
-        raise InputError(f"scenes of several resolutions {sorted(resolutions)}: make chips of each")
-    images = np.stack([image for scene in cut for image in scene.images])
-    masks = np.stack([mask for scene in cut for mask in scene.masks], axis=1)
-    about = np.array([scene.about for scene in cut for _ in scene.images]).T
-    columns = {name: ("chip", column) for name, column in zip(ABOUT, about, strict=True)}
+    images, masks = _squares(image, size, np.nan), _squares(labels, size, NODATA)
+    about = {name: [str(dataset.attrs.get(name, ""))] * len(images) for name in ABOUT}
     return xr.Dataset(
         {
             "image": (("chip", "band", "y", "x"), images),
-            "mask": (("source", "chip", "y", "x"), masks),
+            "mask": (("source", "chip", "y", "x"), masks.swapaxes(0, 1)),
+            **{name: ("chip", column) for name, column in about.items()},
         },
-        {"band": list(bands), "source": list(sources), **columns},
-        {"resolution": resolutions.pop()},
-    )
+        {"band": list(bands), "source": list(sources)},
+        {"resolution": float(dataset.attrs["resolution"])},
+    ).set_coords(ABOUT)
 
 
-def _windows(dataset: xr.Dataset, size: int) -> Iterator[tuple]:
-    for top in range(0, dataset.sizes["y"], size):
-        for left in range(0, dataset.sizes["x"], size):
-            yield np.s_[:, top : top + size, left : left + size]
+def _squares(layers: np.ndarray, size: int, value: float) -> np.ndarray:
+    """Cut layers (layer, y, x) into (chip, layer, size, size), padded with a value at the edges."""
+    margins = [(0, 0), *((0, -length % size) for length in layers.shape[1:])]
+    padded = np.pad(layers, margins, constant_values=value)
+    count, height, width = padded.shape
+    grid = padded.reshape(count, height // size, size, width // size, size)
+    return grid.transpose(1, 3, 0, 2, 4).reshape(-1, count, size, size)
+
+
+def _joined(cut: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The chips of all scenes, as `cut_chips` gives them."""
+    if not cut:
+        raise InputError("no scenes to cut chips from: check the role and the catalogue")
+    resolutions = {scene.attrs["resolution"] for scene in cut}
+    if len(resolutions) > 1:
+        raise InputError(f"scenes of several resolutions {sorted(resolutions)}: make chips of each")
+    return xr.concat(cut, "chip", join="exact")
 
 
 def _band(dataset: xr.Dataset, band: str) -> np.ndarray:
@@ -178,21 +164,17 @@ def _labels(dataset: xr.Dataset, sources: Sequence[str]) -> list[np.ndarray]:
         parameters = LABEL_SOURCES.get(source, {})
         parts = parameters.get("of", [])
         if source == "truth":
-            masks[source] = _truth(dataset)
+            if "mask" not in dataset:
+                raise InputError(
+                    f"{dataset.attrs['scene']}: has no mask of its own; label it with "
+                    f"{', '.join(LABEL_SOURCES)}"
+                )
+            masks[source] = dataset.mask.values
         elif parts and masks.keys() >= set(parts):  # processors are slow
             masks[source] = vote([masks[part] for part in parts], parameters["rule"])
         else:
-            masks[source] = label_scene(dataset, source).values
+            masks[source] = label_scene(dataset, source)
     return list(masks.values())
-
-
-def _truth(dataset: xr.Dataset) -> np.ndarray:
-    if "mask" not in dataset:
-        sources = ", ".join(LABEL_SOURCES)
-        raise InputError(
-            f"{dataset.attrs['scene']}: has no mask of its own; label it with {sources}"
-        )
-    return dataset.mask.values
 
 
 def _soft(dataset: xr.Dataset) -> xr.DataArray:
@@ -202,12 +184,6 @@ def _soft(dataset: xr.Dataset) -> xr.DataArray:
         / dataset.sizes["source"]
     )
     return fraction.where(dataset.image.notnull().all("band"))
-
-
-def _padded(array: np.ndarray, size: int, value: float) -> np.ndarray:
-    height, width = array.shape[-2:]
-    margins = [(0, 0), (0, size - height), (0, size - width)]
-    return np.pad(array, margins, constant_values=value)
 
 
 @dataclass(frozen=True)
@@ -247,11 +223,10 @@ class Chips:
             for name in wanted:
                 if name not in present:
                     raise absent(path, axis, name, present)
-        dataset = dataset.sel(band=list(bands), source=sources)
-        chosen = dataset.isel(chip=np.flatnonzero(dataset.role.values == role))
+        chosen = dataset.sel(band=list(bands), source=sources)
+        chosen = chosen.isel(chip=dataset.role.values == role).load()
         if not chosen.sizes["chip"]:
             raise InputError(f"{path}: no chips of role {role!r}")
-        chosen = chosen.load()
         mask = _soft(chosen) if source == SOFT else chosen.mask.isel(source=0)
         return cls(chosen.assign(mask=mask))
 
@@ -284,14 +259,15 @@ class Chips:
         for images in self.tensors()[0].split(64):  # all at once would fill the memory
             x = of(images.float()).double()
             count = count + x.isfinite().sum((0, 2, 3))
-            total, squares = total + x.nansum((0, 2, 3)), squares + (x**2).nansum((0, 2, 3))
+            total = total + x.nansum((0, 2, 3))
+            squares = squares + (x**2).nansum((0, 2, 3))
         mean = (total / count).numpy()
         std = (squares / count - (total / count) ** 2).clamp_min(0).sqrt().numpy()
         if not np.isfinite(mean).all():
             band = self.dataset.band.values[~np.isfinite(mean)][0]
             raise InputError(f"chips: band {band} is nodata everywhere; leave it out of the bands")
         std = np.maximum(std, 1e-3)  # a band that does not vary must not be divided by zero
-        return [round(value, 5) for value in mean.tolist()], [round(v, 5) for v in std.tolist()]
+        return mean.round(5).tolist(), std.round(5).tolist()
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Give the images (chip, band, y, x) of type `STORED` and the masks (chip, y, x).
@@ -310,12 +286,11 @@ class Chips:
         Args:
             of: "all", or those of "real" or of "simulated" images.
         """
-        real, simulated = self.real_and_simulated()
-        return {"all": self, "real": real, "simulated": simulated}[of]
+        if of == "all":
+            return self
+        simulated = self.dataset.sha256.values == SIMULATED
+        return Chips(self.dataset.isel(chip=simulated == (of == "simulated")))
 
     def real_and_simulated(self) -> tuple["Chips", "Chips"]:
         """Select the chips of real images, and those of simulated ones; either may be empty."""
-        simulated = self.dataset.sha256.values == SIMULATED
-        chosen = (np.flatnonzero(~simulated), np.flatnonzero(simulated))
-        real, other = (Chips(self.dataset.isel(chip=index)) for index in chosen)
-        return real, other
+        return self.only("real"), self.only("simulated")

@@ -381,10 +381,8 @@ def label(
         points: How many places to put to you next.
     """
     from clouddl.mission.labelling import label_image
-    from clouddl.sensors import get_sensor
 
-    written = label_image(image, get_sensor(sensor), out, labels or (), points, reading)
-    for path in written:
+    for path in label_image(image, sensor, out, labels or (), points, reading):
         print(path)
 
 
@@ -542,10 +540,9 @@ def sensors(
 
     names = cards or []
     plot = names[:1] == ["plot"]
-    if plot:
-        names = names[1:]
-    elif out:
+    if out and not plot:
         raise InputError("--out goes with plot: clouddl sensors plot [CARDS] --out FILE.png")
+    names = names[plot:]
     chosen = [get_sensor(name) for name in names] or list(shipped().values())
     if plot:
         _plot_responses(chosen, out or Path("sensors.png"))

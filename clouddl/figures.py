@@ -29,6 +29,7 @@ ERRORS, BANDS, RESPONSES = LOOK["errors"], LOOK["bands"], LOOK["responses"]  # c
 Tables = Mapping[str, pd.DataFrame]
 
 WIDTH = 2.3  # inches of one picture in a row
+MARKERS = "oDs^vPX*"
 
 
 def style() -> None:
@@ -240,10 +241,9 @@ def precision_recall_curves(curves: Tables, points: Mapping[str, tuple[float, fl
     figure, axis = plt.subplots(figsize=(5.2, 4.6))
     for number, (name, table) in enumerate(curves.items()):
         axis.plot(table.recall, table.precision, color=f"C{number}", label=name)
-    markers = zip(points.items(), "oDs^vPX*" * 3, strict=False)
-    for number, ((name, (recall, precision)), marker) in enumerate(markers):
-        colour = f"C{number}"
-        axis.plot(recall, precision, marker, ms=8, color=colour, mec="black", label=name)
+    for number, (name, point) in enumerate(points.items()):
+        marker = MARKERS[number % len(MARKERS)]
+        axis.plot(*point, marker, ms=8, color=f"C{number}", mec="black", label=name)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.005))
     axis.legend(fontsize=8)
     return _close(figure)
@@ -311,14 +311,14 @@ def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
     axes[-1, 0].set(xlim=(GRID[0], GRID[-1]), xlabel="wavelength (µm)")
     figure.supylabel("response, peak at 1", fontsize=11)
     bands = [band for sensor in sensors for band in sensor.bands if _in_range(band)]
-    handles: list[Patch | Line2D] = []
-    for name, colour in BANDS.items():
-        if name in {band.common for band in bands}:
-            handles.append(Patch(color=colour, alpha=0.6, label=name))
-    for name, line in RESPONSES.items():
-        if name in {band.response for band in bands}:
-            handles.append(Line2D([], [], color=BANDS["pan"], ls=line, label=name))
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9)
+    names = {name for band in bands for name in (band.common, band.response)}
+    colours = [Patch(color=BANDS[name], alpha=0.6, label=name) for name in BANDS if name in names]
+    lines = [
+        Line2D([], [], color=BANDS["pan"], ls=RESPONSES[name], label=name)
+        for name in RESPONSES
+        if name in names
+    ]
+    figure.legend(handles=colours + lines, loc="outside lower center", ncols=6, fontsize=9)
     return _close(figure)
 
 

@@ -90,12 +90,11 @@ def writing(folder: Path | str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, RasterioError, CPLE_BaseError) as error:
-        full = getattr(error, "errno", None) in (None, ENOSPC, EDQUOT, EFBIG, EIO)
-        cause = "the disk or the quota may be full: make room"
-        raise WriteError(
-            f"{folder}: a result could not be written ({error}); "
-            f"{cause if full else 'give another path, or change its permissions'}"
-        ) from error
+        advice = "give another path, or change its permissions"
+        if getattr(error, "errno", None) in (None, ENOSPC, EDQUOT, EFBIG, EIO):
+            advice = "the disk or the quota may be full: make room"
+        message = f"{folder}: a result could not be written ({error}); {advice}"
+        raise WriteError(message) from error
 
 
 def split_member(path: Path | str) -> tuple[str, str]:
@@ -255,7 +254,6 @@ class Store:
         registry_csv: Path | str | None,
         cache: Path | str | None = None,
         mirror: Path | str | None = None,
-        progress: bool = True,
     ) -> None:
         """Read the registry.
 
@@ -264,12 +262,10 @@ class Store:
             cache: Folder for downloads; default CLOUDDL_CACHE, else the user's cache folder.
             mirror: Folder with the registry's layout, whose files are used in place; default
                 CLOUDDL_MIRROR.
-            progress: Whether to show a progress bar.
 
         Raises:
             InputError: No such mirror, or an unreadable registry.
         """
-        self.progress = progress
         self.cache = Path(cache or cache_folder())
         folder = mirror or os.environ.get("CLOUDDL_MIRROR")
         self.mirror = Path(folder) if folder else None
@@ -306,11 +302,10 @@ class Store:
             InputError: An unknown path, a failed download, or a file that differs from its row.
         """
         paths = list(paths)
-        absent = [path for path in dict.fromkeys(paths) if self._local(path) is None]
+        absent = [path for path in dict.fromkeys(paths) if self.local(path) is None]
         total = sum(int(self.rows[path]["bytes"]) for path in absent)
         title = Path(absent[0]).name if len(absent) == 1 else f"{len(absent)} files"
-        hide = not (absent and self.progress)
-        with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=hide) as bar:
+        with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=not absent) as bar:
             return [self._fetch(path, bar) for path in paths]
 
     def learn(self, path: str, url: str) -> bool:
@@ -344,19 +339,8 @@ class Store:
         self.rows[path] = {"path": path, "bytes": size, "sha256": checksum, "url": url}
         return True
 
-    def available(self) -> bool:
-        """Tell whether the first file is on this machine or its server answers in 3 seconds."""
-        if not self.rows:
-            return False
-        path, row = next(iter(self.rows.items()))
-        if self._local(path):
-            return True
-        try:
-            return requests.head(row["url"], timeout=3, allow_redirects=True).ok
-        except requests.RequestException:
-            return False
-
-    def _local(self, path: str) -> Path | None:
+    def local(self, path: str) -> Path | None:
+        """Where a file of the registry is on this machine, unverified; None if it is not."""
         self.sha256(path)  # an unknown path must not reach the file system
         for folder in (self.mirror, self.cache):
             if folder and (folder / path).is_file():
@@ -364,11 +348,11 @@ class Store:
         return None
 
     def _fetch(self, path: str, bar: tqdm) -> Path:
-        row = self.rows[path]
-        if self.mirror and (self.mirror / path).is_file():
-            return _check(self.mirror / path, row)
+        row, local = self.rows[path], self.local(path)
+        if local and local != self.cache / path:
+            return _check(local, row)
         url = row["url"]
-        if not url and not (self.cache / path).is_file():
+        if not (url or local):
             raise InputError(
                 f"{path}: is gone, and has no address; put it back, or make it anew (clouddl "
                 "fetch alcd)"

@@ -6,13 +6,11 @@ It is read with the table of its product's codes, or made here by a processor.
 xarray, rioxarray and SciPy are imported late: to threshold a probability needs none of them.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -57,8 +55,7 @@ class CodeTable(BaseModel):
         """Tabulate the mask value of every code: uint8 (code,), `_NO_CODE` where there is none."""
         if self.cloud_bits:
             codes = np.arange(1 << self.size)
-            values = np.full(codes.size, CLEAR, np.uint8)
-            values[codes & sum(1 << bit for bit in self.cloud_bits) > 0] = CLOUD
+            values = (codes & sum(1 << bit for bit in self.cloud_bits) > 0).astype(np.uint8)
             if self.fill_bit is not None:
                 values[codes & (1 << self.fill_bit) > 0] = NODATA
             return values
@@ -106,12 +103,11 @@ def decode(array: np.ndarray, codes: str, nodata: np.ndarray | None = None) -> n
     """
     if codes not in CODES:
         raise InputError(f"label codes {codes!r} are unknown; choose one of {', '.join(CODES)}")
-    array = np.asarray(array)
     invalid = np.isnan(array)
     if nodata is not None:
-        if np.shape(nodata) != array.shape:
-            raise InputError(f"nodata has shape {np.shape(nodata)}, the mask {array.shape}")
-        invalid |= np.asarray(nodata) != 0
+        if nodata.shape != array.shape:
+            raise InputError(f"nodata has shape {nodata.shape}, the mask {array.shape}")
+        invalid |= nodata != 0
     lookup = CODES[codes].lookup()
     known = np.flatnonzero(lookup != _NO_CODE).tolist()
     unknown = np.setdiff1d(array[~invalid], known).tolist()
@@ -359,7 +355,7 @@ def _colourfulness(*visible: np.ndarray) -> np.ndarray:
     return 3 * np.abs(stack / stack.mean(0) - 1).mean(0)
 
 
-def spectral_tests(reflectance: "xr.DataArray", dilation_m: float = 0.0) -> np.ndarray:
+def spectral_tests(reflectance: "xr.DataArray") -> np.ndarray:
     """Find cloud where a pixel passes every test its bands allow (`available_tests`).
 
     The first pass of Zhu and Woodcock (2012, doi 10.1016/j.rse.2011.10.028) with its published
@@ -367,9 +363,7 @@ def spectral_tests(reflectance: "xr.DataArray", dilation_m: float = 0.0) -> np.n
     follow in the paper are left out: they rest on temperature.
 
     Args:
-        reflectance: Reflectance (band, y, x) at the top of the atmosphere; for a dilation with the
-            attribute `resolution`.
-        dilation_m: Metres to grow clouds by.
+        reflectance: Reflectance (band, y, x) at the top of the atmosphere.
 
     Returns:
         Mask (y, x) uint8, 255 where a band it reads is NaN.
@@ -388,20 +382,18 @@ def spectral_tests(reflectance: "xr.DataArray", dilation_m: float = 0.0) -> np.n
     with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0: a black pixel passes no test
         passed = [test(*(values[band] for band in needs)) for needs, test in tests.values()]
     nodata = np.any([np.isnan(value) for value in values.values()], axis=0)
-    mask = np.where(nodata, NODATA, np.all(passed, axis=0)).astype(np.uint8)
-    return dilate(mask, dilation_m, reflectance.attrs["resolution"]) if dilation_m else mask
+    return np.where(nodata, NODATA, np.all(passed, axis=0)).astype(np.uint8)
 
 
-def label_scene(dataset: "xr.Dataset", source: str, dilation_m: float = 0.0) -> "xr.DataArray":
-    """Label a scene with a processor.
+def label_scene(dataset: "xr.Dataset", source: str) -> np.ndarray:
+    """Label a scene with a processor, or with a vote of several.
 
     Args:
         dataset: Scene with `reflectance` (band, y, x) and the attributes `level`, `resolution`.
         source: Name in `LABEL_SOURCES`.
-        dilation_m: Metres to grow cloud by; before a vote.
 
     Returns:
-        The mask (y, x), with attributes: source, parameters (JSON), version (of the packages).
+        The mask (y, x) uint8.
 
     Raises:
         InputError: No such source, or the scene does not suit it.
@@ -410,27 +402,14 @@ def label_scene(dataset: "xr.Dataset", source: str, dilation_m: float = 0.0) -> 
         raise InputError(f"label source {source!r} is unknown; choose {', '.join(LABEL_SOURCES)}")
     parameters = LABEL_SOURCES[source]
     if "of" in parameters:
-        parts = [label_scene(dataset, name, dilation_m) for name in parameters["of"]]
-        mask = vote([part.values for part in parts], parameters["rule"])
-        packages = ", ".join(part.attrs["version"] for part in parts)
-    else:
-        mask = _run(source, dataset, parameters)
-        mask = dilate(mask, dilation_m, float(dataset.attrs["resolution"]))
-        package = "clouddl" if source == "spectral-tests" else source
-        packages = f"{package} {version(package)}"
-    written = json.dumps({**parameters, "label_dilation_m": dilation_m}, sort_keys=True)
-    return on_grid(mask, dataset, source=source, parameters=written, version=packages)
-
-
-def _run(source: str, dataset: "xr.Dataset", parameters: dict[str, Any]) -> np.ndarray:
-    """The mask of one processor."""
-    image = dataset["reflectance"].values
-    bands = dataset["band"].values.tolist()
+        votes = [label_scene(dataset, name) for name in parameters["of"]]
+        return vote(votes, parameters["rule"])
+    if source == "spectral-tests":
+        return spectral_tests(dataset.reflectance)
+    image, bands = dataset.reflectance.values, dataset.band.values.tolist()
     level = dataset.attrs["level"]
     if source == "ukis-csmask":
         return ukis_csmask(image, bands, level, **parameters)
-    if source == "spectral-tests":
-        return spectral_tests(dataset["reflectance"])
     if level != "toa":
         raise InputError("s2cloudless needs top-of-atmosphere reflectance; this scene is surface")
     return s2cloudless(image, bands, float(dataset.attrs["resolution"]), **parameters)
@@ -493,21 +472,20 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
         mask = _turned_as(like, mask)
         # Grids of the same ground may differ at the edge by a part of the coarser pixel.
         tolerance = 0.01 if same_shape else 1
-        same_crs = systems[0] == systems[1] or None in systems
-        fits = same_crs and _pixels_apart(mask, like) < tolerance
+        fits = systems[0] == systems[1] or None in systems
+        fits &= _pixels_apart(mask, like) < tolerance
     if not fits:
         raise InputError(
             f"{path}: its grid ({_describe_grid(mask)}) is not the image's ({_describe_grid(like)})"
         )
+    attributes = mask.attrs
     if not same_shape:
         if not all(systems):
             raise InputError(f"{path}: it or the image has no CRS, so it cannot be resampled")
         # The nodata tag keeps GDAL from counting 255 as a class, and writing it as 254.
         tagged = mask.rio.write_nodata(NODATA)
-        values = tagged.rio.reproject_match(like, resampling=Resampling.mode).values
-    else:
-        values = mask.values
-    return on_grid(values, like, **mask.attrs)
+        mask = tagged.rio.reproject_match(like, resampling=Resampling.mode)
+    return on_grid(mask.values, like, **attributes)
 
 
 def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
@@ -568,9 +546,8 @@ def _turned_as(like: Gridded, mask: "xr.DataArray") -> "xr.DataArray":
 
 def _pixels_apart(mask: "xr.DataArray", like: Gridded) -> float:
     """The largest distance between the edges of two grids, in pixels of the coarser."""
-    pixel = max(abs(step) for grid in (mask, like) for step in grid.rio.resolution())
-    edges = np.subtract(mask.rio.bounds(), like.rio.bounds())
-    return np.abs(edges).max() / pixel
+    pixel = np.abs([mask.rio.resolution(), like.rio.resolution()]).max()
+    return np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max() / pixel
 
 
 def _describe_grid(data: Gridded) -> str:

@@ -6,6 +6,7 @@ SHA-256 and address of every data file (see `files.Store`). Data files are not p
 
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -95,10 +96,6 @@ class Scene(BaseModel):
         paths = [*self.image, self.label, self.dem]
         return list(dict.fromkeys(path.partition("#")[0] for path in paths if path))
 
-    def reading(self) -> Reading:
-        """How the numbers of its files are read; the bands are those of each file."""
-        return Reading(None, self.scale, self.offset, self.nodata, self.resolution)
-
 
 class Catalogue(BaseModel):
     """Scenes that are studied together; `registry` is the CSV file of their data files."""
@@ -112,10 +109,9 @@ class Catalogue(BaseModel):
 
     @model_validator(mode="after")
     def _check_scenes(self) -> Self:
-        ids = [scene.id for scene in self.scenes]
-        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        repeated = [name for name, n in Counter(s.id for s in self.scenes).items() if n > 1]
         if repeated:
-            raise ValueError(f"scene id {repeated[0]!r} is used twice")
+            raise ValueError(f"scene id {min(repeated)!r} is used twice")
         roles: dict[str, str] = {}
         for scene in self.scenes:  # a leak between the two would flatter every validation score
             learnt = scene.role in ("train", "validation")
@@ -135,24 +131,22 @@ class Catalogue(BaseModel):
         Raises:
             InputError: There is no such scene.
         """
-        known = {scene.id: scene for scene in self.scenes}
-        if scene_id not in known:
-            similar = did_you_mean(scene_id, known)
-            raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{similar}")
-        return known[scene_id]
+        for scene in self.scenes:
+            if scene.id == scene_id:
+                return scene
+        similar = did_you_mean(scene_id, [scene.id for scene in self.scenes])
+        raise InputError(f"scene {scene_id!r} is not in catalogue {self.name}{similar}")
 
-    def select(self, role: str | None = None, collection: str | None = None) -> list[Scene]:
-        """Select scenes by role and collection.
+    def select(self, role: str | None = None) -> list[Scene]:
+        """Select scenes by role.
 
         Args:
             role: The role; None for all.
-            collection: The collection; None for all.
 
         Returns:
             Their records, in the order of the catalogue.
         """
-        chosen = [scene for scene in self.scenes if role in (None, scene.role)]
-        return [scene for scene in chosen if collection in (None, scene.collection)]
+        return [scene for scene in self.scenes if role in (None, scene.role)]
 
 
 def load_catalogue(name_or_path: str | Path) -> Catalogue:
@@ -199,28 +193,25 @@ def _scenes_of(collections: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The fields of every scene, those of its collection included."""
     scenes = []
     for name, fields in collections.items():
-        own = {key: value for key, value in fields.items() if key not in ("scenes", "places")}
+        shared = {key: value for key, value in fields.items() if key not in ("scenes", "places")}
         listed = fields["scenes"] if "scenes" in fields else _simulated_places(fields["places"])
-        scenes += [{"collection": name, **own, **scene} for scene in listed]
+        scenes += [{"collection": name, **shared, **scene} for scene in listed]
     return scenes
 
 
 def _simulated_places(roles: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
     """Scenes of `simulate.places`: for each role their count and the seed of the first."""
-    scenes = []
-    for role, extent in roles.items():
-        for arguments in places(**extent):
-            surface = arguments["surface"]
-            scenes.append(
-                {
-                    "id": f"simulated_{surface}_{arguments['seed']}",
-                    "group": f"simulated_{surface}_{role}",
-                    "role": role,
-                    "biome": surface,
-                    "simulated": arguments,
-                }
-            )
-    return scenes
+    return [
+        {
+            "id": f"simulated_{arguments['surface']}_{arguments['seed']}",
+            "group": f"simulated_{arguments['surface']}_{role}",
+            "role": role,
+            "biome": arguments["surface"],
+            "simulated": arguments,
+        }
+        for role, extent in roles.items()
+        for arguments in places(**extent)
+    ]
 
 
 def register(name_or_path: str | Path) -> Path:
@@ -263,13 +254,14 @@ def store_of(catalogue: Catalogue, mirror: Path | str | None = None) -> Store:
         The store.
     """
     registry = catalogue.registry
-    if registry is not None and not registry.exists():
-        raise InputError(
-            f"catalogue {catalogue.name}: its registry {registry.name} is not there; write it: "
-            "clouddl register CATALOGUE.yaml"
-        )
-    if registry is not None and registry.parent != DATA / "registry":
-        mirror = registry.parent
+    if registry:
+        if not registry.exists():
+            raise InputError(
+                f"catalogue {catalogue.name}: its registry {registry.name} is not there; write "
+                "it: clouddl register CATALOGUE.yaml"
+            )
+        if registry.parent != DATA / "registry":
+            mirror = registry.parent
     return Store(registry, mirror=mirror)
 
 
@@ -288,13 +280,12 @@ def source_sha256(scene: Scene, store: Store) -> str:
     return store.sha256(scene.image[0].partition("#")[0])
 
 
-def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dataset:
+def open_scene(scene: Scene, store: Store) -> xr.Dataset:
     """Open a scene of a catalogue.
 
     Args:
         scene: The record.
         store: Where its files are.
-        card: Stands in for the sensor that the record names.
 
     Returns:
         `reflectance` (band, y, x) float32, NaN for nodata; `mask` (y, x) uint8 (0 clear, 1 cloud,
@@ -304,7 +295,7 @@ def open_scene(scene: Scene, store: Store, card: Sensor | None = None) -> xr.Dat
     Raises:
         InputError: The message names the file and what cannot be right.
     """
-    sensor = card or get_sensor(scene.sensor)
+    sensor = get_sensor(scene.sensor)
     if scene.simulated is not None:
         return _simulate(scene, sensor)
     for band in scene.bands:
@@ -343,15 +334,14 @@ def _read_layers(scene: Scene, store: Store) -> xr.DataArray:
     bands = [[band] for band in scene.bands]
     if len(scene.image) == 1:
         bands = [scene.bands]
-    layers = [
-        read_image(_local(name, store), names, scene.reading())
-        for name, names in zip(scene.image, bands, strict=True)
-    ]
-    first = layers[0]
-    for name, layer in zip(scene.image, layers, strict=True):
-        if not (layer.y.equals(first.y) and layer.x.equals(first.x)):
+    reading = Reading(None, scene.scale, scene.offset, scene.nodata, scene.resolution)
+    layers: list[xr.DataArray] = []
+    for name, names in zip(scene.image, bands, strict=True):
+        layer = read_image(_local(name, store), names, reading)
+        if layers and not (layer.y.equals(layers[0].y) and layer.x.equals(layers[0].x)):
             raise InputError(f"{name}: its grid differs from that of {scene.image[0]}")
-    return xr.concat(layers, "band") if len(layers) > 1 else first
+        layers.append(layer)
+    return xr.concat(layers, "band") if len(layers) > 1 else layers[0]
 
 
 def _local(name: str, store: Store) -> str:

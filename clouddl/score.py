@@ -35,8 +35,8 @@ def counts(mask: np.ndarray, reference: np.ndarray) -> dict[str, int]:
         )
     valid = (mask != NODATA) & (reference != NODATA)
     cloud, truth = mask[valid] == CLOUD, reference[valid] == CLOUD
-    tp, fp, fn = (cloud & truth).sum(), (cloud & ~truth).sum(), (~cloud & truth).sum()
-    return {"tp": int(tp), "fp": int(fp), "fn": int(fn), "tn": int(valid.sum() - tp - fp - fn)}
+    cells = (cloud & truth, cloud & ~truth, ~cloud & truth, ~cloud & ~truth)
+    return {name: int(cell.sum()) for name, cell in zip(COUNTS, cells, strict=True)}
 
 
 def _fraction(part: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -145,13 +145,13 @@ def pooled(
     groups = table.groupby(list(by), sort=False) if by else [((), table)]
     for key, part in groups:
         units = part.groupby(unit)[COUNTS].sum().to_numpy()
-        row = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        row |= {"scenes": len(part), "units": len(units)}
-        row |= {name: float(value) for name, value in measures(units.sum(0)).items()}
+        total = units.sum(0)
+        row = dict(zip(by, key, strict=True)) | {"scenes": len(part), "units": len(units)}
+        row |= {name: float(value) for name, value in measures(total).items()}
         resampled = measures(units[_resample(len(units), draws, seed)].sum(1))
         for name in MEASURES:
             row[f"{name}_low"], row[f"{name}_high"] = _interval(resampled[name], len(units))
-        row["cloud"] = float(_fraction(units.sum(0)[[0, 2]].sum(), units.sum()))
+        row["cloud"] = float(_fraction(total[[0, 2]].sum(), total.sum()))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -185,55 +185,45 @@ def paired(
     return {"difference": difference, "low": low, "high": high, "units": len(a)}
 
 
-def _by_threshold(
-    probability: np.ndarray, truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tp, fp, fn at each of `THRESHOLDS`."""
+def _by_threshold(probability: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """The measures of the pixels at each of `THRESHOLDS`."""
     edges = np.concatenate([[-np.inf], THRESHOLDS - 1e-9, [np.inf]])
+    truth = truth.astype(bool)
     cloud, clear = (
-        np.histogram(probability[chosen], edges)[0][::-1].cumsum()[::-1][1:]
+        np.histogram(probability[chosen], edges)[0][::-1].cumsum()[::-1]
         for chosen in (truth, ~truth)
     )
-    return cloud, clear, truth.sum() - cloud
+    above = [cloud[1:], clear[1:], cloud[0] - cloud[1:], clear[0] - clear[1:]]
+    return measures(np.stack(above, -1))
 
 
-def best_threshold(
-    probability: np.ndarray, truth: np.ndarray, beta: float = 2
-) -> tuple[float, float]:
-    """Choose the threshold of highest pooled F-beta.
+def best_threshold(probability: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Choose the threshold of highest pooled F2.
 
     It is the middle of the `plateau`.
 
     Args:
         probability: Of labelled pixels, flat.
         truth: True for cloud, flat.
-        beta: Of F-beta.
 
     Returns:
         The threshold and the highest score; (0.5, nan) without any cloud.
     """
-    return common_threshold([(probability, truth)], beta)
+    return common_threshold([(probability, truth)])
 
 
-def common_threshold(
-    sets: Sequence[tuple[np.ndarray, np.ndarray]], beta: float = 2
-) -> tuple[float, float]:
-    """Choose one threshold for several sets of pixels: as `best_threshold`, on their mean F-beta.
+def common_threshold(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Choose one threshold for several sets of pixels: as `best_threshold`, on their mean F2.
 
     However many pixels a set has, it counts like the others.
 
     Args:
         sets: Probability and truth of each, as for `best_threshold`.
-        beta: Of F-beta.
 
     Returns:
         The threshold and the highest mean; (0.5, nan) without any cloud.
     """
-    scores = []
-    for probability, truth in sets:
-        if truth.any():
-            tp, fp, fn = _by_threshold(probability, truth.astype(bool))
-            scores.append(f_beta(tp, fp, fn, beta))
+    scores = [_by_threshold(*pixels)["f2"] for pixels in sets if pixels[1].any()]
     if not scores:
         return 0.5, float("nan")
     mean = np.mean(scores, axis=0)
@@ -268,35 +258,27 @@ def precision_recall(probability: np.ndarray, truth: np.ndarray) -> pd.DataFrame
     Returns:
         Rows for the thresholds 0.01 … 0.99.
     """
-    tp, fp, fn = _by_threshold(probability, truth.astype(bool))
-    return pd.DataFrame(
-        {
-            "threshold": THRESHOLDS,
-            "precision": _fraction(tp, tp + fp),
-            "recall": _fraction(tp, tp + fn),
-            "f2": f_beta(tp, fp, fn, 2),
-        }
-    )
+    table = pd.DataFrame({"threshold": THRESHOLDS, **_by_threshold(probability, truth)})
+    return table[["threshold", "precision", "recall", "f2"]]
 
 
-def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = 10) -> pd.DataFrame:
+def reliability(probability: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
     """Tabulate a reliability diagram.
 
     Args:
         probability: Of labelled pixels, flat.
         truth: True for cloud, flat.
-        bins: Of probability, of equal width.
 
     Returns:
-        For each bin the mean probability (`predicted`), the fraction of cloud (`observed`) and the
-        number of pixels.
+        For each tenth of probability its mean (`predicted`), the fraction of cloud (`observed`)
+        and the number of pixels.
     """
-    index = np.clip((probability * bins).astype(int), 0, bins - 1)
-    pixels = np.bincount(index, minlength=bins)
+    index = np.clip((probability * 10).astype(int), 0, 9)
+    pixels = np.bincount(index, minlength=10)
     return pd.DataFrame(
         {
-            "predicted": _fraction(np.bincount(index, probability, bins), pixels),
-            "observed": _fraction(np.bincount(index, truth.astype(float), bins), pixels),
+            "predicted": _fraction(np.bincount(index, probability, 10), pixels),
+            "observed": _fraction(np.bincount(index, truth, 10), pixels),
             "pixels": pixels,
         }
     )

@@ -61,28 +61,20 @@ def middle(figure: Range) -> float:
     return sum(figure) / 2 if isinstance(figure, tuple) else figure
 
 
-def _number_or_range(value: Any) -> Range:
-    """Read a figure; one function, because a union of types reports a wrong figure twice."""
-    try:
-        if not isinstance(value, list | tuple):
-            return float(value)
-        low, high = map(float, value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a number or a range [low, high]") from None
-    if low >= high:
-        raise ValueError(f"{value} should be [low, high], low below high")
-    return low, high
-
-
 def _between(low: float, high: float) -> PlainValidator:
-    """Read a figure that is above `low` and below `high`."""
+    """Read a figure between two others; a union of types would report a wrong one twice."""
 
     def read(value: Any) -> Range:
-        figure = _number_or_range(value)
-        ends = figure if isinstance(figure, tuple) else (figure,)
-        if not all(low < end < high for end in ends):
+        is_range = isinstance(value, list | tuple)
+        try:
+            first, last = map(float, value if is_range else (value, value))
+        except (TypeError, ValueError):
+            raise ValueError(f"{value!r} is not a number or a range [low, high]") from None
+        if is_range and first >= last:
+            raise ValueError(f"{value} should be [low, high], low below high")
+        if not (low < first < high and low < last < high):
             raise ValueError(f"{value} should be above {low:g} and below {high:g}")
-        return figure
+        return (first, last) if is_range else first
 
     return PlainValidator(read)
 
@@ -170,10 +162,12 @@ class Sensor(BaseModel):
 
     def band(self, common: str) -> Band:
         """The band of a STAC common name; InputError where the sensor lacks it."""
-        bands = {band.common: band for band in self.bands}
-        if common not in bands:
-            raise InputError(f"sensor {self.id} has no band {common!r}; it has {', '.join(bands)}")
-        return bands[common]
+        for band in self.bands:
+            if band.common == common:
+                return band
+        raise InputError(
+            f"sensor {self.id} has no band {common!r}; it has {', '.join(self.commons)}"
+        )
 
     @property
     def has_open_figures(self) -> bool:
@@ -194,21 +188,17 @@ class Sensor(BaseModel):
     def _settled(self, choose: Callable[[tuple[float, float]], float]) -> "Sensor":
         if not self.has_open_figures:
             return self
-        bands = []
-        for band in self.bands:
-            figures = {name: choose(ends) for name, ends in band.ranges.items()}
-            bands.append(band.model_copy(update=figures))
-        return self.model_copy(update={"bands": tuple(bands)})
-
-
-def _read(path: Path) -> Sensor:
-    return validated(Sensor, read_yaml(path, "sensor card"), path)
+        bands = tuple(
+            band.model_copy(update={name: choose(ends) for name, ends in band.ranges.items()})
+            for band in self.bands
+        )
+        return self.model_copy(update={"bands": bands})
 
 
 @cache
 def sensors() -> dict[str, Sensor]:
     """Read the cards that come with CloudDL, by id."""
-    cards = [_read(path) for path in sorted(CARDS.glob("*.yaml"))]
+    cards = [get_sensor(path) for path in sorted(CARDS.glob("*.yaml"))]
     return {card.id: card for card in cards}
 
 
@@ -227,17 +217,14 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     """
     name = str(id_or_path)
     if name.lower().endswith((".yaml", ".yml")):
-        return _read(Path(name))
-    cards = sensors()
-    names = _sensor_names()
-    spelling = _letters(name)
-    if spelling not in names:
-        choice = ", ".join(cards)
-        hint = did_you_mean(name.lower(), cards)
+        return validated(Sensor, read_yaml(Path(name), "sensor card"), name)
+    if not is_sensor_name(name):
+        hint = did_you_mean(name.lower(), sensors())
         raise InputError(
-            f"sensor {name!r} is unknown; choose {choice}, or give a card as a .yaml file{hint}"
+            f"sensor {name!r} is unknown; choose {', '.join(sensors())}, or give a card as a "
+            f".yaml file{hint}"
         )
-    return cards[names[spelling]]
+    return _sensors_by_name()[_letters(name)]
 
 
 def is_sensor_name(name: str) -> bool:
@@ -249,17 +236,17 @@ def is_sensor_name(name: str) -> bool:
     Returns:
         False for a path of a card.
     """
-    return not name.endswith((".yaml", ".yml")) and _letters(name) in _sensor_names()
+    return not name.endswith((".yaml", ".yml")) and _letters(name) in _sensors_by_name()
 
 
 @cache
-def _sensor_names() -> dict[str, str]:
-    """Every name of a sensor, as `_letters` spells it, to its id."""
-    names = {}
-    for card in sensors().values():
-        for name in (card.id, card.title, *card.aliases, *card.products):
-            names[_letters(name)] = card.id
-    return names
+def _sensors_by_name() -> dict[str, Sensor]:
+    """The cards by every name of theirs, as `_letters` spells it."""
+    return {
+        _letters(name): card
+        for card in sensors().values()
+        for name in (card.id, card.title, *card.aliases, *card.products)
+    }
 
 
 def band_name(spelling: str, sensor: Sensor | None = None) -> str | None:
@@ -272,30 +259,24 @@ def band_name(spelling: str, sensor: Sensor | None = None) -> str | None:
     Returns:
         The STAC common name; None where it is not clear, or the sensor lacks the band.
     """
-    spellings = _band_spellings()
+    spellings, native = _band_spellings(), {}
     if sensor:
-        commons = sensor.commons
-        same = {name: name for name in commons}
-        for wanted, instead in _spelling_file()["same"].items():
-            if wanted not in commons and instead in commons:
-                same[wanted] = instead
-        spellings = {key: same[name] for key, name in spellings.items() if name in same}
-        spellings |= {_letters(band.native): band.common for band in sensor.bands}
-        spellings |= {_letters(common): common for common in commons}
-    whole = _letters(spelling)
-    if whole in spellings:
-        return spellings[whole]
+        same = _spelling_file()["same"].items()
+        bands = {wanted: instead for wanted, instead in same if instead in sensor.commons}
+        bands |= {common: common for common in sensor.commons}
+        native = {_letters(band.native): band.common for band in sensor.bands}
+        spellings = {key: bands[name] for key, name in spellings.items() if name in bands} | native
+        spellings |= {_letters(common): common for common in sensor.commons}
     filler = _spelling_file()["filler"]
     words = re.findall(r"\w+", spelling.replace("_", " ").lower())
     words = [word for word in words if word not in filler and not word.isdigit()]
-    joined = _letters("".join(words))
-    if sensor is None or joined in spellings:
-        return spellings.get(joined)
+    for name in (spelling, "".join(words)):
+        if _letters(name) in spellings:
+            return spellings[_letters(name)]
     # "T31TCJ_B11", "B11_median": the one name of the operator's with a number among other words.
-    native = {_letters(band.native): band.common for band in sensor.bands}
-    named = {word for word in map(_letters, words) if word in native and re.search(r"\d", word)}
-    found = {native[word] for word in named}
-    return found.pop() if len(found) == 1 else None
+    numbered = filter(re.compile(r"\d").search, map(_letters, words))
+    named = {native[word] for word in numbered if word in native}
+    return named.pop() if len(named) == 1 else None
 
 
 def band_names(spellings: Sequence[Any], sensor: Sensor | None = None) -> tuple[Any, ...]:
@@ -323,10 +304,8 @@ def _spelling_file() -> dict[str, Any]:
 @cache
 def _band_spellings() -> dict[str, str]:
     """Common names and their usual spellings, as `_letters` gives them, to common names."""
-    names: dict[str, str] = {}
-    for common, others in _spelling_file()["bands"].items():
-        names |= dict.fromkeys(map(_letters, (common, *others)), common)
-    return names
+    bands = _spelling_file()["bands"].items()
+    return {_letters(name): common for common, others in bands for name in (common, *others)}
 
 
 def _letters(name: str) -> str:
@@ -345,9 +324,7 @@ def shared_bands(*cards: Sensor) -> list[str]:
     Returns:
         Common names in order of wavelength.
     """
-    if not cards:
-        return []
     shared = set.intersection(*(set(card.commons) for card in cards))
     ordered = sorted(cards[0].bands, key=lambda band: middle(band.centre_um))
-    names = [band.common for band in ordered if band.common in shared]
-    return [name for name in names if not name.startswith("lwir")]
+    names = [band.common for band in ordered if not band.common.startswith("lwir")]
+    return [name for name in names if name in shared]

@@ -202,13 +202,10 @@ def pixels(
     Returns:
         Probability and truth (True for cloud), both flat.
     """
-    values, truth = [], []
-    for name, image in probabilities.items():
-        reference = scenes[name].mask.values
-        valid = (reference != NODATA) & np.isfinite(image)
-        values.append(image[valid])
-        truth.append(reference[valid] == CLOUD)
-    return np.concatenate(values), np.concatenate(truth)
+    values = np.concatenate([image.ravel() for image in probabilities.values()])
+    reference = np.concatenate([scenes[name].mask.values.ravel() for name in probabilities])
+    valid = (reference != NODATA) & np.isfinite(values)
+    return values[valid], reference[valid] == CLOUD
 
 
 def teaching_order(scenes: Scenes) -> list[str]:
@@ -229,10 +226,8 @@ def teaching_order(scenes: Scenes) -> list[str]:
         uniform = not 0.02 < cloudy < 0.98
         return uniform, scenes[name].attrs["biome"], name
 
-    first_of_biome: dict[str, str] = {}
-    for name in sorted(scenes, key=rank):
-        first_of_biome.setdefault(scenes[name].attrs["biome"], name)
-    return list(first_of_biome.values())
+    order = pd.Series({name: scenes[name].attrs["biome"] for name in sorted(scenes, key=rank)})
+    return order.drop_duplicates().index.tolist()
 
 
 def left_out(scenes: Scenes, taken: Iterable[str]) -> dict[str, xr.Dataset]:

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import requests
+
 from clouddl import simulate
 from clouddl.chips import SOFT, Chips, make_chips
 from clouddl.errors import InputError
@@ -31,7 +33,7 @@ def choose_corpus(requested: str, store: Store) -> str:
         InputError: An unknown corpus, or alcd before it is gathered.
     """
     if requested == "auto":
-        return "real" if store.available() else SIMULATED
+        return "real" if _within_reach(store) else SIMULATED
     if requested == OLD_NAME:
         message = f"corpus {OLD_NAME} is now called {SIMULATED}"
         warnings.warn(message, FutureWarning, stacklevel=2)
@@ -43,6 +45,17 @@ def choose_corpus(requested: str, store: Store) -> str:
             f"corpus {requested!r} is unknown; choose auto, real or simulated (or alcd)"
         )
     return requested
+
+
+def _within_reach(store: Store) -> bool:
+    """Whether the first file is on this machine, or its server answers in 3 seconds."""
+    try:
+        return any(
+            store.local(path) or requests.head(row["url"], timeout=3, allow_redirects=True).ok
+            for path, row in list(store.rows.items())[:1]
+        )
+    except requests.RequestException:
+        return False
 
 
 def open_corpus(

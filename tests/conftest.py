@@ -56,7 +56,7 @@ def zarr(tmp_path_factory: pytest.TempPathFactory, simulated: Callable[..., Scen
     scenes = [simulated(seed) for seed in range(6)] + [
         simulated(seed, "validation") for seed in (6, 7)
     ]
-    make_chips(scenes, Store(None), path, bands=BANDS, sources=["truth"], size=64, progress=False)
+    make_chips(scenes, Store(None), path, bands=BANDS, sources=["truth"], size=64)
     return path
 
 

@@ -24,7 +24,7 @@ BANDS = ["green", "red", "nir", "swir16"]
 
 def make(scenes: list[Scene], path: Path, **options: Any) -> xr.Dataset:
     store = options.pop("store", None) or Store(None)
-    options = {"bands": BANDS, "sources": ["truth"], "size": 32, "progress": False} | options
+    options = {"bands": BANDS, "sources": ["truth"], "size": 32} | options
     return make_chips(scenes, store, path, **options)
 
 

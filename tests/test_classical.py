@@ -82,10 +82,9 @@ def test_nodata_and_black_pixels() -> None:
     assert spectral_tests(image(CLOUD, nodata, [0.0] * 6)).tolist() == [[1, 255, 0]]
 
 
-def test_dilation_is_asked_for() -> None:
+def test_clouds_are_not_grown() -> None:
     pixels = image(LAWN, LAWN, CLOUD, LAWN)
     assert spectral_tests(pixels).tolist() == [[0, 0, 1, 0]]
-    assert spectral_tests(pixels, dilation_m=30).tolist() == [[0, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("bands", [["nir", "swir16"], ["red", "nir"], ["blue", "green"]])
@@ -200,7 +199,8 @@ real = pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOU
 @pytest.mark.parametrize(("bands", "least"), [(SIX, 0.88), (SPOT, 0.90), (PLEIADES, 0.84)])
 def test_real_landsat_8(bands: list[str], least: float) -> None:
     catalogue, store = open_corpus("real")
-    scenes = open_scenes(catalogue.select("reference", "l8biome"), store, 30)
+    records = [s for s in catalogue.select("reference") if s.collection == "l8biome"]
+    scenes = open_scenes(records, store, 30)
     masks = {n: spectral_tests(scene.reflectance.sel(band=bands)) for n, scene in scenes.items()}
     assert pooled(score_masks(masks, scenes)).f2[0] > least
 
@@ -208,7 +208,8 @@ def test_real_landsat_8(bands: list[str], least: float) -> None:
 @real
 def test_real_series() -> None:
     catalogue, store = open_corpus("real")
-    scenes = open_scenes(catalogue.select("train", "sen12mscrts_italy"), store, 30)
+    records = [s for s in catalogue.select("train") if s.collection == "sen12mscrts_italy"]
+    scenes = open_scenes(records, store, 30)
     dates = [name.split("_")[1] for name in scenes]
     masks = multi_temporal_test([scene.reflectance for scene in scenes.values()], dates)
     cloudy = {mask.date: float((mask == 1).mean()) for mask in masks}

@@ -78,12 +78,12 @@ def registry(folder, host, **changes):
 
 
 def store(folder, host, mirror=None, **changes):
-    return Store(registry(folder, host, **changes), folder / "cache", mirror, progress=False)
+    return Store(registry(folder, host, **changes), folder / "cache", mirror)
 
 
 def test_download_is_verified_and_kept(tmp_path, server):
     shelf = store(tmp_path, server["url"])
-    assert shelf.available() and choose_corpus("auto", shelf) == "real"
+    assert choose_corpus("auto", shelf) == "real"
     path = shelf.fetch("a/x.bin")
     assert path == tmp_path / "cache/a/x.bin" and path.read_bytes() == CONTENT
     assert shelf.fetch_all(["a/x.bin", "a/x.bin"]) == [path, path]
@@ -121,7 +121,7 @@ def test_a_refusal_and_no_network_are_told_apart(tmp_path, server):
     shelf = store(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"--mirror or CLOUDDL_MIRROR.*--corpus simulated"):
         shelf.fetch("a/x.bin")
-    assert not shelf.available() and choose_corpus("auto", shelf) == "simulated"
+    assert choose_corpus("auto", shelf) == "simulated"
 
 
 def mirror(folder, content):
@@ -161,7 +161,7 @@ def test_files_and_corpora_that_do_not_exist(tmp_path):
         shelf.fetch("a/y.bin")
     with pytest.raises(InputError, match="auto, real or simulated"):
         choose_corpus("reel", shelf)
-    assert not Store(None, tmp_path).available()
+    assert choose_corpus("auto", Store(None, tmp_path)) == "simulated"
 
 
 def test_a_registry_without_paths_names_its_columns(tmp_path):
@@ -227,7 +227,7 @@ def test_a_full_disk_is_a_write_error(error):
     "CLOUDDL_MIRROR" not in os.environ, reason="needs the real files: set CLOUDDL_MIRROR"
 )
 def test_the_mirror_holds_every_file_of_the_registry():
-    shelf = Store(DATA / "registry/real.csv", progress=False)
+    shelf = Store(DATA / "registry/real.csv")
     assert len(shelf.fetch_all(shelf.rows)) == len(shelf.rows)
 
 

@@ -179,7 +179,7 @@ def test_a_report_that_breaks_leaves_the_old_one(
     verdict = run_gate(model, scenes, Spec(f2_min=0.1))
     monkeypatch.setattr(gate, "_table", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        verdict.write(tmp_path)
+        verdict.write(tmp_path, "the scenes of May")
     assert [p.name for p in tmp_path.iterdir()] == ["gate.md"]
     assert (tmp_path / "gate.md").read_text() == "old"
 

@@ -18,7 +18,6 @@ from clouddl.products.dem import read_dem
 from clouddl.products.image import read_image
 from clouddl.products.reading import Reading, check_reflectance
 from clouddl.scenes import Scene, load_catalogue, open_scene, resample
-from clouddl.sensors import get_sensor
 
 real = pytest.mark.skipif(
     "CLOUDDL_MIRROR" not in os.environ, reason="needs the real files: set CLOUDDL_MIRROR"
@@ -166,7 +165,7 @@ def test_open_scene_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(InputError, match=r"m\.tif"):
         open_scene(record(label="m.tif", label_codes="binary"), Folder(tmp_path))
     with pytest.raises(InputError, match="spot-4 has no band 'blue'"):
-        open_scene(record(bands=["blue", "red"]), Folder(tmp_path), get_sensor("spot-4"))
+        open_scene(record(bands=["blue", "red"], sensor="spot-4"), Folder(tmp_path))
     with pytest.raises(InputError, match="digital numbers"):
         open_scene(record(scale=1.0), Folder(tmp_path))
 
@@ -241,7 +240,7 @@ def test_resample_leaves_nodata_out():
 @real
 def test_every_collection_of_the_real_corpus_opens():
     catalogue = load_catalogue("real")
-    store = Store(catalogue.registry, progress=False)
+    store = Store(catalogue.registry)
     first = {scene.collection: scene for scene in reversed(catalogue.scenes)}
     for scene in first.values():
         opened = open_scene(scene, store)
@@ -256,7 +255,7 @@ def test_every_collection_of_the_real_corpus_opens():
 @real
 def test_real_grounds_that_overlap_are_in_one_group() -> None:
     catalogue = load_catalogue("real")
-    store = Store(catalogue.registry, progress=False)
+    store = Store(catalogue.registry)
     learnt = {"train", "validation", "reference"}
     images = [s for s in catalogue.scenes if s.role in learnt and s.image]
     grounds = []
@@ -278,7 +277,7 @@ def test_real_grounds_that_overlap_are_in_one_group() -> None:
 @real
 def test_the_masked_patches_have_two_layers_of_radar_first_and_their_targets_none() -> None:
     catalogue = load_catalogue("real")
-    store = Store(catalogue.registry, progress=False)
+    store = Store(catalogue.registry)
     for name in ("masked", "target"):
         mean = open_scene(catalogue.scene(f"{name}_1302"), store).reflectance.mean(("y", "x"))
         bands = mean.to_series()

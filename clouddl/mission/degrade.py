@@ -24,7 +24,7 @@ from clouddl.predict import predict_array
 from clouddl.scenes import resample
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor, middle
-from clouddl.transfer import probability, score_masks
+from clouddl.transfer import Method, evaluate, probability
 
 ANGSTROM = 1.3  # exponent of continental aerosol: haze weakens with wavelength (Ångström 1929)
 
@@ -116,16 +116,12 @@ def rotation(scene: xr.Dataset, level: float, _: Generator) -> xr.Dataset:
     """
     quarters, rest = divmod(level, 90)
     turned = xr.Dataset({"band": scene.band.values}, attrs=scene.attrs)
-    for name, order, fill in (
-        ("reflectance", 1, np.nan),
-        ("mask", 0, NODATA),
-        ("elevation", 1, np.nan),
-    ):
-        if name in scene:
-            values = np.rot90(scene[name].values, int(quarters), (-2, -1))
-            if rest:
-                values = ndimage.rotate(values, rest, (-1, -2), False, order=order, cval=fill)
-            turned[name] = scene[name].dims, values.copy()
+    for name in sorted({"reflectance", "mask", "elevation"} & scene.keys()):
+        values = np.rot90(scene[name].values, int(quarters), (-2, -1))
+        if rest:
+            order, fill = (0, NODATA) if name == "mask" else (1, np.nan)
+            values = ndimage.rotate(values, rest, (-1, -2), False, order=order, cval=fill)
+        turned[name] = scene[name].dims, values.copy()
     return turned
 
 
@@ -176,8 +172,6 @@ def robustness(
     use: Sequence[str],
     degradation: str,
     levels: Sequence[float],
-    *,
-    threshold: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score a model on degraded scenes.
@@ -191,13 +185,11 @@ def robustness(
         use: Bands to predict from.
         degradation: One of `DEGRADATIONS`.
         levels: Levels of the degradation.
-        threshold: Of probability; None: the model's.
         seed: Seed of random patterns.
 
     Returns:
         A row a level: scores with their intervals (`score.pooled`).
     """
-    threshold = model.card.threshold if threshold is None else threshold
 
     def mask(scene: xr.Dataset) -> np.ndarray:
         metres = scene.attrs["resolution"]
@@ -206,13 +198,11 @@ def robustness(
         else:
             image = scene.reflectance.sel(band=list(use))
             values = predict_array(model, image, resolution=metres)
-        return to_mask(values, threshold)
+        return to_mask(values, model.card.threshold)
 
+    methods = {degradation: Method((), mask)}
     tables = []
     for level in levels:
-        degraded = {
-            name: degrade(scene, degradation, level, seed) for name, scene in scenes.items()
-        }
-        masks = {name: mask(scene) for name, scene in degraded.items()}
-        tables.append(score_masks(masks, degraded).assign(degradation=degradation, level=level))
+        harmed = {name: degrade(scene, degradation, level, seed) for name, scene in scenes.items()}
+        tables.append(evaluate(methods, harmed).counts.assign(degradation=degradation, level=level))
     return pooled(pd.concat(tables), by=["degradation", "level"])

@@ -90,7 +90,7 @@ class Verdict:
         """Whether there are demands, and all are met."""
         return len(self.rows) > 0 and bool(self.rows.passed.all())
 
-    def markdown(self, title: str = "scenes as given") -> str:
+    def markdown(self, title: str) -> str:
         """The report: verdict, demands, scores with their intervals, scenes.
 
         Args:
@@ -111,7 +111,7 @@ scenes (units). A dash stands for what is undefined.
 {_table("Scenes", self.scenes[["scene", "sensor", "biome", "sha256"]])}
 {_table("Left out", left_out)}"""
 
-    def write(self, folder: Path | str, title: str = "scenes as given") -> Path:
+    def write(self, folder: Path | str, title: str) -> Path:
         """Write gate.csv and gate.md, each whole or not at all.
 
         Args:
@@ -122,8 +122,8 @@ scenes (units). A dash stands for what is undefined.
             The path of gate.md.
         """
         texts = {"gate.csv": self.rows.to_csv(index=False), "gate.md": self.markdown(title)}
-        for name, text in texts.items():
-            with writing(folder):
+        with writing(folder):
+            for name, text in texts.items():
                 write_whole(Path(folder, name), text.encode())
         return Path(folder, "gate.md")
 

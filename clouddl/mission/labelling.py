@@ -297,10 +297,8 @@ def label_image(
     for file in labels:
         more = read_labels(file, scene)
         given = np.where(more == NODATA, given, more)
-    proposals, reference, certainty = (
-        Path(out, f"{Path(path).stem}_{end}")
-        for end in ("next.geojson", "reference.tif", "confidence.tif")
-    )
+    stem = Path(out, Path(path).stem)
+    proposals = Path(f"{stem}_next.geojson")
     if proposals.exists() and any(name for name, _, _ in _vectors(proposals)):
         raise InputError(f"{proposals}: holds answers; rename it and give it with --labels")
     unlabelled, rasters = None, {}
@@ -311,20 +309,13 @@ def label_image(
             raise InputError(f"{', '.join(map(str, labels))}: {error}") from error
         unlabelled = np.where(given == NODATA, confidence, np.nan)
         rasters = {
-            reference: on_grid(mask, scene).rio.write_nodata(NODATA),
-            certainty: on_grid(confidence, scene).rio.write_nodata(np.nan),
+            Path(f"{stem}_reference.tif"): on_grid(mask, scene).rio.write_nodata(NODATA),
+            Path(f"{stem}_confidence.tif"): on_grid(confidence, scene).rio.write_nodata(np.nan),
         }
-    places = propose(unlabelled, points, scene)
-    _write_all(places, proposals, rasters)
-    return [proposals, *rasters]
-
-
-def _write_all(places: dict, proposals: Path, rasters: dict[Path, xr.DataArray]) -> None:
-    """Write the proposals and the rasters by their paths: all or none."""
-    folder = proposals.parent
-    with writing(folder), ExitStack() as files:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.enter_context(replacing(proposals)).write_text(json.dumps(places, indent=1))
+    places = json.dumps(propose(unlabelled, points, scene), indent=1)
+    with writing(out), ExitStack() as files:  # all or none
+        Path(out).mkdir(parents=True, exist_ok=True)
+        files.enter_context(replacing(proposals)).write_text(places)
         for target, raster in rasters.items():
             raster.rio.to_raster(
                 files.enter_context(replacing(target)),
@@ -333,3 +324,4 @@ def _write_all(places: dict, proposals: Path, rasters: dict[Path, xr.DataArray])
                 predictor="YES",
                 overview_resampling="NEAREST" if raster.dtype == np.uint8 else "AVERAGE",
             )
+    return [proposals, *rasters]
