@@ -175,7 +175,7 @@ written = write_table(work, "differences_transfer", rows.round(3))
 tables.show(tables.enough_units(written))
 
 # %% [markdown]
-# The table gives F2 of the headline model minus F2 of another method, as a fraction: 0.01 is one point.
+# The table gives F2 of the headline model minus F2 of another method, in points (per cent).
 # Above zero the headline model is ahead. An interval that includes zero leaves open which of the two is
 # better. Below five places no interval is shown. The row of blue, green, red and NIR tells what a sensor
 # gains that has the short-wave infrared in place of blue.
