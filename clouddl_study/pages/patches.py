@@ -134,8 +134,8 @@ def _verdict(threshold: float, mask: np.ndarray, scene: xr.Dataset) -> str:
     scores = measures(np.array([row[name] for name in COUNTS]))
     f2 = "no cloud"
     if row["tp"] + row["fn"]:
-        f2 = f"F2 {percent(scores['f2'])}"
-    return f"{f2}, accuracy {percent(scores['accuracy'])} at threshold {threshold:.2f}"
+        f2 = f"F2 {percent(float(scores['f2']))}"
+    return f"{f2}, accuracy {percent(float(scores['accuracy']))} at threshold {threshold:.2f}"
 
 
 def _coloured(masks: Sequence[np.ndarray], scene: xr.Dataset) -> np.ndarray:

@@ -159,7 +159,7 @@ def loss_figure() -> Figure:
         target = _disc(true_radius)
         terms = np.array([_loss_terms(_disc(float(radius)), target) for radius in radii])
         picture.imshow(target.numpy(), cmap="gray", vmin=-0.4, vmax=1)
-        picture.set_title(f"cloud on {percent(target.mean())} of the pixels", fontsize=10)
+        picture.set_title(f"cloud on {percent(float(target.mean()))} of the pixels", fontsize=10)
         angle = np.linspace(0, 2 * np.pi, 100)
         for radius, line in ((true_radius * 0.6, ":"), (true_radius * 1.35, "--")):
             middle = (TOY - 1) / 2
