@@ -216,6 +216,7 @@ def predict(
     threshold: float | None = None,
     dilation: float = 0.0,
     tile: int | None = None,
+    probability_type: str = "float32",
     stac: bool = False,
     scheduler: str | None = None,
     workers: int | None = None,
@@ -256,6 +257,8 @@ def predict(
         dilation: Grow the clouds by this many metres.
         tile: Pixels a side predicted at a time; less needs less memory. Default: 1792, and 1024 for
             models without a stem.
+        probability_type: float32, or uint8: in steps of 0.004, which the file says, and 255 nodata;
+            a sixth of the size.
         stac: Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name.
             Done for STAC items always.
         scheduler: Spread the scenes, or the tiles of a large one, over processes: local, or the
@@ -274,7 +277,7 @@ def predict(
             out,
             model=model,
             reading=replace(reading, resolution=resolution),
-            options=Options(_names(use), threshold, dilation, tile),
+            options=Options(_names(use), threshold, dilation, tile, probability_type),
             processes=Processes(scheduler, workers),
             stac=stac,
         )

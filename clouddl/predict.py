@@ -11,7 +11,9 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -44,7 +46,9 @@ PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks 
 PROBABILITY_BYTES = 4  # per pixel
 LONGEST_NAME = 240  # bytes of the name of a result, which is written under a longer one
 LEAST_STEP = 0.05  # of a transform without a CRS: less is in degrees
-RESULT_BYTES = 10  # per pixel, on disk while results are made: as computed, and as COG
+RESULT_BYTES = 11  # per pixel, on disk while results are made: as computed, and as COG
+NODATA_OF = {"float32": np.nan, "uint8": NODATA}  # by the type of the probability
+STEPS = 250  # that a probability in uint8 has from 0 to 1
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
 MADE_OF = "source"  # tag of a result: the image it was made of
 FOLDER_SUFFIXES = (".safe", ".zarr")
@@ -62,6 +66,7 @@ class Options:
         threshold: Probability from which a pixel is cloud; default the model's.
         dilation_m: Metres to grow the clouds by.
         tile: Pixels a side of a tile, at the model's resolution; default what runs best.
+        probability_type: "float32", or "uint8": in steps of 1 / `STEPS`, which the file says.
         overlap: Margin of a tile; less than the receptive field, the default, leaves seams.
     """
 
@@ -69,6 +74,7 @@ class Options:
     threshold: float | None = None
     dilation_m: float = 0.0
     tile: int | None = None
+    probability_type: str = "float32"
     overlap: int | None = None
 
 
@@ -83,7 +89,8 @@ class _Plan:
     model: CloudModel
     tiles: TilePredictor
     threshold: float
-    dilation_m: float
+    options: Options
+    checked: bool  # whether its values have been found to be reflectance
     made_of: str  # so that results are not replaced by another image's
 
 
@@ -131,8 +138,8 @@ def predict_file(
     """Write the mask and the probability of an image: `<stem>_cloud.tif`, `<stem>_probability.tif`.
 
     Both are cloud-optimised GeoTIFFs on the image's grid: uint8, 0 clear, 1 cloud, 255 nodata; and
-    float32, nodata NaN. They appear at the end, complete: once both can be moved into place, first
-    the probability, then the mask.
+    float32, nodata NaN, or as `options.probability_type` says. They appear at the end, complete:
+    once both can be moved into place, first the probability, then the mask.
 
     Products and STAC items are predicted at `reading.resolution`, by default at the model's or
     their own if coarser. Without a CRS or a given resolution the resolution is the sensor's, but
@@ -160,7 +167,7 @@ def predict_file(
     """
     plan = _plan(source, sensor, model, reading, options)
     label = Path(plan.image.name).name if progress else None
-    return _write(plan, plan.tiles.run(label), out, tags or {})
+    return _write(plan, _predictions(plan, label), out, tags or {})
 
 
 def _plan(
@@ -190,11 +197,22 @@ def _plan(
     _check_options(image.name, options, threshold)
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         image = image.select(used, resolution)
-        if not isinstance(opened, ProductImage):  # a product has checked itself
-            _check_overview(image)
+    checked = isinstance(opened, ProductImage)  # by itself
     tiles = TilePredictor(model, image, options.tile, options.overlap)
     made_of = _made_of(source, image)
-    return _Plan(image, model, tiles, threshold, options.dilation_m, made_of)
+    return _Plan(image, model, tiles, threshold, options, checked, made_of)
+
+
+def _predictions(
+    plan: _Plan, label: str | None = None, part: tuple[int, int] = (0, 1)
+) -> Iterator[Prediction]:
+    """Predict, as `TilePredictor.run`; the image is checked while its first tiles are in work."""
+    predictions = plan.tiles.run(label, part)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE), ThreadPoolExecutor(1) as pool:
+        first = pool.submit(list, islice(predictions, 1))
+        if not plan.checked:
+            _check_overview(plan.image)
+        return chain(first.result(), predictions)
 
 
 def _made_of(source: Source, image: Image) -> str:
@@ -246,6 +264,8 @@ def _check_options(name: str, options: Options, threshold: float) -> None:
             f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}: "
             "give values within reason"
         )
+    if options.probability_type not in NODATA_OF:
+        raise InputError(f"{name}: no type {options.probability_type!r}; choose float32 or uint8")
 
 
 def _default_model(name: str, bands: Sequence[str]) -> CloudModel:
@@ -278,29 +298,34 @@ def _write(
     with (
         writing(out),
         TemporaryDirectory(prefix=".clouddl-", dir=out) as folder,
-        rasterio.Env(GDAL_CACHEMAX=CACHE),
+        rasterio.Env(GDAL_CACHEMAX=CACHE, COG_TMP_COMPRESSION="NONE"),  # of overviews, for a moment
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         work = Path(folder)
         raw_mask, raw_probability = work / "mask.tif", work / "probability.tif"
+        dtype = plan.options.probability_type
+        nodata = NODATA_OF[dtype]
         with (
             _create(raw_mask, plan, "uint8", NODATA, "0 clear, 1 cloud", tags) as mask,
-            _create(
-                raw_probability, plan, "float32", np.nan, "probability of cloud", tags
-            ) as probability,
+            _create(raw_probability, plan, dtype, nodata, "probability of cloud", tags) as raw,
         ):
             mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
+            if dtype == "uint8":
+                raw.scales = [1 / STEPS]
             for window, values in predictions:
-                probability.write(values, 1, window=window)
-                if not plan.dilation_m:
-                    mask.write(to_mask(values, plan.threshold), 1, window=window)
-            if plan.dilation_m:
-                _write_dilated(plan, probability, mask)
+                mask.write(to_mask(values, plan.threshold), 1, window=window)
+                if dtype == "uint8":
+                    values = np.nan_to_num(values * STEPS, nan=NODATA).round()
+                raw.write(values, 1, window=window)
+            if plan.options.dilation_m:
+                _dilate(plan, mask)
         with replacing(results[0], work) as mask_cog, replacing(results[1], work) as cog:
-            _copy_as_cog(raw_mask, mask_cog, "NEAREST")
+            _copy_as_cog(raw_mask, mask_cog, level=3, overview_resampling="NEAREST")
             # Its noise hardly shrinks: more effort takes half as long again for 2 % of the file.
-            _copy_as_cog(raw_probability, cog, "AVERAGE", level=1)
+            _copy_as_cog(
+                raw_probability, cog, level=1, predictor="YES", overview_resampling="AVERAGE"
+            )
     return results
 
 
@@ -340,31 +365,31 @@ def _create(
     return file
 
 
-def _write_dilated(plan: _Plan, probability: DatasetWriter, mask: DatasetWriter) -> None:
-    """Write the mask with its clouds grown, which they do from tile to tile."""
+def _dilate(plan: _Plan, mask: DatasetWriter) -> None:
+    """Grow the clouds of a mask, which they do from strip to strip."""
     height, width = plan.image.shape
-    margin = int(plan.dilation_m / plan.image.resolution) + 1
+    metres, resolution = plan.options.dilation_m, plan.image.resolution
+    margin = int(metres / resolution) + 1
+    above = np.empty((0, width), np.uint8)  # the last rows of what is grown, as they were
     for window in strips(slice(0, height), slice(0, width)):
-        first, rows = window.row_off, window.height
-        top, bottom = max(0, first - margin), min(height, first + rows + margin)
-        values = probability.read(1, window=Window(0, top, width, bottom - top))
-        cloud = to_mask(values, plan.threshold)
-        cloud = dilate(cloud, plan.dilation_m, plan.image.resolution)
-        mask.write(cloud[first - top : first - top + rows], 1, window=window)
+        bottom = min(height, window.row_off + window.height + margin)
+        below = mask.read(1, window=Window.from_slices((window.row_off, bottom), (0, width)))
+        rows = np.concatenate([above, below])
+        strip = slice(len(above), len(above) + window.height)
+        mask.write(dilate(rows, metres, resolution)[strip], 1, window=window)
+        above = rows[: strip.stop][-margin:]
 
 
-def _copy_as_cog(path: Path, target: Path, overviews: str, level: int = 6) -> None:
+def _copy_as_cog(path: Path, target: Path, **how: str | int) -> None:
     """Copy a GeoTIFF as a cloud-optimised one."""
     rasterio.shutil.copy(
         path,
         target,
         driver="COG",
         compress="DEFLATE",
-        level=level,
-        predictor="YES",
-        overview_resampling=overviews,
         bigtiff="IF_SAFER",
         num_threads="ALL_CPUS",
+        **how,
     )
 
 
@@ -394,9 +419,10 @@ def predict_part(
         WriteError: As `predict_file`.
     """
     plan = _plan(source, sensor, model, reading, options)
+    predictions = _predictions(plan, part=part)
     make_results_folder(parts, math.prod(plan.image.shape) * PROBABILITY_BYTES // part[1])
     with writing(parts), rasterio.Env(GDAL_CACHEMAX=CACHE):
-        for window, values in plan.tiles.run(part=part):
+        for window, values in predictions:
             target = Path(parts, f"{window.row_off}-{window.col_off}.npy")
             with replacing(target) as temporary, temporary.open("wb") as stream:
                 np.save(stream, values)

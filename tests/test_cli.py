@@ -63,6 +63,7 @@ HELP = {
               "account"],
     "predict": ["--sensor", "--out", "--bands", "--use", "--scale", "--offset", "--nodata",
                 "--resolution", "--model", "--threshold", "--dilation", "--tile", "--scheduler",
+                "--probability-type",
                 "--stac", "--workers", "tcp://HOST:8786", "report.csv", "exit code is 1",
                 "<stem>_cloud.tif", "0 clear, 1 cloud, 255 nodata", "Example", "0.0001"],
     "score": ["--reference", "--codes", "l8biome", "--csv", "F2", "95 %"],

@@ -1,6 +1,7 @@
 """Prediction: no seams, results on the image's grid, and what is refused before work begins."""
 
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import xarray as xr
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
+from clouddl import predict
 from clouddl.errors import InputError
 from clouddl.labels import dilate
 from clouddl.model import CloudModel
@@ -271,6 +273,41 @@ def test_threshold_and_dilation(tmp_path, monkeypatch, image, model):
     assert (grown == 1).sum() > (strict == 1).sum() > 0
 
 
+@pytest.mark.parametrize("dilation_m", [0, 30])
+def test_a_probability_in_uint8_says_its_scale_and_leaves_the_mask(
+    tmp_path, image, model, dilation_m
+):
+    mask, probability = run(image, tmp_path / "float", model, dilation_m=dilation_m)
+    same, small = run(
+        image, tmp_path / "byte", model, dilation_m=dilation_m, probability_type="uint8"
+    )
+    np.testing.assert_array_equal(read(same), read(mask))
+    with rasterio.open(small) as file:
+        assert (file.dtypes, file.nodata, file.scales) == (("uint8",), 255, (0.004,))
+        stored = file.read(1, masked=True) * file.scales[0] + file.offsets[0]
+    np.testing.assert_allclose(stored.filled(np.nan), read(probability), atol=0.0021)
+
+
+def test_an_image_is_checked_while_its_first_tiles_are_in_work(tmp_path, monkeypatch, image, model):
+    """Whichever comes first: the check waits here until the network has begun."""
+    begun = threading.Event()
+    watched = CloudModel(model.card, model.net, "cpu")
+
+    def compute(*arguments):
+        begun.set()
+        return CloudModel.probability(model, *arguments)
+
+    def check(*arguments):
+        assert begun.wait(60)
+        raise InputError("no reflectance")
+
+    monkeypatch.setattr(watched, "probability", compute)
+    monkeypatch.setattr(predict, "check_reflectance", check)
+    with pytest.raises(InputError, match="no reflectance"):
+        run(image, tmp_path / "out", watched, tile=32)
+    assert not (tmp_path / "out").exists()
+
+
 def test_bands_in_file_order_and_bands_in_use(tmp_path, model):
     values = scene(64, 64)
     expected = predict_array(model, values[:3], BANDS[:3], 10)
@@ -305,6 +342,7 @@ BAD = {
     "spare": ({"use": ["green", "red", "nir"], "bands": BANDS, "model": "four"}, "works from"),
     "numbers": ({"scale": 1}, "looks like digital numbers.*--scale"),
     "threshold": ({"threshold": 50}, "threshold 50.*within reason"),
+    "type": ({"probability_type": "int8"}, "no type 'int8'; choose float32 or uint8"),
     "resolution": ({"resolution": 30}, "pixels are 10 m, not 30 m"),
 }
 
