@@ -33,12 +33,14 @@ from rasterio.transform import from_origin
 from benchmarks import contenders as c
 from benchmarks import peer
 from benchmarks.measure import best, race, watched
-from benchmarks.plot import bars, curves
+from benchmarks.plot import bars, curves, f2_by_speed
 from clouddl.figures import save, style
 from clouddl.model import load_model
 from clouddl.scale.backends import has_half
+from clouddl_study.tables import title_of
 
 OUT = Path(__file__).parents[1] / "book" / "speed"
+RESULTS = OUT.parent / "results"
 SCRATCH = Path(__file__).parents[1] / "build" / "benchmarks"
 CARD = torch.cuda.is_available()  # the graphics card computes, where there is one
 
@@ -195,6 +197,17 @@ def prediction(plan: Plan) -> None:
     write("prediction", rows + absent(left_out, rows[0]))
     style()
     save(bars(found, plan.size**2), OUT / "prediction.png")
+
+
+def accuracy(plan: Plan) -> None:
+    """Speed against F2: of the committed tables, whatever was measured last."""
+    scores = pd.read_csv(RESULTS / "scores_transfer.csv").rename(columns={"sensor": "set"})
+    sentinel = pd.read_csv(RESULTS / "scores_sentinel2.csv")
+    sentinel = sentinel[sentinel.set == "ukis_sentinel2"]
+    scores = pd.concat([sentinel, scores])
+    scores["set"] = scores.set.map(title_of)
+    style()
+    save(f2_by_speed(pd.read_csv(OUT / "prediction.csv"), scores), OUT / "accuracy.png")
 
 
 def stack(size: int, bands: Sequence[str] = (), metres: float = c.RESOLUTION) -> str:
@@ -387,8 +400,8 @@ def overhead(plan: Plan) -> None:
 
 SECTIONS: dict[str, Callable[[Plan], None]] = {
     one.__name__: one
-    for one in (machine, limit, prediction, files, sizes, shapes, training, preparation, overhead,
-                startup, waits, patches, study)
+    for one in (machine, limit, prediction, accuracy, files, sizes, shapes, training, preparation,
+                overhead, startup, waits, patches, study)
 }  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
-from clouddl.labels import S2CLOUDLESS_BANDS, s2cloudless, to_mask, ukis_csmask
+from clouddl.labels import S2CLOUDLESS_BANDS, s2cloudless, spectral_tests, to_mask, ukis_csmask
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.predict import predict_array, predict_file
@@ -121,6 +122,12 @@ def ukis_openvino_array(size: int) -> Run:
     return ukis_array(size)
 
 
+def spectral_array(size: int) -> Run:
+    values = scene(size, tuple(STUDY_BANDS))
+    reflectance = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": STUDY_BANDS})
+    return lambda: spectral_tests(reflectance)
+
+
 def omnicloudmask_array(size: int) -> Run:
     omnicloudmask = importlib.import_module("omnicloudmask")
     values = scene(size, ("red", "green", "nir"))
@@ -176,6 +183,7 @@ def plain_array(size: int, device: str = "cpu") -> Run:
 
 ARRAYS: dict[str, Callable[..., Run]] = {
     "CloudDL": clouddl_array,
+    "spectral tests": spectral_array,
     "s2cloudless": s2cloudless_array,
     "ukis-csmask, ONNX Runtime": ukis_array,
     "ukis-csmask, OpenVINO": ukis_openvino_array,

@@ -1,10 +1,16 @@
-"""The plot of book/speed.md."""
+"""The plots of book/speed.md."""
 
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+
+SCORED = {  # which method of the tables of scores a contender is
+    "CloudDL": "CloudDL, one model for any bands: blue, green, red, nir, swir16",
+    "ukis-csmask, OpenVINO": "ukis-csmask: blue, green, red, nir",
+    "spectral tests": "spectral tests: green, red, nir, swir16",
+}
 
 
 def bars(seconds: Mapping[str, Mapping[str, float]], pixels: int) -> Figure:
@@ -39,4 +45,22 @@ def curves(waits: pd.DataFrame) -> Figure:
     axis.set(xlabel="pixels a side of the file", ylabel="seconds until the last file is there")
     axis.minorticks_off()
     axis.legend()
+    return figure
+
+
+def f2_by_speed(speeds: pd.DataFrame, scores: pd.DataFrame) -> Figure:
+    """F2 on each set of references against speed, from prediction.csv and tables of scores."""
+    fast = speeds.set_index("System")["Mpixel/s"]
+    sets = dict(list(scores.groupby("set")))
+    figure, panels = plt.subplots(1, len(sets), figsize=(9, 3.4), sharey=True)
+    for panel, (name, rows) in zip(panels, sets.items(), strict=True):
+        f2 = 100 * rows.set_index("run").f2
+        for number, (system, run) in enumerate(SCORED.items()):
+            if run in f2 and system in fast:  # packages may be absent
+                label = system.partition(",")[0]
+                panel.plot(float(fast[system]), f2[run], "os^"[number], label=label)
+        panel.set(xscale="log", title=name, xlabel="array to mask, Mpixel/s")
+        panel.margins(0.2)
+    panels[0].set_ylabel("F2 %")
+    panels[0].legend(fontsize=8)
     return figure
