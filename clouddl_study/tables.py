@@ -25,6 +25,10 @@ PERCENT = {
     "val_f2": "Validation F2 %",
     "validation F2": "Validation F2 %",
     "F2": "F2 %",
+    "F2 of best": "F2 of best, %",
+    "F2 of worst": "F2 of worst, %",
+    "clear called cloud": "Clear called cloud, %",
+    "overcast missed": "Overcast missed, %",
     "demanded": "Demanded %",
     "F2 at the best threshold": "F2 at the best threshold, %",
 }
@@ -78,7 +82,7 @@ ALL_CLOUD = "everything is cloud"  # the method that every other must be better 
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
 # Columns in which NAMES are replaced.
 NAMED = {"set", "images", "sensor", "biome", "collection", "region", "scene", "of"}
-NAMED |= {"band", "bands", "works from", "lacks"}
+NAMED |= {"band", "bands", "works from", "lacks", "CloudDL minus", "landscape", "parameter"}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
