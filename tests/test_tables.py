@@ -63,7 +63,13 @@ def test_a_notebook_shows_every_word_and_no_row_numbers() -> None:
 
 
 def test_differences_are_shown_in_points_and_only_they() -> None:
-    row = {"sensor": ["landsat-8"], "difference": [-0.0708], "low": [NAN], "high": [0.0], "units": [3]}
+    row = {
+        "sensor": ["landsat-8"],
+        "difference": [-0.0708],
+        "low": [NAN],
+        "high": [0.0],
+        "units": [3],
+    }
     assert tables.readable(pd.DataFrame(row)).to_dict("list") == {
         "Sensor": ["Landsat 8"],
         "Difference, points": ["-7.1"],
