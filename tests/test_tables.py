@@ -77,7 +77,8 @@ def test_differences_are_shown_in_points_and_only_they() -> None:
         "to": ["+0.0"],
         "Scenes or places": ["3"],
     }
-    assert tables.readable(pd.DataFrame({"low": [0.5]})).to_dict("list") == {"Low": ["0.5"]}
+    other = pd.DataFrame({"low": [0.5]})
+    assert tables.readable(other).to_dict("list") == {"95 % from": ["0.5"]}
 
 
 def test_images_are_named_as_people_do() -> None:
