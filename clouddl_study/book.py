@@ -80,7 +80,9 @@ def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:
     packages = [f"{name} {number}" for name, number in last.versions.items() if name != "clouddl"]
     rows = {"Profile": profile, "Images": last.parameters.get("corpus"), "Seed": last.seed}
     rows["Finished"] = last.finished
-    rows |= {f"`{n}`": f"{m.seconds:.0f} s, {m.peak_mib or '?'} MiB" for n, m in made.items()}
+    for name, page in made.items():
+        memory = "?" if page.peak_mib is None else f"{page.peak_mib:.0f}"
+        rows[f"`{name}`"] = f"{page.seconds:.0f} s, {memory} MiB"
     rows |= {
         "Together": f"{sum(m.seconds for m in made.values()) / 60:.1f} minutes",
         "Hardware": ", ".join(f"{part}: {text}" for part, text in last.hardware.items()),

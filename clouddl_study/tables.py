@@ -25,12 +25,16 @@ PERCENT = {
     "val_f2": "Validation F2 %",
     "validation F2": "Validation F2 %",
     "F2": "F2 %",
+    "F2 of best": "F2 of best, %",
+    "F2 of worst": "F2 of worst, %",
+    "clear called cloud": "Clear called cloud, %",
+    "overcast missed": "Overcast missed, %",
     "demanded": "Demanded %",
     "F2 at the best threshold": "F2 at the best threshold, %",
 }
 
-# Columns of differences between fractions, shown in points (hundredths), with their heads.
-POINTS = {"difference": "Difference, points", "low": "95 % from", "high": "to"}
+# Columns of a table of differences between fractions, shown in points (hundredths).
+POINTS = {"difference", "low", "high"}
 
 # Columns of a table of scores. IoU follows from F1, and accuracy gives way to the balanced one.
 SCORE_COLUMNS = ["f2", "f2_low", "f2_high", "f1", "balanced_accuracy", "mcc", "precision", "recall"]
@@ -41,6 +45,9 @@ HEADS = {
     "biome": "Surface",
     "mcc": "MCC",
     "millions": "Million parameters",
+    "low": "95 % from",
+    "high": "to",
+    "difference": "Difference, points",
     "units": "Scenes or places",
 }
 
@@ -78,7 +85,7 @@ ALL_CLOUD = "everything is cloud"  # the method that every other must be better 
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
 # Columns in which NAMES are replaced.
 NAMED = {"set", "images", "sensor", "biome", "collection", "region", "scene", "of"}
-NAMED |= {"band", "bands", "works from", "lacks"}
+NAMED |= {"band", "bands", "works from", "lacks", "CloudDL minus", "landscape", "parameter"}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -99,11 +106,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         elif name in PERCENT:
             head, text = _percent(table, name)
             shown[head] = text
-        elif name in POINTS and "difference" in table:
-            shown[POINTS[name]] = column.map(points)
         elif not name.endswith(("_low", "_high")):
             head = HEADS.get(name, (name[:1].upper() + name[1:]).replace("_", " "))
-            shown[head] = _text(column)
+            in_points = name in POINTS and "difference" in table
+            shown[head] = column.map(points) if in_points else _text(column)
     return pd.DataFrame(shown)
 
 

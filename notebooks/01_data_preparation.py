@@ -128,7 +128,8 @@ data.resolutions_figure([scene, *coarse])
 # recognised at each size of pixel.*
 #
 # A terrain model is an optional input: `elevation` counts as one more band. Few open images come
-# with one. Of those that do, this is the scene whose heights differ most, on the grid of its image.
+# with one. Of those that do, and have no height of zero (the sea, or a gap), this is the scene whose
+# heights differ most, on the grid of its image.
 
 # %%
 data.terrain_figure(*data.hilliest(catalogue, store))

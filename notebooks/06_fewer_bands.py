@@ -154,7 +154,8 @@ show(write_table(work, "scores_without_swir", shown))
 # simulated Venµs and Pléiades show the same places, so what differs between these two is the instrument
 # alone. Then look at precision and recall. Precision is low if bright ground such as snow or sand is taken
 # for cloud; recall is low if thin cloud or the rim of generous outlines is missed. F1, which weighs both
-# mistakes alike, tells a method that F2 puts below the floor from one that is of no use.
+# mistakes alike, tells a method that F2 puts below the floor from one that is of no use. MCC
+# ({doc}`04_sentinel2_validation`) counts clear ground too, and gives the floor no credit; it is undefined there.
 #
 # This table does not tell what leaving out the short-wave infrared costs, since no row has it. That is a
 # paired difference in {doc}`05_spot_transfer`.

@@ -133,7 +133,8 @@ show(write_table(work, "sensor_matrix", joined[columns].round(3)))
 
 # %% [markdown]
 # *Table 9.1. Scores of all pairs: first the small models on simulated scenes, then the model of the study.
-# Compare a row with the floor of the same scored sensor.*
+# Compare a row with the floor of the same scored sensor. MCC ({doc}`04_sentinel2_validation`) gives the floor no
+# credit, and is undefined there.*
 #
 # The same F2 as a picture:
 

@@ -103,13 +103,14 @@ floor = transfer.all_cloud_f2(before.cloud.mean())
 Markdown(f"F2 of the mask that calls everything cloud, on these scenes: {percent(floor)}.")
 
 # %% tags=["hide-input"]
-measures = ["scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
+measures = ["scenes", "f2", "f2_low", "f2_high", "f1", "mcc", "precision", "recall"]
 table = write_table(work, "life_preflight", before[["draw", *measures]].round(3))
 show(table.rename(columns={"draw": "sample"}))
 
 # %% [markdown]
 # *Table 11.1. Expected scores before launch; a row is one sample of the specification. Compare how far the rows are
-# apart, and how far all are above the F2 of the trivial mask, which is given above.*
+# apart, and how far all are above the F2 of the trivial mask, which is given above. MCC is 0 for that mask
+# ({doc}`04_sentinel2_validation`).*
 #
 # All rows are of the same places, so their spread is that of the open figures alone: if it is small, these figures
 # hardly matter for the mask of clouds. The interval of each row is another thing: it holds the choice of places. The

@@ -15,6 +15,8 @@ from clouddl_study.pages.patches import STEPS, gallery, patches_of, thresholds
 
 BANDS = ["green", "red", "nir"]
 THRESHOLD = 0.16
+WHOLE = "F2 100.0\N{NO-BREAK SPACE}%, accuracy 100.0\N{NO-BREAK SPACE}%"
+HALF = "F2 0.0\N{NO-BREAK SPACE}%, accuracy 50.0\N{NO-BREAK SPACE}%"
 
 
 class Tags(HTMLParser):
@@ -54,9 +56,9 @@ def test_failures_come_first(page: Tags) -> None:
     images = [image["alt"] for image in page.named("img")]
     assert images == [
         "<missed>: image, NIR, red, green",
-        "<missed>: mask of CloudDL and its errors, F2 0.0%, accuracy 50.0% at threshold 0.16",
+        f"<missed>: mask of CloudDL and its errors, {HALF} at threshold 0.16",
         "found: image, NIR, red, green",
-        "found: mask of CloudDL and its errors, F2 100.0%, accuracy 100.0% at threshold 0.16",
+        f"found: mask of CloudDL and its errors, {WHOLE} at threshold 0.16",
     ]
 
 
@@ -67,8 +69,8 @@ def test_sliders_begin_at_the_threshold_in_use(page: Tags) -> None:
     _, threshold = page.named("input")[:2]
     assert (threshold["type"], threshold["value"], threshold["max"]) == ("range", "2", "9")
     verdicts = json.loads(page.named("figure")[1]["data-verdicts"] or "")
-    assert verdicts[5] == "F2 100.0%, accuracy 100.0% at threshold 0.50"
-    assert verdicts[6] == "F2 0.0%, accuracy 50.0% at threshold 0.60"
+    assert verdicts[5] == f"{WHOLE} at threshold 0.50"
+    assert verdicts[6] == f"{HALF} at threshold 0.60"
 
 
 def test_masks_lie_one_below_the_other(page: Tags) -> None:

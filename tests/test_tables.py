@@ -60,3 +60,32 @@ def test_a_notebook_shows_every_word_and_no_row_numbers() -> None:
     html = tables.show(scores().assign(run=long)).data
     assert "blue, green, red, NIR, SWIR</td>" in html
     assert "<th>0</th>" not in html
+
+
+def test_differences_are_shown_in_points_and_only_they() -> None:
+    row = {
+        "sensor": ["landsat-8"],
+        "difference": [-0.0708],
+        "low": [NAN],
+        "high": [0.0],
+        "units": [3],
+    }
+    assert tables.readable(pd.DataFrame(row)).to_dict("list") == {
+        "Sensor": ["Landsat 8"],
+        "Difference, points": ["-7.1"],
+        "95 % from": ["–"],
+        "to": ["+0.0"],
+        "Scenes or places": ["3"],
+    }
+    other = pd.DataFrame({"low": [0.5]})
+    assert tables.readable(other).to_dict("list") == {"95 % from": ["0.5"]}
+
+
+def test_images_are_named_as_people_do() -> None:
+    names = ["l8_SnowIce_11_1123", "italy_2018-11-12_p162", "oncloudn_4", "simulated_sea_ice_train"]
+    assert [tables.title_of(name) for name in names] == [
+        "Landsat 8 Snow, Ice 11 1123",
+        "Italy 2018-11-12, patch 162",
+        "Sentinel-2, On Cloud N 4",
+        "simulated sea ice",
+    ]

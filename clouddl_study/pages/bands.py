@@ -23,7 +23,7 @@ from clouddl.transfer import Evaluation, Scenes, pixels, predictions
 from clouddl_study.tables import percent, points, title_of
 
 # Columns of a table of scores, after that which says on which images.
-SHOWN = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
+SHOWN = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "mcc", "precision", "recall"]
 
 # Zhu and Woodcock (2012), as in `labels.spectral_tests`: reflectance that a bright pixel exceeds.
 HAZE = 0.08

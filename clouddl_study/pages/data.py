@@ -120,6 +120,8 @@ def half_cloudy(scenes: Sequence[tuple[str, xr.Dataset]]) -> tuple[str, xr.Datas
 def hilliest(catalogue: Catalogue, store: Store) -> tuple[str, xr.Dataset]:
     """Find the scene with a terrain model whose heights differ most.
 
+    A height of zero may be the sea or a gap, so scenes that have one come last.
+
     Args:
         catalogue: Its scenes with a file of heights are looked through; without any, some of the
             simulated ones to train on.
@@ -130,8 +132,12 @@ def hilliest(catalogue: Catalogue, store: Store) -> tuple[str, xr.Dataset]:
     """
     records = [record for record in catalogue.scenes if record.dem]
     records = records or some_of([r for r in catalogue.select("train") if r.simulated], 8)
-    opened = ((record.id, open_scene(record, store)) for record in records)
-    return max(opened, key=lambda pair: float(pair[1].elevation.max() - pair[1].elevation.min()))
+
+    def rank(pair: tuple[str, xr.Dataset]) -> tuple[bool, float]:
+        low, high = (float(end) for end in (pair[1].elevation.min(), pair[1].elevation.max()))
+        return low > 0, high - low
+
+    return max(((record.id, open_scene(record, store)) for record in records), key=rank)
 
 
 def resolutions_figure(scenes: Sequence[xr.Dataset]) -> Figure:

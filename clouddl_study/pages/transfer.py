@@ -377,7 +377,7 @@ def error_panel(
         columns = {"CloudDL": evaluation.masks[run][name]}
         if PEER in evaluation.masks:
             columns["ukis-csmask"] = evaluation.masks[PEER][name]
-        rows.append((name, scenes[name].sel(band=list(bands)), columns))
+        rows.append((title_of(name), scenes[name].sel(band=list(bands)), columns))
     return figures.panel(rows)
 
 

@@ -112,7 +112,7 @@ def panel_rows(
         bands = title_of(run.partition(": ")[2])
         for name in list(part)[:2]:
             columns = {"CloudDL": masks[run][name], title: masks[other][name]}
-            rows.append((f"{name}\n{bands}", part[name], columns))
+            rows.append((f"{title_of(name)}\n{bands}", part[name], columns))
     return rows[:3]
 
 
