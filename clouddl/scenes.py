@@ -277,7 +277,7 @@ def source_sha256(scene: Scene, store: Store) -> str:
     """
     if not scene.image:
         return SIMULATED
-    return store.sha256(scene.image[0].partition("#")[0])
+    return store.sha256(scene.files()[0])
 
 
 def open_scene(scene: Scene, store: Store) -> xr.Dataset:
