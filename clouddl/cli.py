@@ -548,22 +548,19 @@ def sensors(
     names = names[plot:]
     chosen = [get_sensor(name) for name in names] or list(shipped().values())
     if plot:
-        _plot_responses(chosen, out or Path("sensors.png"))
+        from clouddl.figures import save, sensor_responses, style
+
+        out = out or Path("sensors.png")
+        if out.suffix not in (".png", ".svg", ".pdf"):
+            raise InputError(f"{out}: cannot be drawn to; give a file ending in .png, .svg or .pdf")
+        style()
+        save(sensor_responses(chosen), out)
+        print(out)
         return
     for sensor in chosen:
         print(_describe(sensor))
     if names:
         _print_shared(chosen)
-
-
-def _plot_responses(chosen: "list[Sensor]", out: Path) -> None:
-    from clouddl.figures import save, sensor_responses, style
-
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{out}: cannot be drawn to; give a file ending in .png, .svg or .pdf")
-    style()
-    save(sensor_responses(chosen), out)
-    print(out)
 
 
 def _describe(sensor: "Sensor") -> str:

@@ -114,7 +114,7 @@ def invalid(path: Path | str, error: "ValidationError") -> InputError:
     return InputError(f"{path}: {field}: {first['msg']}; correct this field{more}")
 
 
-def read_yaml(path: Path, what: str) -> Any:
+def read_yaml(path: Path | str, what: str) -> Any:
     """Read a YAML file.
 
     Args:
@@ -132,7 +132,7 @@ def read_yaml(path: Path, what: str) -> Any:
     with readable(path, what, "check that the file exists and is valid YAML"):
         # libyaml's loader is ten times as fast, where PyYAML was built with it.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return yaml.load(path.read_text(encoding="utf-8"), loader)
+        return yaml.load(Path(path).read_text(encoding="utf-8"), loader)
 
 
 def validated(model: "type[BaseModel]", fields: Any, path: Path | str) -> Any:

@@ -78,7 +78,7 @@ def read_codes(path: str | Path) -> dict[str, CodeTable]:
     Raises:
         InputError: The file or a field is wrong.
     """
-    tables = read_yaml(Path(path), "table of mask codes")
+    tables = read_yaml(path, "table of mask codes")
     return {
         name: validated(CodeTable, fields, f"{path}: {name}") for name, fields in tables.items()
     }
@@ -412,7 +412,7 @@ def label_scene(dataset: "xr.Dataset", source: str) -> np.ndarray:
         return ukis_csmask(image, bands, level, **parameters)
     if level != "toa":
         raise InputError("s2cloudless needs top-of-atmosphere reflectance; this scene is surface")
-    return s2cloudless(image, bands, float(dataset.attrs["resolution"]), **parameters)
+    return s2cloudless(image, bands, dataset.attrs["resolution"], **parameters)
 
 
 def on_grid(values: np.ndarray, like: Gridded, name: str = "mask", **attrs: str) -> "xr.DataArray":
@@ -471,9 +471,10 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
     if all(systems) or (_is_placed(mask) and _is_placed(like)):
         mask = _turned_as(like, mask)
         # Grids of the same ground may differ at the edge by a part of the coarser pixel.
-        tolerance = 0.01 if same_shape else 1
-        fits = systems[0] == systems[1] or None in systems
-        fits &= _pixels_apart(mask, like) < tolerance
+        pixel = np.abs([mask.rio.resolution(), like.rio.resolution()]).max()
+        apart = np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max()
+        fits = apart < pixel * (0.01 if same_shape else 1)
+        fits &= systems[0] == systems[1] or None in systems
     if not fits:
         raise InputError(
             f"{path}: its grid ({_describe_grid(mask)}) is not the image's ({_describe_grid(like)})"
@@ -542,12 +543,6 @@ def _turned_as(like: Gridded, mask: "xr.DataArray") -> "xr.DataArray":
         if step * wanted < 0:
             mask = mask.isel({axis: slice(None, None, -1)})
     return mask.rio.write_transform(mask.rio.transform(recalc=True))
-
-
-def _pixels_apart(mask: "xr.DataArray", like: Gridded) -> float:
-    """The largest distance between the edges of two grids, in pixels of the coarser."""
-    pixel = np.abs([mask.rio.resolution(), like.rio.resolution()]).max()
-    return np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max() / pixel
 
 
 def _describe_grid(data: Gridded) -> str:

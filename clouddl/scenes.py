@@ -277,7 +277,7 @@ def source_sha256(scene: Scene, store: Store) -> str:
     """
     if not scene.image:
         return SIMULATED
-    return store.sha256(scene.image[0].partition("#")[0])
+    return store.sha256(scene.files()[0])
 
 
 def open_scene(scene: Scene, store: Store) -> xr.Dataset:
@@ -369,7 +369,7 @@ def resample(dataset: xr.Dataset, resolution: float) -> xr.Dataset:
     """
     if resolution <= 0:
         raise InputError(f"resolution {resolution}: must be above 0 metres")
-    present = float(dataset.attrs["resolution"])
+    present = dataset.attrs["resolution"]
     sizes = {axis: max(1, round(dataset.sizes[axis] * present / resolution)) for axis in ("y", "x")}
     down, across = (weights(dataset.sizes[axis], size) for axis, size in sizes.items())
 
@@ -394,7 +394,7 @@ def resample(dataset: xr.Dataset, resolution: float) -> xr.Dataset:
 def _centres(dataset: xr.Dataset, axis: str, size: int) -> np.ndarray:
     """Coordinates of `size` pixels between the same outer edges."""
     old = dataset[axis].values.astype(float)
-    step = float(dataset.attrs["resolution"])
+    step = dataset.attrs["resolution"]
     if len(old) > 1:
         step = (old[-1] - old[0]) / (len(old) - 1)
     return old[0] - step / 2 + (np.arange(size) + 0.5) * step * len(old) / size

@@ -9,6 +9,8 @@ from scipy.special import logit
 from clouddl.errors import InputError
 from clouddl.labels import CLOUD, NODATA
 
+Pixels = tuple[np.ndarray, np.ndarray]  # probability and truth of labelled pixels, flat
+
 MEASURES = ("f2", "f1", "balanced_accuracy", "mcc", "precision", "recall", "iou", "accuracy")
 COUNTS = ["tp", "fp", "fn", "tn"]
 THRESHOLDS = np.arange(1, 100) / 100  # 0.01 … 0.99, at which scores are computed
@@ -212,7 +214,7 @@ def best_threshold(probability: np.ndarray, truth: np.ndarray) -> tuple[float, f
     return common_threshold([(probability, truth)])
 
 
-def common_threshold(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+def common_threshold(sets: Sequence[Pixels]) -> tuple[float, float]:
     """Choose one threshold for several sets of pixels: as `best_threshold`, on their mean F2.
 
     However many pixels a set has, it counts like the others.
@@ -293,7 +295,7 @@ def logits(probability: np.ndarray) -> np.ndarray:
     return logit(np.clip(probability.astype(np.float64), 1e-6, 1 - 1e-6))
 
 
-def calibration(sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+def calibration(sets: Sequence[Pixels]) -> tuple[float, float]:
     """Fit the scale and shift of logits with which probabilities are frequencies (Platt 1999).
 
     Args:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from hyperopt import STATUS_OK, Trials, hp, space_eval, tpe
 from hyperopt.base import Domain
+from hyperopt.fmin import generate_trials_to_calculate
 from tqdm.auto import tqdm
 
 from clouddl.errors import InputError, readable
@@ -163,22 +164,12 @@ def _plain(values: Any) -> Point:
 
 def _as_hyperopt(table: pd.DataFrame) -> Trials:
     """The rows as HyperOpt keeps them, choices as indices."""
-    results, details = [], []
-    for row in table.to_dict("records"):
-        values = row | {name: choices.index(row[name]) for name, choices in CHOICES.items()}
-        results.append({"loss": -row["val_f2"], "status": STATUS_OK})
-        details.append(
-            {
-                "tid": row["trial"],
-                "cmd": None,
-                "idxs": {name: [row["trial"]] for name in SPACE},
-                "vals": {name: [values[name]] for name in SPACE},
-            }
-        )
-    numbers = table.trial.tolist()
-    trials = Trials()
-    trials.insert_trial_docs(trials.new_trial_docs(numbers, numbers, results, details))
+    indices = {name: table[name].map(choices.index) for name, choices in CHOICES.items()}
+    points = table[list(SPACE)].assign(**indices)
+    trials = generate_trials_to_calculate(points.to_dict("records"))
     trials.refresh()
+    for trial, f2 in zip(trials.trials, table.val_f2, strict=True):
+        trial["result"] = {"loss": -f2, "status": STATUS_OK}
     return trials
 
 

@@ -217,7 +217,7 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     """
     name = str(id_or_path)
     if name.lower().endswith((".yaml", ".yml")):
-        return validated(Sensor, read_yaml(Path(name), "sensor card"), name)
+        return validated(Sensor, read_yaml(name, "sensor card"), name)
     if not is_sensor_name(name):
         hint = did_you_mean(name.lower(), sensors())
         raise InputError(

@@ -16,7 +16,7 @@ from clouddl.labels import CLOUD, NODATA, UKIS_BANDS, to_mask, ukis_csmask
 from clouddl.model import CloudModel
 from clouddl.network import ELEVATION, as_it_is
 from clouddl.scenes import Scene, open_scene, resample, source_sha256
-from clouddl.score import counts
+from clouddl.score import Pixels, counts
 from clouddl.train import Schedule, fit
 
 Scenes = Mapping[str, xr.Dataset]  # by id, each at a resolution that the model works at
@@ -190,9 +190,7 @@ def score_masks(masks: Mapping[str, np.ndarray], scenes: Scenes) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def pixels(
-    probabilities: Mapping[str, np.ndarray], scenes: Scenes
-) -> tuple[np.ndarray, np.ndarray]:
+def pixels(probabilities: Mapping[str, np.ndarray], scenes: Scenes) -> Pixels:
     """Collect all labelled pixels of some scenes.
 
     Args:

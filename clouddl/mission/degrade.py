@@ -6,7 +6,7 @@ A degradation is a function (scene, level, rng) -> scene. To add one, write it a
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from clouddl.predict import predict_array
 from clouddl.scenes import resample
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor, middle
-from clouddl.transfer import Method, evaluate, probability
+from clouddl.transfer import Method, Scenes, evaluate, probability
 
 ANGSTROM = 1.3  # exponent of continental aerosol: haze weakens with wavelength (Ångström 1929)
 
@@ -168,7 +168,7 @@ def degrade(scene: xr.Dataset, name: str, level: float, seed: int = 0) -> xr.Dat
 
 def robustness(
     model: CloudModel,
-    scenes: Mapping[str, xr.Dataset],
+    scenes: Scenes,
     use: Sequence[str],
     degradation: str,
     levels: Sequence[float],

@@ -3,7 +3,7 @@
 A demand that cannot be measured (a surface without scenes, an interval of one group) is not met.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from clouddl.labels import NODATA, to_mask
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, logarithm
 from clouddl.score import pooled, reliability
-from clouddl.transfer import pixels, predictions, score_masks
+from clouddl.transfer import Scenes, pixels, predictions, score_masks
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -61,7 +61,7 @@ def read_spec(path: Path | str) -> Spec:
     Raises:
         InputError: The message names the file and the field.
     """
-    spec: Spec = validated(Spec, read_yaml(Path(path), "gate specification") or {}, path)
+    spec: Spec = validated(Spec, read_yaml(path, "gate specification") or {}, path)
     if not spec.model_dump(exclude_none=True):
         raise InputError(f"{path}: demands nothing; give one of {', '.join(Spec.model_fields)}")
     return spec
@@ -136,7 +136,7 @@ def _table(title: str, table: pd.DataFrame) -> str:
     return f"\n## {title}\n\n{rows}\n"
 
 
-def run_gate(model: CloudModel, scenes: Mapping[str, xr.Dataset], spec: Spec) -> Verdict:
+def run_gate(model: CloudModel, scenes: Scenes, spec: Spec) -> Verdict:
     """Score a model on scenes, and judge it.
 
     Args:
@@ -209,7 +209,7 @@ def _unfit(card: ModelCard, scene: xr.Dataset) -> str | None:
     return "is one the model was trained on" if known else None
 
 
-def drift(card: ModelCard, scenes: Mapping[str, xr.Dataset]) -> Iterator[tuple[str, float]]:
+def drift(card: ModelCard, scenes: Scenes) -> Iterator[tuple[str, float]]:
     """Measure how far the bands of each sensor are from those of training.
 
     By sensor, so that two do not cancel.
