@@ -304,7 +304,7 @@ BAD = {
     "set": ({"use": ["green", "red"]}, "has green, red, but model random works from"),
     "spare": ({"use": ["green", "red", "nir"], "bands": BANDS, "model": "four"}, "works from"),
     "numbers": ({"scale": 1}, "looks like digital numbers.*--scale"),
-    "threshold": ({"threshold": 50}, "threshold 50.*within reason"),
+    "threshold": ({"threshold": 50}, "threshold 50: give a number from 0 to 1"),
     "resolution": ({"resolution": 30}, "pixels are 10 m, not 30 m"),
 }
 
