@@ -201,23 +201,28 @@ def check_reflectance(
         mend = "download it again" if product else "check the file and --nodata"
         raise InputError(f"{name}: every pixel is nodata; {mend}")
     _check_variety(values, bands, name)
-    seen = values
-    for number, filled in _fills(values, bands, stated or [AS_STORED] * len(values)):
-        where = ", ".join(
-            band for band, some in zip(bands, filled.any((1, 2)), strict=True) if some
-        )
-        mend = "predict its bands with --sensor and" if product else "say"
-        share = 100 * filled.any(0).mean()
-        warnings.warn(
-            f"{name}: {number:g} fills {share:.3g}% of the pixels, in {where}, and is "
-            f"not declared as nodata; if it means nodata, {mend} --nodata {number:.9g}",
-            stacklevel=3,
-        )
-        seen = np.where(filled, np.nan, seen)
-    _check_level(seen[np.isfinite(seen)], name, stated, product, sun)
-    _warn_of_stretch(seen, name)
+    valid = _without_fills(values, bands, name, stated or [AS_STORED] * len(values), product)
+    _check_level(valid[np.isfinite(valid)], name, stated, product, sun)
+    _warn_of_stretch(valid, name)
     if not product and level == "toa":
-        _warn_of_darkness(seen, bands, name)
+        _warn_of_darkness(valid, bands, name)
+
+
+def _without_fills(
+    values: np.ndarray, bands: Sequence[str], name: str, readings: Sequence[Reading], product: bool
+) -> np.ndarray:
+    """Values (band, y, x) with undeclared nodata numbers as NaN, of which it warns."""
+    mend = "predict its bands with --sensor and" if product else "say"
+    for number, filled in _fills(values, bands, readings):
+        where = ", ".join(bands[index] for index in np.flatnonzero(filled.any(axis=(1, 2))))
+        percent = 100 * filled.any(axis=0).mean()
+        warnings.warn(
+            f"{name}: {number:g} fills {percent:.3g}% of the pixels, in {where}, and is not "
+            f"declared as nodata; if it means nodata, {mend} --nodata {number:.9g}",
+            stacklevel=4,
+        )
+        values = np.where(filled, np.nan, values)
+    return values
 
 
 def _check_variety(values: np.ndarray, bands: Sequence[str], name: str) -> None:
