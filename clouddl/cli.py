@@ -1,5 +1,6 @@
 """The command line. Heavy imports are late, so that --help answers at once."""
 
+import os
 import re
 import sys
 import warnings
@@ -132,7 +133,7 @@ def _names(text: str | None) -> tuple | None:
     """Comma-separated names; "-" stands for a layer to skip."""
     if not text:
         return None
-    names = [name.strip() for name in text.split(",")]
+    names = re.split(r"\s*[,;]\s*", text.strip(" ,;"))
     return tuple(None if name == "-" else name for name in names)
 
 
@@ -340,6 +341,8 @@ def score(
         )
     rows = []
     for name, truth in zip(masks, reference, strict=True):
+        if os.path.abspath(name) == os.path.abspath(truth):
+            raise InputError(f"{name}: is given as the mask and as its reference; give two files")
         mask = read_mask(name, "binary")
         decoded = read_mask(truth, codes, like=mask)
         rows.append({"scene": name, **counts(mask.values, decoded.values)})

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, EIO, ENOSPC
@@ -135,6 +136,12 @@ def load_array(path: str, count: int) -> np.ndarray:
     if array.ndim != 3 or not array.size:
         raise InputError(f"{path}: an image has 2 or 3 dimensions and pixels, not {array.shape}")
     bands_last = array.shape[0] != count and array.shape[-1] == count
+    if array.shape[0] == array.shape[-1] == count > 1:
+        warnings.warn(
+            f"{path}: its shape {array.shape} does not say whether bands are first or last; they "
+            "are read as first",
+            stacklevel=4,
+        )
     return np.moveaxis(array, -1, 0) if bands_last else array
 
 

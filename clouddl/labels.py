@@ -111,6 +111,10 @@ def decode(array: np.ndarray, codes: str, nodata: np.ndarray | None = None) -> n
     lookup = CODES[codes].lookup()
     known = np.flatnonzero(lookup != _NO_CODE).tolist()
     unknown = np.setdiff1d(array[~invalid], known).tolist()
+    if any(code % 1 for code in unknown):
+        raise InputError(
+            f"{codes}: {unknown[0]:.3g} is no code but a fraction, as of a probability; give a mask"
+        )
     if unknown:
         listed = known if len(known) < 32 else f"{known[0]} to {known[-1]}"
         raise InputError(
@@ -502,6 +506,7 @@ def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             raster = rioxarray.open_rasterio(name)
+            file = rasterio.open(name)
         if not isinstance(raster, xr.DataArray):
             raise InputError("it holds several datasets; give a file of one layer")
         turn = raster.rio.transform()
@@ -509,9 +514,9 @@ def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
             raise InputError("its grid is turned against its CRS; bring it north up (gdalwarp)")
         if raster.sizes["band"] != 1:
             raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
-        raster = raster.load().squeeze("band", drop=True)
-        with rasterio.open(name) as file:
-            return raster, any(masks_of(file)) & (file.read_masks(1) == 0)
+        with file:
+            hidden = any(masks_of(file)) & (file.read_masks(1) == 0)
+        return raster.load().squeeze("band", drop=True), hidden
     array = load_array(path, 1)
     if len(array) != 1:
         raise InputError(f"it has {len(array)} layers; give an array of one layer")

@@ -95,7 +95,7 @@ class _Plan:
 
 
 def predict_array(
-    model: CloudModel,
+    model: CloudModel | Path | str,
     image: "xr.DataArray | np.ndarray",
     bands: Sequence[str] | None = None,
     resolution: float | None = None,
@@ -103,7 +103,7 @@ def predict_array(
     """Predict the probability of cloud of an image in memory.
 
     Args:
-        model: What predicts, from its best set of the bands.
+        model: What predicts, from its best set of the bands; or the name or card of a model.
         image: Reflectance (band, y, x), nodata NaN.
         bands: Common names; default the coordinate of a DataArray.
         resolution: Metres per pixel; default the attribute of a DataArray.
@@ -114,6 +114,7 @@ def predict_array(
     Raises:
         InputError: Bands that do not fit, no resolution, or values that are no reflectance.
     """
+    model = _loaded(model)
     names = None if bands is None else band_names(bands)
     opened = open_image(image, reading=Reading(bands=names, resolution=resolution))
     opened = opened.select(_best_set(model.card, opened.bands, opened.name))
@@ -129,7 +130,7 @@ def predict_file(
     sensor: Sensor | str | None,
     out: Path | str,
     *,
-    model: CloudModel | None = None,
+    model: CloudModel | Path | str | None = None,
     reading: Reading = AS_STORED,
     options: Options = DEFAULT,
     progress: bool = True,
@@ -152,7 +153,8 @@ def predict_file(
         sensor: The sensor, its name or the path of its card; None for a product or an item,
             which says it itself.
         out: Folder of the results.
-        model: What predicts; default the shipped model that makes the most of the bands.
+        model: What predicts, or the name or card of a model; default the shipped one that makes the
+            most of the bands.
         reading: How the image's numbers are read.
         options: How to predict.
         progress: Whether to show a progress bar.
@@ -173,17 +175,18 @@ def predict_file(
 def _plan(
     source: Source,
     sensor: Sensor | str | None,
-    model: CloudModel | None,
+    model: CloudModel | Path | str | None,
     reading: Reading,
     options: Options,
 ) -> _Plan:
     """Open an image and settle all that was left open."""
+    _check_options(options)
     image = opened = open_image(source, sensor, reading)
     wanted = list(band_names(options.use or image.bands, image.sensor))
     for band in wanted:
         if band not in image.bands:
             raise absent(image.name, "band", band, image.bands)
-    model = model or _default_model(image.name, wanted)
+    model = _default_model(image.name, wanted) if model is None else _loaded(model)
     best = _best_set(model.card, wanted, image.name, exact=bool(options.use))
     used = [band for band in image.bands if band in best]
     resolution = _resolution(image, used, model.card)
@@ -194,7 +197,6 @@ def _plan(
             stacklevel=3,
         )
     threshold = model.card.threshold if options.threshold is None else options.threshold
-    _check_options(image.name, options, threshold)
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         image = image.select(used, resolution)
     checked = isinstance(opened, ProductImage)  # by itself
@@ -227,7 +229,7 @@ def _check_overview(image: Image, pixels: int = OVERVIEW) -> None:
     """Raise InputError if an image cannot be reflectance, by at most so many pixels a side."""
     step = -(-max(image.overview.shape) // pixels)
     values = image.overview[:, ::step, ::step]
-    check_reflectance(values, image.bands, image.name, image.readings)
+    check_reflectance(values, image.bands, image.name, image.readings, level=image.level)
 
 
 def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
@@ -257,15 +259,26 @@ def _warn_of_step(image: Image, taken: float) -> None:
         )
 
 
-def _check_options(name: str, options: Options, threshold: float) -> None:
-    tile = 1 if options.tile is None else options.tile
-    if not (0 <= threshold <= 1 and 0 <= options.dilation_m < math.inf and tile > 0):
-        raise InputError(
-            f"{name}: threshold {threshold}, dilation {options.dilation_m} m, tile {options.tile}: "
-            "give values within reason"
-        )
+def _check_options(options: Options) -> None:
+    if not isinstance(options, Options):
+        raise InputError(f"options {options!r}: give Options(threshold=…, …)")
+    for name, least, most in (
+        ("threshold", 0, 1),
+        ("dilation_m", 0, math.inf),
+        ("tile", 1, math.inf),
+        ("overlap", 0, math.inf),
+    ):
+        value = getattr(options, name)
+        number = isinstance(value, int | float | np.number)
+        if value is not None and not (number and least <= value <= most and value < math.inf):
+            raise InputError(f"{name} {value!r}: give a number from {least} to {most}")
     if options.probability_type not in NODATA_OF:
-        raise InputError(f"{name}: no type {options.probability_type!r}; choose float32 or uint8")
+        known = " or ".join(NODATA_OF)
+        raise InputError(f"probability_type {options.probability_type!r}: give {known}")
+
+
+def _loaded(model: CloudModel | Path | str) -> CloudModel:
+    return shared_model(model) if isinstance(model, Path | str) else model
 
 
 def _default_model(name: str, bands: Sequence[str]) -> CloudModel:
@@ -282,7 +295,8 @@ def _best_set(card: ModelCard, bands: Sequence[str], name: str, exact: bool = Fa
         has = ", ".join(bands)
         sets = "; or ".join(", ".join(band_set) for band_set in card.band_sets)
         raise InputError(
-            f"{name}: has {has}, but model {card.name} works from {sets}; choose another model"
+            f"{name}: has {has}, but model {card.name} works from {sets}; choose another model, "
+            "or call the bands so if they are these"
         )
     return best
 

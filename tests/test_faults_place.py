@@ -114,6 +114,7 @@ def test_a_resolution_is_compared_with_the_ground(tmp_path: Path) -> None:
         ("EPSG:4326", NORTH_UP, "its CRS EPSG:4326 is in degrees, but its transform"),
         (UTM, Affine(0.0003, 0, 5, 0, -0.0003, 43), "EPSG:32631 is in metres.*is in degrees"),
         ("EPSG:3857", Affine(0.0003, 0, 5, 0, -0.0003, 43), "EPSG:3857 is in metres"),
+        ("EPSG:4978", NORTH_UP, "EPSG:4978 is geocentric"),
     ],
 )
 def test_a_transform_that_is_not_one_of_its_crs_is_refused(

@@ -205,6 +205,15 @@ def test_items_of_landsat(
     np.testing.assert_allclose(scene.reflectance[1], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_scale_of_an_item_is_not_given_without_its_offset(tmp_path: Path) -> None:
+    values = landsat_item(tmp_path, **{"view:sun_elevation": 30.0})
+    path = tmp_path / "item.json"
+    with pytest.raises(InputError, match=r"number \* 2e-05 -0.1: leave --scale out, or give --off"):
+        open_image(path, None, Reading(scale=2e-5))
+    image = open_image(path, None, Reading(scale=2e-5, offset=0.0)).select(["red"])
+    assert np.nanmax(image.read()) == pytest.approx(values.max() * 2e-5)
+
+
 def test_an_item_of_level_1_without_the_sun(tmp_path: Path) -> None:
     landsat_item(tmp_path)
     with pytest.warns(UserWarning, match="no view:sun_elevation"):
@@ -381,7 +390,6 @@ def test_a_part_of_a_product_names_the_product(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["L_MTL.xml", "L_B4.TIF"], "read from its _MTL.txt; put it beside L_MTL.xml"),
         (["T31TCJ_B02.jp2"], "T31TCJ_B02.jp2 lacks the metadata of its product"),
         (["x_3B_AnalyticMS_SR_8b.tif"], "_8b.tif lacks the metadata of its product"),
         (["DIM_PHR1B_P_2016.XML"], "is panchromatic; give the multispectral"),
@@ -449,3 +457,34 @@ def test_reflectances_with_and_without_relief_are_not_mixed(tmp_path: Path) -> N
     next(path.glob("*_SRE_B4.tif")).unlink()
     with pytest.raises(InputError, match="the file of its band red is missing"):
         open_product(path)
+
+
+@pytest.mark.parametrize("ending", ["xml", "json"])
+def test_landsat_by_its_other_metadata(ending: str, tmp_path: Path) -> None:
+    path, _ = landsat(tmp_path)
+    lines = next(path.glob("*_MTL.txt"))
+    right = open_product(path).reflectance
+    other = lines.with_suffix(f".{ending}")
+    groups: dict[str, Any] = {}
+    open_groups = [groups]
+    for key, _, value in (line.strip().partition(" = ") for line in lines.read_text().splitlines()):
+        if key == "GROUP":
+            open_groups.append(open_groups[-1].setdefault(value, {}))
+        elif key == "END_GROUP":
+            open_groups.pop()
+        elif value:
+            open_groups[-1][key] = value.strip('"')
+    text = json.dumps(groups)
+    if ending == "xml":
+        text = re.sub(r'"(\w+)": "([^"]*)"', r"<\1>\2</\1>", lines.read_text())
+        text = re.sub(r'(\w+) = "?([^"\n]*)"?', r"<\1>\2</\1>", text)
+        text = re.sub("<GROUP>(.*)</GROUP>", r"<\1>", text)
+        text = re.sub("<END_GROUP>(.*)</END_GROUP>", r"</\1>", text).replace("\nEND\n", "")
+    other.write_text(text)
+    xr.testing.assert_equal(open_product(path).reflectance, right)  # one product, not two
+    lines.unlink()
+    for given in (path, other):
+        xr.testing.assert_equal(open_product(given).reflectance, right)
+    other.write_text("{")
+    with pytest.raises(InputError, match=f"MTL.{ending}.*(cannot be read|is not XML)"):
+        find_product(path)

@@ -8,20 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import torch
 import xarray as xr
 from affine import Affine
+from test_products import landsat
 
+from clouddl import cli
 from clouddl.errors import InputError, WriteError
 from clouddl.files import is_local, split_member, writing
 from clouddl.labels import read_mask
-from clouddl.model import CloudModel
+from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
-from clouddl.predict import check_results, predict_file, results_of
+from clouddl.predict import Options, check_results, predict_array, predict_file, results_of
 from clouddl.products import ProductImage, open_image
+from clouddl.products.readers import find_product
 from clouddl.products.reading import Reading
 from clouddl.products.stac import is_item
-from clouddl.scale.batch import predict_batch
+from clouddl.scale.batch import _made_from, predict_batch
 from clouddl.sensors import get_sensor
 
 NORTH_UP = Affine(30, 0, 500_000, 0, -30, 4_800_000)
@@ -327,3 +331,81 @@ def test_scenes_without_a_name_or_named_twice(tmp_path: Path) -> None:
             predict_batch([scene], "spot-5", tmp_path)  # type: ignore[list-item]
     outcomes = predict_batch(["gone.tif", "gone.tif"], "spot-5", tmp_path)
     assert [outcome.status for outcome in outcomes] == ["failed"]
+
+
+def test_results_are_made_anew_where_anything_read_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source of a VRT, a mask beside the file, a band that metadata name."""
+    source = write_image(tmp_path / "a.tif")
+    rasterio.shutil.copy(source, tmp_path / "b.vrt", driver="VRT")
+
+    def states() -> list[str]:
+        return [_made_from(str(tmp_path / name), "") for name in ("a.tif", "b.vrt", "P_MTL.txt")]
+
+    product, _ = landsat(tmp_path)
+    monkeypatch.setattr("clouddl.scale.batch.find_product", lambda _: find_product(product))
+    (tmp_path / "P_MTL.txt").touch()
+    before = states()
+    assert states() == before and all(before)
+    os.utime(next(product.glob("*_B4.TIF")), (1, 1))
+    assert [a == b for a, b in zip(before, states(), strict=True)] == [True, True, False]
+    os.utime(source, (1, 1))
+    assert [a == b for a, b in zip(before, states(), strict=True)] == [False, False, False]
+    before = states()
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(source, "r+") as file:
+        file.write_mask(np.full(file.shape, 255, np.uint8))
+    os.utime(source, (1, 1))
+    assert states()[0] != before[0]
+
+
+def test_a_model_may_be_given_as_text(tmp_path: Path) -> None:
+    _, right = predict_file(
+        cube(), SENSOR, tmp_path / "1", model=load_model("spot"), progress=False
+    )
+    _, found = predict_file(cube(), SENSOR, tmp_path / "2", model="spot", progress=False)
+    with rasterio.open(right) as one, rasterio.open(found) as other:
+        np.testing.assert_array_equal(other.read(), one.read())
+        np.testing.assert_array_equal(predict_array("spot", cube()), one.read(1))
+    with pytest.raises(InputError, match="there is no such model card"):
+        predict_array("nowhere.json", cube())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"options": Options(threshold="0.5")}, "threshold '0.5': give a number from 0 to 1"),
+        ({"options": Options(dilation_m="60")}, "dilation_m '60': give a number from 0"),
+        ({"options": Options(tile="256")}, "tile '256': give a number from 1"),
+        ({"options": Options(overlap=-5)}, "overlap -5: give a number from 0"),
+        ({"options": {"threshold": 0.5}}, r"give Options\(threshold=…"),
+        ({"reading": {"scale": 1e-4}}, r"give a Reading\(scale=…"),
+        ({"reading": Reading(nodata="0")}, "its nodata is '0'; give a number"),
+    ],
+)
+def test_arguments_of_another_type(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        predict_file(cube(), SENSOR, tmp_path, progress=False, **given)
+
+
+def test_a_mask_is_not_its_own_reference(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write_mask(tmp_path / "a.tif", MASK)
+    monkey = ["clouddl", "score", str(path), "--reference", str(path)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("sys.argv", monkey)
+        cli.main()
+    assert "is given as the mask and as its reference" in capsys.readouterr().err
+
+
+def test_a_probability_is_no_mask(tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", MASK * 0.25)
+    with pytest.raises(InputError, match=r"0\.25 is no code but a fraction, as of a probability"):
+        read_mask(tmp_path / "p.npy", "binary")
+
+
+def test_a_missing_source_of_a_vrt_is_named(tmp_path: Path) -> None:
+    source = write_image(tmp_path / "a.tif")
+    rasterio.shutil.copy(source, tmp_path / "b.vrt", driver="VRT")
+    source.unlink()
+    with pytest.raises(InputError, match=r"b\.vrt: cannot be read as an image.*a\.tif"):
+        open_image(tmp_path / "b.vrt", SENSOR).read()

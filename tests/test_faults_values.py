@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_an_undeclared_number_over_a_block_warns(
     numbers[GAP] = number
     with rasterio.open(path, "w", **profile) as file:
         file.write(numbers)
-    with pytest.warns(UserWarning, match=f"gap.tif: {number} fills 12%.*--nodata {number}"):
+    with pytest.warns(UserWarning, match=f"gap.tif: {number} fills 12.5%.*--nodata {number}"):
         predict(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -264,7 +265,7 @@ def test_an_undeclared_number_is_named_so_that_it_is_found(
     number: float, values: np.ndarray
 ) -> None:
     values[GAP] = number
-    with pytest.warns(UserWarning, match="fills 12%.*--nodata") as caught:
+    with pytest.warns(UserWarning, match="fills 12.5%.*--nodata") as caught:
         check_reflectance(values, BANDS, "a.tif")
     said = float(str(caught[0].message).split("--nodata ")[1])
     reading = Reading(tuple(BANDS), nodata=said, resolution=10)
@@ -363,3 +364,117 @@ def test_a_scale_that_is_none_is_refused(numbers: dict[str, float], tmp_path: Pa
     np.save(tmp_path / "a.npy", np.ones((1, 9, 9)))
     with pytest.raises(InputError, match=r"a\.npy: its (scale|offset) is .*; give a"):
         open_image(tmp_path / "a.npy", "spot-5", Reading(("red",), **numbers))
+
+
+def told(values: np.ndarray, **options: Any) -> list[str]:
+    """What is warned of reflectance (blue, green, red, nir, swir16)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_reflectance(values, FIVE, "a.tif", **options)
+    return [str(warning.message) for warning in caught]
+
+
+FIVE = ("blue", "green", "red", "nir", "swir16")
+
+
+@pytest.fixture
+def five() -> np.ndarray:
+    """Reflectance as from above the atmosphere."""
+    image = scene(64, 64, 5)
+    return 0.06 + 0.5 * (image - image.min())
+
+
+def test_a_gap_of_one_band(five: np.ndarray) -> None:
+    assert told(five) == []
+    five[3, 8:40, 8:24] = 0
+    assert "0 fills 12.5% of the pixels, in nir, and is not" in told(five)[0]
+    shifted = [Reading(scale=1e-4, offset=-0.1)] * 5
+    five[3, 8:40, 8:24] = -0.1  # no offset that was taken off twice
+    assert "0 fills 12.5% of the pixels, in nir, and is not" in told(five, readings=shifted)[0]
+
+
+def test_water_may_be_0_in_short_wave_infrared(five: np.ndarray) -> None:
+    five[4, 8:40, 8:24] = 0
+    assert told(five) == []
+
+
+@pytest.mark.parametrize(("number", "columns"), [(0, 2), (-9999, 1), (65535, 2)])
+def test_narrow_gaps(number: int, columns: int, five: np.ndarray) -> None:
+    """As between the lines of Landsat 7, or saturated ones: too narrow for a block."""
+    five[:, :, 30 : 30 + columns] = Reading(scale=1e-4).reflectance(np.array([number]))
+    words = told(five, readings=[Reading(scale=1e-4)] * 5)
+    assert len(words) == 1 and f"{number} fills {100 * columns / 64:.3g}%" in words[0]
+    assert f"--nodata {number}" in words[0]
+
+
+def test_few_dark_pixels_are_no_gap(five: np.ndarray) -> None:
+    five[:, 3, 3] = 0
+    assert told(five) == []
+
+
+def test_values_darker_than_the_air(five: np.ndarray) -> None:
+    """Surface reflectance that no metadata tell of, or a scale of 10,000 for 12 bits."""
+    assert "blue is below 0.045 in places" in told(five * 0.15)[0]
+    assert told(five * 0.15, level="surface") == []
+    assert told(five * 0.15, product=True) == []
+    array = xr.DataArray(five * 0.15, {"band": list(FIVE)}, ("band", "y", "x"))
+    with pytest.warns(UserWarning, match="darker than the air alone.*surface reflectance"):
+        predict_array(make_model(), array.assign_attrs(resolution=30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict_array(make_model(), array.assign_attrs(resolution=30, level="surface"))
+
+
+def test_an_offset_of_landsat_that_is_forgotten(five: np.ndarray) -> None:
+    reading = Reading(scale=2.75e-5)
+    assert (
+        "Landsat Collection 2 -0.1 at level 1 and -0.2 at level 2"
+        in told(five * 0.5 + 0.2, readings=[reading] * 5)[0]
+    )
+
+
+def test_numbers_that_are_no_reflectance_of_any_scale(five: np.ndarray) -> None:
+    for values in ((five - five.mean()) / five.std(), 10 * np.log10(five)):
+        with pytest.raises(InputError, match="look standardised, logarithmic, or hold a nodata"):
+            told(values)
+    least, most = (end((1, 2), keepdims=True) for end in (five.min, five.max))
+    assert "every band goes from 0 to 1" in told((five - least) / (most - least))[-1]
+
+
+def test_numbers_that_ran_over(five: np.ndarray) -> None:
+    five[0, 3, 3] = -0.78
+    assert "a few pixels go down to -0.78: numbers ran over" in told(five)[0]
+
+
+def test_8_bit_numbers_are_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    numbers = (scene(40, 40) * 200).astype(np.uint8)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=4, height=40, width=40, dtype="uint8"
+    ) as file:
+        file.write(numbers)
+    with pytest.warns(UserWarning, match="a.tif: holds 8-bit numbers, as pictures do"):
+        image = open_image(path, SPOT, Reading(scale=1 / 255))
+    assert image.read()[0, 0, 0] == pytest.approx(numbers[0, 0, 0] / 255)
+
+
+def test_a_divisor_is_no_scale(values: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"scale 10000 is no factor.*the scale is 0\.0001"):
+        open_image(write(tmp_path / "a.tif", values), SPOT, Reading(scale=1e4))
+
+
+def test_an_array_whose_bands_are_first_or_last(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", scene(6, 4))
+    with pytest.warns(UserWarning, match="does not say whether bands are first or last"):
+        assert open_image(tmp_path / "a.npy", SPOT).shape == (6, 4)
+
+
+def test_arrays_that_pytorch_does_not_take(values: np.ndarray) -> None:
+    array = xr.DataArray(values, {"band": BANDS}, ("band", "y", "x"), attrs={"resolution": 10})
+    right = predict_array(make_model(), array)
+    still = array.copy(data=np.broadcast_to(values, values.shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        np.testing.assert_array_equal(predict_array(make_model(), still), right)
+        turned = array.copy(data=values[:, ::-1].copy()).isel(y=slice(None, None, -1))
+        np.testing.assert_array_equal(predict_array(make_model(), turned), right)

@@ -341,8 +341,8 @@ BAD = {
     "set": ({"use": ["green", "red"]}, "has green, red, but model random works from"),
     "spare": ({"use": ["green", "red", "nir"], "bands": BANDS, "model": "four"}, "works from"),
     "numbers": ({"scale": 1}, "looks like digital numbers.*--scale"),
-    "threshold": ({"threshold": 50}, "threshold 50.*within reason"),
-    "type": ({"probability_type": "int8"}, "no type 'int8'; choose float32 or uint8"),
+    "threshold": ({"threshold": 50}, "threshold 50: give a number from 0 to 1"),
+    "type": ({"probability_type": "int8"}, "probability_type 'int8': give float32 or uint8"),
     "resolution": ({"resolution": 30}, "pixels are 10 m, not 30 m"),
 }
 

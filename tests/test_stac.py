@@ -348,3 +348,42 @@ def test_a_sensor_that_contradicts_the_item(tmp_path: Path) -> None:
     item(tmp_path)
     with pytest.warns(UserWarning, match="is of sentinel-2 by its properties, but is read as spot"):
         read_item(tmp_path / "item.json", get_sensor("spot-5"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"s2:processing_baseline": "05.10"},
+        {"processing:version": "05.10"},
+        {"s2:product_uri": "S2A_MSIL1C_20220301T105021_N0510_R051_T31TCJ_20220301T112233.SAFE"},
+    ],
+)
+def test_a_scale_without_the_offset_of_the_baseline(fields: dict[str, str], tmp_path: Path) -> None:
+    made = item(tmp_path)
+    for asset in made["assets"].values():
+        asset.pop("raster:bands", None)
+    item(tmp_path, assets=made["assets"], properties=made["properties"] | fields)
+    path = tmp_path / "item.json"
+    right = {(1e-4, -0.1)}
+    for reading in (Reading(), Reading(scale=1e-4, offset=-0.1)):
+        layers = read_item(path, reading=reading).layers.values()
+        assert {(layer.reading.scale, layer.reading.offset) for layer in layers} == right
+    with pytest.raises(
+        InputError, match=r"number \* 0.0001 -0.1: leave --scale out, or give --off"
+    ):
+        read_item(path, reading=Reading(scale=1e-4))
+    taken_off = {**made["properties"], **fields, "earthsearch:boa_offset_applied": True}
+    item(tmp_path, assets=made["assets"], properties=taken_off)
+    layers = read_item(path, reading=Reading(scale=1e-4)).layers.values()
+    assert {layer.reading.offset for layer in layers} == {0.0}
+
+
+def test_what_an_item_leaves_to_the_user_is_checked_as_of_a_plain_image(tmp_path: Path) -> None:
+    made = item(tmp_path)
+    for asset in made["assets"].values():
+        asset.pop("raster:bands", None)
+    item(tmp_path, assets=made["assets"])
+    with pytest.raises(InputError, match=r"looks like digital numbers.*give --scale/--offset"):
+        read_item(tmp_path / "item.json").read()
+    with pytest.warns(UserWarning, match=r"no pixel is below 0\.1.*--offset -0\.1"):
+        read_item(tmp_path / "item.json", reading=Reading(scale=1e-4, nodata=0)).read()

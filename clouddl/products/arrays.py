@@ -66,7 +66,9 @@ def as_array(
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
     if not isinstance(source, xr.DataArray | xr.Dataset):
-        with readable("image", "array", "give an array (band, y, x) of numbers"):
+        with readable(
+            "image", "array", "give an array (band, y, x) of numbers, or the path of one file"
+        ):
             array = xr.DataArray(np.asanyarray(source, None if hasattr(source, "dtype") else float))
         _check_size(array, "image")
         return array

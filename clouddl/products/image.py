@@ -407,7 +407,10 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
         resolution = resolution or spacing_of(grid)[0]
     reading = replace(reading, bands=layers, resolution=resolution)
     level = array.attrs.get("level", "toa")
-    return ArrayImage(name, sensor, level, reading.named, reading, array.values, grid)
+    numbers = array.values
+    if min(numbers.strides) < 0 or not numbers.flags.writeable:  # PyTorch takes no such views
+        numbers = numbers.copy()
+    return ArrayImage(name, sensor, level, reading.named, reading, numbers, grid)
 
 
 def _stated(array: "xr.DataArray", name: str, *keys: str) -> float | None:

@@ -1,12 +1,13 @@
 """Landsat of the USGS."""
 
+import json
 import re
 import warnings
 from xml.etree.ElementTree import Element, SubElement
 
 from rasterio.windows import Window
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, readable
 from clouddl.products.archives import Fields, Files
 from clouddl.products.product import Product, reader, reflective, sine_of_sun, sun_elevation
 from clouddl.products.raster import open_raster
@@ -19,7 +20,7 @@ QA_PIXEL = r"_QA_PIXEL\.tif$"
 CENTRE = 1024  # pixels a side of the part of a quality band whose codes are looked at
 
 
-@reader("Landsat Collection 2", r"_MTL\.txt$")
+@reader("Landsat Collection 2", r"_MTL\.(txt|xml|json)$")
 def landsat(files: Files, member: str) -> Product:
     """Landsat 4, 5 TM, 7 ETM+, 8, 9 OLI, Collection 2: USGS LSDS-1337, -1619, -1618 and -1822.
 
@@ -89,7 +90,13 @@ def _check_quality(product: Product) -> None:
 
 
 def _mtl(files: Files, member: str) -> Fields:
-    """The `KEY = value` lines of a file of metadata, in their groups."""
+    """The fields of a file of metadata, in their groups: XML, JSON, or lines `KEY = value`."""
+    if member.lower().endswith(".xml"):
+        return files.xml(member)
+    name = f"{files.name}: {member}"
+    if member.lower().endswith(".json"):
+        with readable(name, "metadata", "download it again"):
+            return Fields(_element("MTL", json.loads(files.text(member))), name)
     root = Element("MTL")
     groups = [root]
     for line in files.text(member).decode("utf-8", "replace").splitlines():
@@ -102,4 +109,14 @@ def _mtl(files: Files, member: str) -> Fields:
             groups = groups[:1] + groups[1:-1]
         else:
             SubElement(groups[-1], name).text = text
-    return Fields(root, f"{files.name}: {member}")
+    return Fields(root, name)
+
+
+def _element(name: str, fields: object) -> Element:
+    """Nested fields as XML."""
+    element = Element(name)
+    if isinstance(fields, dict):
+        element.extend([_element(str(key), value) for key, value in fields.items()])
+    else:
+        element.text = str(fields)
+    return element

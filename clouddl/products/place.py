@@ -106,10 +106,16 @@ def check_place(name: str, grid: Grid) -> None:
         grid: Its shape, transform and CRS.
 
     Raises:
-        InputError: There is no transform, its pixels have no size, or its units are others.
+        InputError: There is no transform, its pixels have no size, its units are others, or its CRS
+            is that of no map.
     """
     (height, width), transform, crs = grid
     assert crs
+    if crs.to_wkt().startswith(("GEOCCS", "GEODCRS")):
+        raise InputError(
+            f"{name}: its CRS {_crs_name(crs)} is geocentric, in which no image lies flat; correct "
+            "it (gdal_edit.py -a_srs), or bring the image to a map's (gdalwarp -t_srs)"
+        )
     if transform == Affine.identity():
         raise InputError(
             f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "

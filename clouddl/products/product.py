@@ -32,20 +32,13 @@ from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import ArrayImage, Image
 from clouddl.products.mosaic import open_tiles
 from clouddl.products.place import Grid
-from clouddl.products.reading import Level, Reading, check_reflectance
+from clouddl.products.reading import SURFACE, Level, Reading, check_reflectance
 from clouddl.sensors import Sensor, band_names, middle
 
 if TYPE_CHECKING:
     import xarray as xr
 
 STRIP = 1 << 24  # pixels of a band in memory at once
-
-
-SURFACE = (
-    "surface reflectance, and the models learnt from top-of-atmosphere. The correction takes part "
-    "of thin cloud and haze away, so expect more of it missed: a lower recall, and with it a lower "
-    "F2, than published; by how much was not measured. Prefer the level 1 of the same date"
-)
 
 
 # Masks that may lie in a product and their codes, the ones to prefer first: people's, then the
@@ -90,6 +83,7 @@ class Product:
         layers: Where the bands lie, by common name.
         missing: Bands the product should have; asking for one is an InputError.
         sun: Elevation of the sun, degrees; None where the metadata do not say it.
+        stated: Whether the metadata say how numbers become reflectance; else the user does.
     """
 
     files: Files
@@ -101,6 +95,7 @@ class Product:
     layers: dict[str, Layer] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     sun: float | None = None
+    stated: bool = True
 
     def add(
         self,
@@ -213,7 +208,9 @@ class Product:
         if self.nodata:
             self._drop_zeros(values, images, resolution)
         readings = [image.readings[0] for image in images]
-        check_reflectance(values, bands, self.files.name, readings, product=True, sun=self.sun)
+        check_reflectance(
+            values, bands, self.files.name, readings, self.stated, self.sun, self.level
+        )
         if self.level == "surface":
             warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
         height, width = first.shape

@@ -84,7 +84,10 @@ def readable_raster(name: str) -> Iterator[None]:
                     "leave --sensor out if it is a product; an image in an archive is named as "
                     f"/vsizip/{name}/IMAGE.tif"
                 )
-        raise InputError(f"{name}: cannot be read as an image ({error}); {advice}") from error
+        fault = error
+        while fault.__cause__ is not None:  # rasterio's own words are "see previous exception"
+            fault = fault.__cause__
+        raise InputError(f"{name}: cannot be read as an image ({fault}); {advice}") from error
 
 
 def find_layers(
@@ -130,12 +133,21 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
         InputError: They do not fit.
     """
     if len(dtypes) != len(layers):
-        names = ", ".join(map(str, layers))
-        raise InputError(f"{name}: has {len(dtypes)} bands, but {len(layers)} are named: {names}")
+        names = ", ".join("-" if band is None else band for band in layers)
+        raise InputError(
+            f"{name}: has {len(dtypes)} bands, but {len(layers)} are named: {names}; name those of "
+            "the file, in its order (--bands; - skips one)"
+        )
     for dtype in dtypes:
         if not dtype.startswith(("int", "uint", "float")):
             kind = "complex numbers, as radar does" if dtype.startswith("complex") else dtype
             raise InputError(f"{name}: holds {kind}; reflectance is wanted, as floats or integers")
+    if sensor and {"int8", "uint8"} & set(dtypes):
+        warnings.warn(
+            f"{name}: holds 8-bit numbers, as pictures do that are stretched for display; its mask "
+            "is wrong unless one scale makes reflectance of all bands; take the file before it",
+            stacklevel=5,
+        )
     bands = [band for band in layers if band is not None]
     known = sensor.commons if sensor else bands
     wrong = [band for band in bands if band not in known or bands.count(band) > 1]

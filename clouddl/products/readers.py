@@ -20,7 +20,6 @@ for module in iter_modules([str(Path(__file__).parent)]):  # every reader regist
 
 # What is near to a product, by the names of its files, and what makes it one.
 HINTS = {
-    r"_MTL\.(xml|json)$": "the metadata of Landsat are read from its _MTL.txt; put it beside {}",
     r"(^|/)DIM_(PHR1|SPOT|PNEO)\w*_P(AN)?[_-]": "{} is panchromatic; give the multispectral image",
     r"(_B\d\d?A?|_AnalyticMS\w*|_XS\d)\.(jp2|tiff?)(\.gz)?$": (
         "{} lacks the metadata of its product (such as MTD_MSIL1C.xml, _MTL.txt, _metadata.xml); "
@@ -91,9 +90,10 @@ def _product_around(path: Path) -> Path | None:
 
 
 def _known_by(names: Iterable[str], fallback: bool = False) -> list[tuple[Reader, str]]:
-    return [
-        (reader, name)
-        for reader in READERS
-        for name in sorted(names)
-        if reader.fallback == fallback and re.search(reader.pattern, name, re.IGNORECASE)
-    ]
+    """Readers and the files they know; of one product's metadata in several formats the first."""
+    matches: dict[tuple[str, str], tuple[Reader, str]] = {}
+    for reader in READERS:
+        for name in sorted(names):
+            if reader.fallback == fallback and re.search(reader.pattern, name, re.IGNORECASE):
+                matches.setdefault((reader.name, os.path.splitext(name)[0]), (reader, name))
+    return list(matches.values())

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from clouddl.errors import InputError
 
-BLOCK = 8  # pixels a side of the smallest part without data that is looked for
+BLOCK = 8  # pixels a side of the smallest gap of a band that is looked for
+FEW = 1e-3  # of the pixels: fewer of 0 in all bands may be dark ground
 LARGEST = float(np.finfo(np.float32).max)
 # Usual nodata numbers, the last one of netCDF.
 FILLS = (0, -9999, -999, -10000, -32768, 65535, -LARGEST, LARGEST, 15 * 2.0**119)
@@ -19,6 +20,16 @@ HIGHEST_OFFSET = 5.0  # at level 1 of Landsat it is 0.1 over the sine of the sun
 OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
 HIGHEST = 4.0  # reflectance that is taken for one where the elevation of the sun is not known
 BRIGHTEST = 1.3  # of snow or cloud that is lit from straight above, times the sine of the sun
+LOWEST = -0.3  # what no offset explains
+DIVISOR = 10.0  # a scale from here on is one
+# What the air alone reflects, less some room for mountains; 1 in 100 pixels may be darker. Of 1,151
+# images from above the atmosphere none is, of 23 of the surface 21 are.
+DARKEST = {"blue": 0.045, "green": 0.02}
+SURFACE = (
+    "surface reflectance, and the models learnt from top-of-atmosphere. The correction takes part "
+    "of thin cloud and haze away, so expect more of it missed: a lower recall, and with it a lower "
+    "F2, than published; by how much was not measured. Prefer the level 1 of the same date"
+)
 
 Level = Literal["toa", "surface"]
 Layers = tuple[str | None, ...]  # common names in file order, None where there is none
@@ -103,16 +114,21 @@ def check_numbers(name: str, reading: Reading) -> None:
         reading: How its numbers are read.
 
     Raises:
-        InputError: A scale or a resolution that is not above 0, or an offset that is not finite.
+        InputError: A scale or a resolution that is not above 0, an offset that is not finite, or no
+            number at all.
     """
+    if not isinstance(reading, Reading):
+        raise InputError(f"{name}: is to be read by {reading!r}; give a Reading(scale=…, …)")
     for what, least, want in (
         ("scale", 0.0, "a number above 0"),
         ("offset", -math.inf, "a finite number"),
         ("resolution", 0.0, "it in metres, above 0"),
+        ("nodata", None, "a number"),
     ):
         value = getattr(reading, what)
         number = isinstance(value, int | float | np.number)
-        if value is not None and not (number and least < value < math.inf):
+        within = number and (least is None or least < value < math.inf)
+        if value is not None and not within:
             raise InputError(f"{name}: its {what} is {value!r}; give {want} (--{what})")
 
 
@@ -125,14 +141,22 @@ def check_scaling(name: str, band: str | None, reading: Reading) -> None:
         reading: How its numbers are read.
 
     Raises:
-        InputError: The offset is in digital numbers, or what `check_numbers` says.
+        InputError: The offset is in digital numbers, the scale is a divisor, or what
+            `check_numbers` says.
     """
     if band is None:
         return
     check_numbers(name, reading)
+    if band.startswith("lwir"):
+        return
     offset = reading.offset or 0.0
-    if abs(offset) > HIGHEST_OFFSET and not band.startswith("lwir"):
-        scale = 1.0 if reading.scale is None else reading.scale
+    scale = 1.0 if reading.scale is None else reading.scale
+    if scale >= DIVISOR:
+        raise InputError(
+            f"{name}: scale {scale:g} is no factor: reflectance = number * scale + offset; if "
+            f"numbers are to be divided by it, the scale is {1 / scale:g} (--scale)"
+        )
+    if abs(offset) > HIGHEST_OFFSET:
         raise InputError(
             f"{name}: offset {offset:g} is no reflectance: it is in digital numbers, and "
             f"reflectance = number * scale + offset; the offset should be {offset * scale:g} "
@@ -147,11 +171,12 @@ def check_reflectance(
     readings: Sequence[Reading] = (),
     product: bool = False,
     sun: float | None = None,
+    level: Level = "toa",
 ) -> None:
     """Check that values can be reflectance; thermal bands are skipped.
 
-    Warns of what may be right: blocks of an undeclared nodata number, an offset that seems
-    forgotten, and reflectance above 2, which a low sun explains.
+    Warns of what may be right: an undeclared nodata number, an offset that seems forgotten, values
+    darker than the air, and reflectance above 2, which a low sun explains.
 
     Args:
         values: Reflectance (band, y, x), nodata NaN.
@@ -161,31 +186,43 @@ def check_reflectance(
         product: Whether its metadata say how, so that no option of the user's does.
         sun: Elevation of the sun, degrees; None where it is not known. A slope that faces a low sun
             shows up to 1 / sin(elevation) times its reflectance.
+        level: Whether it is said to be surface reflectance.
 
     Raises:
         InputError: Every pixel is nodata or the same, or the values cannot be reflectance.
     """
     reflective = [not band.startswith("lwir") for band in bands]
     values = values[reflective]
+    bands = [band for band in bands if not band.startswith("lwir")]
     if values.shape[-1] * values.shape[-2] > 1 << 20:
         values = values[:, ::4, ::4]
     stated = [reading for reading, used in zip(readings, reflective, strict=False) if used]
-    finite = np.isfinite(values)
-    if not finite.any():
+    if not np.isfinite(values).any():
         mend = "download it again" if product else "check the file and --nodata"
         raise InputError(f"{name}: every pixel is nodata; {mend}")
-    fill = _fill(values, stated or [AS_STORED] * len(values))
-    if fill is not None:
-        number, filled = fill
-        mend = "predict its bands with --sensor and" if product else "say"
+    _check_variety(values, bands, name)
+    valid = _without_fills(values, bands, name, stated or [AS_STORED] * len(values), product)
+    _check_level(valid[np.isfinite(valid)], name, stated, product, sun)
+    _warn_of_stretch(valid, name)
+    if not product and level == "toa":
+        _warn_of_darkness(valid, bands, name)
+
+
+def _without_fills(
+    values: np.ndarray, bands: Sequence[str], name: str, readings: Sequence[Reading], product: bool
+) -> np.ndarray:
+    """Values (band, y, x) with undeclared nodata numbers as NaN, of which it warns."""
+    mend = "predict its bands with --sensor and" if product else "say"
+    for number, filled in _fills(values, bands, readings):
+        where = ", ".join(bands[index] for index in np.flatnonzero(filled.any(axis=(1, 2))))
+        percent = 100 * filled.any(axis=0).mean()
         warnings.warn(
-            f"{name}: {number:g} fills {filled.mean():.0%} of the pixels, in all bands, and is "
-            f"not declared as nodata; if it means nodata, {mend} --nodata {number:.9g}",
-            stacklevel=3,
+            f"{name}: {number:g} fills {percent:.3g}% of the pixels, in {where}, and is not "
+            f"declared as nodata; if it means nodata, {mend} --nodata {number:.9g}",
+            stacklevel=4,
         )
-        finite &= ~filled
-    _check_level(values[finite], name, stated, product, sun)
-    _check_variety(values, [band for band in bands if not band.startswith("lwir")], name)
+        values = np.where(filled, np.nan, values)
+    return values
 
 
 def _check_variety(values: np.ndarray, bands: Sequence[str], name: str) -> None:
@@ -211,26 +248,61 @@ def _check_variety(values: np.ndarray, bands: Sequence[str], name: str) -> None:
         )
 
 
-def _fill(values: np.ndarray, readings: Sequence[Reading]) -> tuple[float, np.ndarray] | None:
-    """An undeclared nodata number that fills a block of pixels in all bands, and where (y, x)."""
-    height, width = values.shape[1:]
-    rows, columns = height // BLOCK * BLOCK, width // BLOCK * BLOCK
+def _warn_of_stretch(values: np.ndarray, name: str) -> None:
+    """Warn where every band (band, y, x) goes from 0 to 1."""
+    layers = [layer[np.isfinite(layer)] for layer in values]
+    ends = [(layer.min(), layer.max()) for layer in layers if layer.size]
+    if ends and np.allclose(ends, (0, 1), atol=1e-4):
+        warnings.warn(
+            f"{name}: every band goes from 0 to 1, as those do that are stretched or normalised; "
+            "no scale makes reflectance of such again, and its mask is wrong; take the file before",
+            stacklevel=4,
+        )
+
+
+def _warn_of_darkness(values: np.ndarray, bands: Sequence[str], name: str) -> None:
+    """Warn of a band (band, y, x) that is darker than the air above the ground."""
+    for band, layer in zip(bands, values, strict=True):
+        least = DARKEST.get(band, -math.inf)
+        if (layer < least).sum() > 0.01 * np.isfinite(layer).sum():
+            warnings.warn(
+                f"{name}: {band} is below {least:g} in places, which is darker than the air alone "
+                f"from above: its scale is too small, or it is {SURFACE}",
+                stacklevel=4,
+            )
+            return
+
+
+def _fills(
+    values: np.ndarray, bands: Sequence[str], readings: Sequence[Reading]
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Undeclared nodata numbers, and where (band, y, x): in all bands, or a block of one.
+
+    In short-wave infrared water may be 0.
+    """
+    least, most = np.nanmin(values), np.nanmax(values)
+    height, width = (side // BLOCK * BLOCK for side in values.shape[1:])
+    dark = np.array([band.startswith(("swir", "cirrus")) for band in bands])
     for number in FILLS:
         stored = np.array([number], np.float32)
-        filled = np.ones(values.shape[1:], bool)
-        for band, reading in zip(values, readings, strict=True):
-            level = float(reading.reflectance(stored)[0])
-            if not math.isfinite(level):  # a number that float32 cannot scale fills nothing
-                filled[:] = False
-                break
-            with np.errstate(over="ignore"):
-                filled &= np.abs(band - level) <= 1e-6 * (1 + abs(level))
-            if not filled.any():
-                break
-        blocks = filled[:rows, :columns].reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
-        if blocks.all((1, 3)).any():
-            return number, filled
-    return None
+        levels = np.array([reading.reflectance(stored)[0] for reading in readings], float)
+        near = 1e-6 * (1 + np.abs(levels))
+        # A number that float32 cannot scale fills nothing.
+        if (
+            not np.isfinite(levels).all()
+            or ((levels + near < least) | (levels - near > most)).all()
+        ):
+            continue
+        filled = np.abs(values - levels[:, None, None]) <= near[:, None, None]
+        everywhere = filled.all(0)
+        if everywhere.mean() > (0 if number else FEW):
+            yield number, filled & everywhere
+        filled &= ~(everywhere | (dark[:, None, None] & (number == 0)))
+        blocks = filled[:, :height, :width]
+        blocks = blocks.reshape(len(bands), height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+        filled[~blocks.all((2, 4)).any((1, 2))] = False
+        if filled.any():
+            yield number, filled
 
 
 def _check_level(
@@ -241,7 +313,12 @@ def _check_level(
         return
     low, middle, high = np.percentile(values, [1, 50, 99])
     highest = HIGHEST if sun is None else max(HIGHEST, _brightest(sun))
-    if high > highest or middle > highest / 4:
+    if low < LOWEST:
+        cause = (
+            f"go from {low:.2g} to {high:.2g}: they look standardised, logarithmic, or hold a "
+            "nodata number"
+        )
+    elif high > highest or middle > highest / 4:
         factor = 10 ** max(1, round(math.log10(high / 0.5)))
         cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
     elif high < 0.02:
@@ -251,8 +328,8 @@ def _check_level(
     else:
         if high > 2:
             _warn_of_sun(name, high, sun)
-        if not product and middle < OVERCAST:  # the metadata of a product say the offset
-            _warn_of_offset(values, name, readings)
+        if not product:  # the metadata of a product say the offset
+            _warn_of_offset(values, middle, name, readings)
         return
     if product:
         raise InputError(
@@ -284,16 +361,25 @@ def _warn_of_sun(name: str, high: float, sun: float | None) -> None:
     )
 
 
-def _warn_of_offset(values: np.ndarray, name: str, readings: Sequence[Reading]) -> None:
-    """Warn of values (any,) of which the lowest lie above the offset of Sentinel-2."""
+def _warn_of_offset(
+    values: np.ndarray, middle: float, name: str, readings: Sequence[Reading]
+) -> None:
+    """Warn of values (any,) of which the lowest lie above a usual offset, or far below 0."""
     least = values.min()
+    if least < LOWEST:
+        warnings.warn(
+            f"{name}: a few pixels go down to {least:.3g}: numbers ran over, as above 32767 in "
+            "16 bits, or are a nodata number; check the file and --nodata",
+            stacklevel=5,
+        )
     added = min(
         (reading.offset or 0.0 for reading in readings), default=-1.0
     )  # wrongly, if above 0
-    if added >= 0 and OFFSET <= least < 2 * OFFSET + added:
+    if middle < OVERCAST and added >= 0 and OFFSET <= least < 3 * OFFSET + added:
         warnings.warn(
             f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): it is "
             "hazy or overcast throughout, or an offset is forgotten; Sentinel-2 from baseline "
-            f"04.00 (January 2022) needs --offset -{OFFSET}",
+            f"04.00 (January 2022) needs --offset -{OFFSET}, Landsat Collection 2 -{OFFSET} at "
+            "level 1 and -0.2 at level 2",
             stacklevel=5,
         )

@@ -152,7 +152,7 @@ def is_item(path: Path | str) -> bool:
     """
     if is_address(path):
         return not urlsplit(str(path)).path.lower().endswith(RASTERS)
-    return str(path).lower().endswith((".json", ".geojson"))
+    return bool(re.search(r"(?<!_mtl)\.(geo)?json$", str(path), re.IGNORECASE))
 
 
 def limit_waiting() -> None:
@@ -211,17 +211,14 @@ def read_item(
     silent = [name for name, (_, numbers, _) in bands.items() if numbers.scale is None]
     if 0 < len(silent) < len(bands):
         raise InputError(f"{path}: gives no scale of {', '.join(silent)}; add it to these assets")
-    product = Product(files, card, level, nodata, format="STAC item")
+    product = Product(files, card, level, nodata, format="STAC item", stated=not silent)
     sun = item.properties.get("view:sun_elevation")
     product.sun = float(sun) if isinstance(sun, int | float) and 0 < sun <= 90 else None
-    # Of Sentinel-2 rescaled by a provider, some items still give the offset that was taken off.
-    said = item.properties.items()
-    applied = any(k.endswith(":boa_offset_applied") and str(v) in ("True", "true") for k, v in said)
     for band in reflective(card).values():
         if band in bands:
             asset, numbers, layers = bands[band]
             scale, offset = _scaling(numbers, reading, path)
-            product.add(band, asset, scale, 0.0 if applied else offset, layers)
+            product.add(band, asset, scale, 0.0 if _offset_applied(item) else offset, layers)
     if not product.layers:
         names = ", ".join(sorted(bands)) or "none"
         raise InputError(f"{path}: no asset is a band of {card.id} by common name; it has {names}")
@@ -369,15 +366,21 @@ def _complete(bands: Bands, card: Sensor, level: Level, item: Item, reading: Rea
             factors = LANDSAT_FACTORS[level]
         if level == "toa" and card.id not in LANDSAT_OLI:
             factors = None
-    elif card.id == "sentinel-2":  # the Planetary Computer says the baseline alone
-        baseline = re.match(r"\d+", str(item.properties.get("s2:processing_baseline")))
-        factors = (1e-4, -0.1 if int(baseline[0]) >= 4 else 0.0) if baseline else None
-    if (reading.scale, reading.offset) != (None, None):
-        factors = None
+    elif card.id == "sentinel-2":
+        baseline = _baseline(item)
+        held = baseline is not None and baseline >= 4 and not _offset_applied(item)
+        factors = None if baseline is None else (1e-4, -0.1 if held else 0.0)
     for name, (asset, numbers, layers) in bands.items():
         scale, offset, nodata = numbers.scale, numbers.offset, numbers.nodata
         if factors and (scale, offset) == (None, None):
-            scale, offset = factors
+            if (reading.scale, reading.offset) == (None, None):
+                scale, offset = factors
+            elif factors[1] and reading.offset is None:
+                formula = f"number * {factors[0]:g} {factors[1]}"
+                raise InputError(
+                    f"{item.id}: by its metadata reflectance = {formula}: "
+                    "leave --scale out, or give --offset too (0 if it was taken off)"
+                )
             if (nodata, reading.nodata) == (None, None):
                 nodata = 0.0
         if card.id.startswith("landsat") and level == "toa" and scale == LANDSAT_FACTORS["toa"][0]:
@@ -385,6 +388,23 @@ def _complete(bands: Bands, card: Sensor, level: Level, item: Item, reading: Rea
             scale, offset = scale / sine, (offset or 0.0) / sine
         update = {"scale": scale, "offset": offset, "nodata": nodata}
         bands[name] = asset, numbers.model_copy(update=update), layers
+
+
+def _baseline(item: Item) -> int | None:
+    """Processing baseline of Sentinel-2, by its first two digits; the name of a product has it."""
+    for key in ("s2:processing_baseline", "processing:version", "s2:product_uri"):
+        text = str(item.properties.get(key, ""))
+        digits = re.match(r"(\d+)\.\d+$", text) or re.search(r"_N(\d\d)\d\d_", text)
+        if digits:
+            return int(digits[1])
+    digits = re.match(r"S2[A-D]_MSI\w+_N(\d\d)\d\d_", item.id)
+    return int(digits[1]) if digits else None
+
+
+def _offset_applied(item: Item) -> bool:
+    """Whether a provider took the offset of Sentinel-2 off, which some items still give."""
+    said = item.properties.items()
+    return any(k.endswith(":boa_offset_applied") and str(v) in ("True", "true") for k, v in said)
 
 
 def _sine(item: Item) -> float:

@@ -38,12 +38,15 @@ from clouddl.predict import (
     predict_part,
     results_of,
 )
+from clouddl.products.raster import open_raster
+from clouddl.products.readers import find_product
 from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import date_of, is_item, write_item
 from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
 from clouddl.sensors import Sensor, get_sensor, is_sensor_name, sensors
 
 LOCK, REPORT = ".clouddl.lock", "report.csv"
+METADATA = (".xml", ".txt", ".json", ".geojson")  # of products, which name files of bands
 WORK = ".clouddl-"  # how the names of temporary folders in the folder of results begin
 
 
@@ -206,17 +209,29 @@ def _made_from(path: str, settings: str) -> str:
 
     Empty if a file is missing: then there are no results to be left as they are.
     """
-    file = Path(split_member(path)[0])
-    files = [file]
-    if not is_local(path):
-        files = []
-    elif file.is_dir():
-        files = sorted(file.rglob("*"))
     try:
+        files = _files_of(path) if is_local(path) else []
         states = [(str(item), item.stat().st_size, item.stat().st_mtime_ns) for item in files]
     except OSError:
         return ""
     return hashlib.sha256(repr((path, states, settings)).encode()).hexdigest()
+
+
+def _files_of(path: str) -> list[Path]:
+    """The files that a scene is read from: also a card, a mask, or what a VRT or metadata name."""
+    file = Path(split_member(path)[0])
+    if file.is_dir():
+        return sorted(file.rglob("*"))
+    others = [str(file.with_suffix(".yaml"))]
+    with warnings.catch_warnings(), suppress(InputError, RasterioError, UnicodeEncodeError):
+        warnings.simplefilter("ignore")
+        if file.suffix.lower() in METADATA:
+            for layer in find_product(file).layers.values():
+                others += [tile for row in layer.tiles for tile in row]
+        else:
+            with open_raster(file) as opened:
+                others += opened.files
+    return [file, *sorted({Path(other) for other in others if os.path.isfile(other)} - {file})]
 
 
 def _outcome_before(job: _Job) -> Outcome:
