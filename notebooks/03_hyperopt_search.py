@@ -233,7 +233,8 @@ tables.show(page.parameter_worth(table).round(3))
 settings = best
 if beforehand:
     settings = {k: type(v)(b) for (k, v), b in zip(best.items(), beforehand, strict=True)}
-print("fixed beforehand:" if beforehand else "of the winner:", settings)
+words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in settings.items())
+Markdown(f"{'Fixed beforehand' if beforehand else 'Of the winner'}: {words}.")
 
 # %% [markdown]
 # These settings are trained at length and to the last epoch. There is a model for
@@ -352,7 +353,7 @@ limit = 200 * page.spread(seeds)
 low, _, high = plateau(page.mean_curve(curves).f2.to_numpy())
 best_f2 = (table if small.empty else small).val_f2.max()
 Markdown(
-    f"The best small trial reached a validation F2 of **{best_f2:.1%}**. Two standard deviations of "
+    f"The best small trial reached a validation F2 of **{tables.percent(best_f2)}**. Two standard deviations of "
     f"the seeds are **{limit:.1f} points**. The threshold of the headline model is "
     f"**{model.card.threshold:.2f}**, on a plateau from {low:.2f} to {high:.2f}."
 )

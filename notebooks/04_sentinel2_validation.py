@@ -134,7 +134,7 @@ tables.show(write_table(work, "scores_sentinel2", scores[list(page.SCORES)].roun
 # on validation, {doc}`05_spot_transfer` on other references. Since intervals may be missing, the figure
 # shows the scenes themselves.
 
-# %%
+# %% tags=["wide"]
 others = ["ukis-csmask: blue, green, red, nir", "everything is cloud"]
 ours = [f"CloudDL: {', '.join(BAND_SETS[name])}" for name in ("spot", "pleiades")]
 tests = [f"spectral tests: {', '.join(BAND_SETS[name])}" for name in ("spot", "pleiades")]
@@ -191,7 +191,7 @@ for collection, part in sets.items():
         curves[collection][name] = precision_recall(probability, truth)
         calibration[collection][name] = reliability(probability, truth)
 
-# %%
+# %% tags=["wide"]
 page.threshold_curves(curves, models, sets)
 
 # %% [markdown]
@@ -286,8 +286,8 @@ tables.show(dilated.rename(columns={"run": "dilation (m)"})[["dilation (m)", *ME
 headline = scores[
     (scores.set == first) & (scores.run == f"CloudDL: {', '.join(BAND_SETS['five'])}")
 ].iloc[0]
-glue("s2_f2", f"{headline.f2:.1%}")
-glue("s2_f1", f"{headline.f1:.1%}")
+glue("s2_f2", tables.percent(headline.f2))
+glue("s2_f1", tables.percent(headline.f1))
 glue("s2_scenes", "1 scene" if headline.scenes == 1 else f"{headline.scenes} scenes")
 
 # %% tags=["hide-input"]
@@ -296,7 +296,7 @@ model_f2, floor_f2 = at_hand.set_index("run").f2[[ours[0], "everything is cloud"
 lost = cost[(cost.set == first) & (cost.model == "spot")].iloc[0]
 Markdown(
     f"On the first set ({tables.title_of(first)}, scenes: {len(sets[first])}) the headline model "
-    f"reaches F2 **{model_f2:.1%}**; everything is cloud reaches **{floor_f2:.1%}**. The threshold of "
+    f"reaches F2 **{tables.percent(model_f2)}**; everything is cloud reaches **{tables.percent(floor_f2)}**. The threshold of "
     f"validation costs **{lost['cost (points)']:.1f} points** against the best in hindsight."
 )
 

@@ -365,7 +365,9 @@ tables.show(write_table(work, "scores_adaptation", shown))
 change = paired(counts[counts.run == after], counts[counts.run == before], seed=seed)
 hard = pooled(rows[rows.scene.isin(taken)], draws=1).iloc[0]
 print(f"after minus before: {page.change_text(change)}")
-print(f"F2 before adaptation: {hard.f2:.1%} taken, {adaptation.f2[0]:.1%} left")
+print(
+    f"F2 before adaptation: {tables.percent(hard.f2)} taken, {tables.percent(adaptation.f2[0])} left"
+)
 
 # %% [markdown]
 # **Trap: one labelled patch may do harm.** A model that goes on training on a single patch learns that
@@ -397,9 +399,9 @@ figures.save(hero, results_folder(work) / "hero.png")
 # %% tags=["hide-input"]
 numbers = scores[scores.sensor == new].set_index("run").f2
 Markdown(
-    f"In this run the model with SPOT's bands reaches F2 {numbers[ours]:.1%} on Landsat 8, where "
-    f"everything is cloud has {numbers['everything is cloud']:.1%} and the spectral tests have "
-    f"{numbers[tests]:.1%}. Adaptation changes it by {page.change_text(change)}."
+    f"In this run the model with SPOT's bands reaches F2 {tables.percent(numbers[ours])} on Landsat 8, where "
+    f"everything is cloud has {tables.percent(numbers['everything is cloud'])} and the spectral tests have "
+    f"{tables.percent(numbers[tests])}. Adaptation changes it by {page.change_text(change)}."
 )
 
 # %% [markdown]

@@ -123,7 +123,7 @@ steps.plot_layers(ground, surface, sensor, clear_scene, scene, ideal)
 Markdown(
     f"A pixel is **cloud** above an optical depth of {clouds.CLOUD_OPTICAL_DEPTH}, **clear** below "
     f"{clouds.CLEAR_OPTICAL_DEPTH}, and not labelled between. Types of cloud, with how often each is "
-    f"simulated: {', '.join(f'{name} {part:.0%}' for name, part in clouds.CLOUDS.items())}."
+    f"simulated: {', '.join(f'{name} {100 * part:.0f} %' for name, part in clouds.CLOUDS.items())}."
 )
 
 # %% [markdown]
@@ -420,7 +420,7 @@ difference = enough_units(pd.DataFrame(rows).round(4))
 show(write_table(work, "drawn_dem", difference))
 
 # %% [markdown]
-# *Table 12.6. F2 with elevation minus F2 without, by terrain; 0.01 is one point. Look for an interval without zero.*
+# *Table 12.6. F2 with elevation minus F2 without, by terrain, in points. Look for an interval without zero.*
 
 # %%
 steps.plot_place_differences(counts, one, other)
