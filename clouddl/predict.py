@@ -67,7 +67,6 @@ class Options:
         dilation_m: Metres to grow the clouds by.
         tile: Pixels a side of a tile, at the model's resolution; default what runs best.
         probability_type: "float32", or "uint8": in steps of 1 / `STEPS`, which the file says.
-        overlap: Margin of a tile; less than the receptive field, the default, leaves seams.
     """
 
     use: tuple[str, ...] | None = None
@@ -75,7 +74,6 @@ class Options:
     dilation_m: float = 0.0
     tile: int | None = None
     probability_type: str = "float32"
-    overlap: int | None = None
 
 
 DEFAULT = Options()
@@ -200,7 +198,7 @@ def _plan(
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         image = image.select(used, resolution)
     checked = isinstance(opened, ProductImage)  # by itself
-    tiles = TilePredictor(model, image, options.tile, options.overlap)
+    tiles = TilePredictor(model, image, options.tile)
     made_of = _made_of(source, image)
     return _Plan(image, model, tiles, threshold, options, checked, made_of)
 

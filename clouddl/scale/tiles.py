@@ -89,16 +89,9 @@ class TilePredictor:
         model: What predicts.
         image: What it predicts: its bands are a set of bands the model works from.
         tile: Pixels a side of a tile; default what the network runs best with.
-        overlap: Pixels of margin; less than `receptive_field`, the default, leaves seams.
     """
 
-    def __init__(
-        self,
-        model: CloudModel,
-        image: Image,
-        tile: int | None = None,
-        overlap: int | None = None,
-    ) -> None:
+    def __init__(self, model: CloudModel, image: Image, tile: int | None = None) -> None:
         card = model.card
         self.model = model
         self.image = image
@@ -106,7 +99,7 @@ class TilePredictor:
         self.same_grid = size == image.shape
         self.rows = Axis(image.shape[0], size[0])
         self.columns = Axis(image.shape[1], size[1])
-        margin = receptive_field(card) if overlap is None else overlap
+        margin = receptive_field(card)
         tile = tile or (TILE if card.stem == 1 else STEM_TILE)
         spans = (cut_axis(pixels, tile, margin, model.net.multiple) for pixels in size)
         self.tiles = list(product(*spans))
