@@ -214,7 +214,9 @@ def _without_fills(
     """Values (band, y, x) with undeclared nodata numbers as NaN, of which it warns."""
     mend = "predict its bands with --sensor and" if product else "say"
     for number, filled in _fills(values, bands, readings):
-        where = ", ".join(bands[index] for index in np.flatnonzero(filled.any(axis=(1, 2))))
+        where = ", ".join(
+            bands[index] for index in np.flatnonzero(filled.any(axis=(1, 2))).tolist()
+        )
         percent = 100 * filled.any(axis=0).mean()
         warnings.warn(
             f"{name}: {number:g} fills {percent:.3g}% of the pixels, in {where}, and is not "
