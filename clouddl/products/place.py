@@ -111,7 +111,7 @@ def check_place(name: str, grid: Grid) -> None:
     """
     (height, width), transform, crs = grid
     assert crs
-    if crs.to_wkt().startswith(("GEOCCS", "GEODCRS")):
+    if crs.to_wkt().startswith("GEOCCS"):
         raise InputError(
             f"{name}: its CRS {_crs_name(crs)} is geocentric, in which no image lies flat; correct "
             "it (gdal_edit.py -a_srs), or bring the image to a map's (gdalwarp -t_srs)"

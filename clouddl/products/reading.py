@@ -200,9 +200,9 @@ def check_reflectance(
     if not np.isfinite(values).any():
         mend = "download it again" if product else "check the file and --nodata"
         raise InputError(f"{name}: every pixel is nodata; {mend}")
-    _check_variety(values, bands, name)
     valid = _without_fills(values, bands, name, stated or [AS_STORED] * len(values), product)
     _check_level(valid[np.isfinite(valid)], name, stated, product, sun)
+    _check_variety(values, bands, name)
     _warn_of_stretch(valid, name)
     if not product and level == "toa":
         _warn_of_darkness(valid, bands, name)

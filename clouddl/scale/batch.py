@@ -222,6 +222,8 @@ def _files_of(path: str) -> list[Path]:
     file = Path(split_member(path)[0])
     if file.is_dir():
         return sorted(file.rglob("*"))
+    if not file.is_file():  # a pipe would never end
+        return [file]
     others = [str(file.with_suffix(".yaml"))]
     with warnings.catch_warnings(), suppress(InputError, RasterioError, UnicodeEncodeError):
         warnings.simplefilter("ignore")
