@@ -264,7 +264,6 @@ def _check_options(options: Options) -> None:
         ("threshold", 0, 1),
         ("dilation_m", 0, math.inf),
         ("tile", 1, math.inf),
-        ("overlap", 0, math.inf),
     ):
         value = getattr(options, name)
         number = isinstance(value, int | float | np.number)

@@ -377,7 +377,6 @@ def test_a_model_may_be_given_as_text(tmp_path: Path) -> None:
         ({"options": Options(threshold="0.5")}, "threshold '0.5': give a number from 0 to 1"),
         ({"options": Options(dilation_m="60")}, "dilation_m '60': give a number from 0"),
         ({"options": Options(tile="256")}, "tile '256': give a number from 1"),
-        ({"options": Options(overlap=-5)}, "overlap -5: give a number from 0"),
         ({"options": {"threshold": 0.5}}, r"give Options\(threshold=…"),
         ({"reading": {"scale": 1e-4}}, r"give a Reading\(scale=…"),
         ({"reading": Reading(nodata="0")}, "its nodata is '0'; give a number"),
