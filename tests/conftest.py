@@ -207,7 +207,7 @@ def write_tiff(path: Path, values: np.ndarray, left: float = 500_000, **fields: 
 def place(tmp_path: Path, tiny: Callable[..., ModelCard], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with images, masks and models, good and bad."""
     monkeypatch.chdir(tmp_path)
-    image = np.random.default_rng(1).uniform(0.01, 0.6, (4, 40, 48)).astype(np.float32)
+    image = np.random.default_rng(1).uniform(0.03, 0.6, (4, 40, 48)).astype(np.float32)
     image[:, :5, :6] = np.nan
     write_tiff(tmp_path / "good.tif", image)
     write_tiff(

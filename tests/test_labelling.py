@@ -362,7 +362,7 @@ def test_bad_input_of_the_command_is_one_line_and_nothing_is_written(
         ("first.tif --out out --labels gone.geojson", "gone.geojson: cannot be read as labels"),
         ("first.tif --out out --bands green,red,nir", "first.tif: has 4 bands, but 3 are named"),
         ("first.tif --out out --bands green,red,nir,blue", "first.tif: blue: not a band of"),
-        ("first.tif --out out --scale 10000", "first.tif: looks like digital numbers"),
+        ("first.tif --out out --scale 10000", "first.tif: scale 10000 is no factor"),
         ("gone.tif --out out", "gone.tif: does not exist"),
         ("cut.tif --out out", "cut.tif: cannot be read as an image"),
         ("array.npy --out out", "array.npy: has no CRS to lay labels on; georeference it"),

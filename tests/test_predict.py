@@ -299,7 +299,7 @@ def test_an_image_is_checked_while_its_first_tiles_are_in_work(tmp_path, monkeyp
         begun.set()
         return CloudModel.probability(model, *arguments)
 
-    def check(*arguments):
+    def check(*_, **__):
         assert begun.wait(60)
         raise InputError("no reflectance")
 
@@ -357,7 +357,8 @@ def test_refused_before_anything_is_written(tmp_path, image, model, case):
         options = {**options, "model": CloudModel(card, model.net, "cpu")}
     with pytest.raises(InputError, match=message) as caught:
         run(image, tmp_path / "out", options.pop("model", model), **options)
-    assert str(image) in str(caught.value)
+    if case not in ("threshold", "type"):  # which are no matter of the image
+        assert str(image) in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -39,7 +39,6 @@ from clouddl.predict import (
     results_of,
 )
 from clouddl.products.raster import open_raster
-from clouddl.products.readers import find_product
 from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import date_of, is_item, write_item
 from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
@@ -228,6 +227,8 @@ def _files_of(path: str) -> list[Path]:
     with warnings.catch_warnings(), suppress(InputError, RasterioError, UnicodeEncodeError):
         warnings.simplefilter("ignore")
         if file.suffix.lower() in METADATA:
+            from clouddl.products.readers import find_product  # late: it brings all readers
+
             for layer in find_product(file).layers.values():
                 others += [tile for row in layer.tiles for tile in row]
         else:

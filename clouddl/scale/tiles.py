@@ -124,7 +124,7 @@ class TilePredictor:
         last = len(self.tiles) * (number + 1) // count
         tiles = self.tiles[first:last]
         work = zip(tiles, ahead(self._read, tiles, 1), strict=True)
-        with tqdm(total=len(tiles), desc=label, unit="tile", disable=label is None) as bar:
+        with tqdm(total=len(tiles), desc=label, unit="tile", delay=1, disable=label is None) as bar:
             for tile, probability, gaps in ahead(self._compute, work, self.model.backend.workers):
                 bar.update()
                 yield from self._on_image(tile, probability, gaps)
