@@ -344,7 +344,7 @@ def test_results_are_made_anew_where_anything_read_has_changed(
         return [_made_from(str(tmp_path / name), "") for name in ("a.tif", "b.vrt", "P_MTL.txt")]
 
     product, _ = landsat(tmp_path)
-    monkeypatch.setattr("clouddl.scale.batch.find_product", lambda _: find_product(product))
+    monkeypatch.setattr("clouddl.products.readers.find_product", lambda _: find_product(product))
     (tmp_path / "P_MTL.txt").touch()
     before = states()
     assert states() == before and all(before)
