@@ -124,7 +124,7 @@ def ukis_openvino_array(size: int) -> Run:
 
 def spectral_array(size: int) -> Run:
     values = scene(size, tuple(STUDY_BANDS))
-    reflectance = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": STUDY_BANDS})
+    reflectance = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": list(STUDY_BANDS)})
     return lambda: spectral_tests(reflectance)
 
 

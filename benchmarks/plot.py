@@ -50,7 +50,7 @@ def curves(waits: pd.DataFrame) -> Figure:
 
 def f2_by_speed(speeds: pd.DataFrame, scores: pd.DataFrame) -> Figure:
     """F2 on each set of references against speed, from prediction.csv and tables of scores."""
-    fast = speeds.set_index("System")["Mpixel/s"]
+    fast = pd.to_numeric(speeds.set_index("System")["Mpixel/s"], errors="coerce").dropna()
     sets = dict(list(scores.groupby("set")))
     figure, panels = plt.subplots(1, len(sets), figsize=(9, 3.4), sharey=True)
     for panel, (name, rows) in zip(panels, sets.items(), strict=True):
@@ -58,7 +58,7 @@ def f2_by_speed(speeds: pd.DataFrame, scores: pd.DataFrame) -> Figure:
         for number, (system, run) in enumerate(SCORED.items()):
             if run in f2 and system in fast:  # packages may be absent
                 label = system.partition(",")[0]
-                panel.plot(float(fast[system]), f2[run], "os^"[number], label=label)
+                panel.plot(fast[system], f2[run], "os^"[number], label=label)
         panel.set(xscale="log", title=name, xlabel="array to mask, Mpixel/s")
         panel.margins(0.2)
     panels[0].set_ylabel("F2 %")
