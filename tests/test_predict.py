@@ -3,6 +3,7 @@
 import os
 import threading
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from clouddl.products import open_image
 from clouddl.products.image import ArrayImage, Image, RasterImage
 from clouddl.products.reading import Reading
 from clouddl.scale import tiles
-from clouddl.scale.tiles import network_size, receptive_field
+from clouddl.scale.tiles import cut_axis, network_size, receptive_field
 from clouddl.scenes import resample
 from clouddl.sensors import get_sensor
 
@@ -393,8 +394,8 @@ def test_no_model_for_the_bands(tmp_path, image):
         run(image, tmp_path, None, use=["nir"])
 
 
-def test_a_run_that_fails_leaves_the_old_result(tmp_path, monkeypatch, image, model):
-    out = tmp_path / "out"
+def test_a_run_that_fails_leaves_the_old_result(tmp_path, monkeypatch, model):
+    image, out = write(tmp_path / "wide.tif", scene(90, 400)), tmp_path / "out"
     paths = run(image, out, model)
     before = [path.read_bytes() for path in paths]
     calls = []
@@ -408,7 +409,7 @@ def test_a_run_that_fails_leaves_the_old_result(tmp_path, monkeypatch, image, mo
     broken = CloudModel(model.card, model.net, "cpu")
     monkeypatch.setattr(broken, "probability", fail)
     with pytest.raises(InputError, match="disk"):
-        run(image, out, broken, tile=32, threshold=0.9)
+        run(image, out, broken, tile=16, threshold=0.9)
     assert len(calls) == 3
     assert [path.read_bytes() for path in paths] == before
     assert set(out.iterdir()) == set(paths)
@@ -446,3 +447,19 @@ def test_a_real_npz(tmp_path, model):
     )
     mask = read(paths[0])
     assert mask.shape == (512, 512) and set(np.unique(mask)) <= {0, 1, 255}
+
+
+@pytest.mark.parametrize("extent", [1, 17, 224, 225, 1000, 2017, 10980])
+@pytest.mark.parametrize("tile", [16, 100, 1792])
+@pytest.mark.parametrize("margin", [0, 3, 104])
+def test_an_axis_is_cut_without_gap_and_with_its_margins(extent, tile, margin):
+    spans = cut_axis(extent, tile, margin, 16)
+    edges = [0, *(span.core.stop for span in spans)]
+    assert edges == [*(span.core.start for span in spans), extent]
+    assert all(before < after for before, after in pairwise(edges))
+    for span in spans:
+        assert span.view.start % 16 == 0
+        assert span.view.start <= max(0, span.core.start - margin)
+        assert span.view.stop >= min(extent, span.core.stop + margin)
+    cells = {-(-(span.view.stop - span.view.start) // 16) for span in spans}
+    assert len(cells) == 1 and 16 * max(cells) <= tile + 2 * margin + 45  # rounded up three times

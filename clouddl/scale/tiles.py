@@ -264,11 +264,12 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
     """Cut an axis evenly into tiles that begin where pooling cells begin.
 
     All look at equally many pixels, up to the last cell: a network compiled for one shape of tile
-    serves them all.
+    serves them all. At the ends there is no margin to look at, so the first and the last tile give
+    that much more.
 
     Args:
         extent: Pixels of the axis.
-        tile: Pixels of a tile, at most.
+        tile: Pixels of a tile without its margins, at most.
         margin: Pixels to look at on either side of it.
         cell: Pixels of a pooling cell.
 
@@ -279,15 +280,16 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
     def round_up(pixels: float) -> int:
         return math.ceil(pixels / cell) * cell
 
-    step = round_up(extent / math.ceil(extent / round_up(tile)))
-    neighbours = min(2, math.ceil(extent / step) - 1)  # sides on which a tile has a margin
-    size = min(round_up(extent), step + neighbours * round_up(margin))
+    margin = round_up(margin)
+    between = max(1, extent - 2 * margin)
+    step = round_up(between / math.ceil(between / round_up(tile)))
+    size = min(round_up(extent), step + 2 * margin)
+    starts = range(0, between, step)
+    ends = [*(start + margin for start in starts[1:]), extent]
     spans = []
-    for start in range(0, extent, step):
-        first = min(max(0, start - round_up(margin)), round_up(extent) - size)
-        core = slice(start, min(start + step, extent))
-        view = slice(first, min(first + size, extent))
-        spans.append(Span(core, view))
+    for start, core in zip(starts, map(slice, [0, *ends[:-1]], ends), strict=True):
+        first = min(start, round_up(extent) - size)
+        spans.append(Span(core, slice(first, min(first + size, extent))))
     return spans
 
 
