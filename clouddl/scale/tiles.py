@@ -27,7 +27,7 @@ from clouddl.products.image import OVERVIEW, Image, strips
 
 COARSEST = 20  # times the model's resolution; an image is resampled from no coarser one
 TILE = 1024  # pixels of the network's grid a side; of smaller tiles more is margin
-STEM_TILE = 1792  # the same with a stem, which needs a quarter of the memory and a wider margin
+STEM_TILE = 1616  # the same with a stem, which needs a quarter of the memory and a wider margin
 
 Prediction = tuple[Window, np.ndarray]  # a window of the image, and its probability (y, x)
 
