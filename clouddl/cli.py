@@ -256,7 +256,7 @@ def predict(
         model: A model card (.json) of your own; default: the shipped model that fits the bands.
         threshold: Probability from which a pixel is cloud; default: the model's.
         dilation: Grow the clouds by this many metres.
-        tile: Pixels a side predicted at a time; less needs less memory. Default: 1792, and 1024 for
+        tile: Pixels a side predicted at a time; less needs less memory. Default: 1616, and 1024 for
             models without a stem.
         probability_type: float32, or uint8: in steps of 0.004, which the file says, and 255 nodata;
             a sixth of the size.
