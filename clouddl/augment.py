@@ -61,6 +61,7 @@ class Augmentation:
             "light": partial(
                 change_light, gain=self.gain, brightness=self.brightness, offset=self.offset
             ),
+            "gaps": partial(cut_gaps, fraction=self.gaps),  # filled by `train.filled` afterwards
         }
 
     def __call__(

@@ -34,7 +34,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from clouddl.augment import Augmentation, average, cut_gaps
+from clouddl.augment import Augmentation, average
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.files import write_whole
@@ -274,8 +274,7 @@ class CloudTask(L.LightningModule):
         x, y = self.augmentation(
             *labelled(batch), self.resolution, rng, self.card.bands, self.net.multiple
         )
-        x, y = cut_gaps(x, y, rng, self.augmentation.gaps)
-        x = filled(x)
+        x = filled(x)  # the gaps that were cut
         choice = torch.randint(0, len(self.band_sets), (len(x),), generator=rng)
         available = self.band_sets[choice].to(x.device)
         x = torch.where(available[:, :, None, None], x, torch.nan)

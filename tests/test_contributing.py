@@ -88,7 +88,7 @@ def test_a_training_effect(example: Path, monkeypatch: pytest.MonkeyPatch) -> No
         },
     )
     x, y = torch.full((2, 2, 32, 32), 0.2), torch.zeros(2, 32, 32)
-    strengths = dict.fromkeys(("gain", "offset", "brightness", "ground", "haze"), 0.0)
+    strengths = dict.fromkeys(("gain", "offset", "brightness", "ground", "haze", "gaps"), 0.0)
     only = Augmentation((30.0, 30.0), **strengths, paste=0.0, turns=False)
     changed, labelled = only(x, y, 30.0, torch.Generator().manual_seed(0), ["red", "nir"])
     assert torch.equal(labelled, y) and changed.std() > 0

@@ -37,8 +37,9 @@ from clouddl.train import (
 )
 
 MakeCard = Callable[..., ModelCard]
-STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 0.0, "haze": 0.0}
-PLAIN = Augmentation((30.0, 30.0), **STILL, gaps=0.0, turns=False)
+STILL = {"gain": 0.0, "offset": 0.0, "brightness": 0.0, "ground": 0.0, "paste": 0.0, "haze": 0.0,
+         "gaps": 0.0}  # fmt: skip
+PLAIN = Augmentation((30.0, 30.0), **STILL, turns=False)
 
 
 def run(

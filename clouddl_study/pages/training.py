@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clouddl import figures
-from clouddl.augment import Augmentation, Batch, cut_gaps, random_window, turn
+from clouddl.augment import Augmentation, Batch, random_window, turn
 from clouddl.chips import Chips
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, UNet, cloud_loss
@@ -231,7 +231,7 @@ def effects_table(augmentation: Augmentation, resolution: float) -> pd.DataFrame
         (
             "gaps",
             "edges of swaths, stripes of Landsat 7; cut, then filled as in use",
-            f"{augmentation.gaps:.0%} of the images",
+            f"{100 * augmentation.gaps:.0f} % of the images",
         ),
     ]
     return pd.DataFrame(rows, columns=["effect", "stands for", "strength"])
@@ -497,18 +497,14 @@ def _alone(
     def coarser(x: Tensor, y: Tensor, rng: torch.Generator) -> Batch:
         return random_window(x, y, rng, coarsest, augmentation.crop)
 
-    def gaps(x: Tensor, y: Tensor, rng: torch.Generator) -> Batch:
-        x, y = cut_gaps(x, y, rng, fraction=1)
-        return filled(x), y
-
-    effects = {"resolution": coarser, "turn": turn, **augmentation.effects(bands), "gaps": gaps}
+    effects = {"resolution": coarser, "turn": turn, **augmentation.effects(bands)}
     changed = {}
     for name, effect in effects.items():
         for seed in STRIP_SEEDS:
             after, _ = effect(x, y, torch.Generator().manual_seed(seed))
             if not torch.equal(after[0], x[0]):
                 break
-        changed[name] = after
+        changed[name] = filled(after)
     return changed
 
 
