@@ -506,16 +506,15 @@ def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             raster = rioxarray.open_rasterio(name)
-            file = rasterio.open(name)
-        if not isinstance(raster, xr.DataArray):
-            raise InputError("it holds several datasets; give a file of one layer")
-        turn = raster.rio.transform()
-        if turn.b or turn.d:
-            raise InputError("its grid is turned against its CRS; bring it north up (gdalwarp)")
-        if raster.sizes["band"] != 1:
-            raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
-        with file:
-            hidden = any(masks_of(file)) & (file.read_masks(1) == 0)
+            if not isinstance(raster, xr.DataArray):
+                raise InputError("it holds several datasets; give a file of one layer")
+            turn = raster.rio.transform()
+            if turn.b or turn.d:
+                raise InputError("its grid is turned against its CRS; bring it north up (gdalwarp)")
+            if raster.sizes["band"] != 1:
+                raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
+            with rasterio.open(name) as file:
+                hidden = any(masks_of(file)) & (file.read_masks(1) == 0)
         return raster.load().squeeze("band", drop=True), hidden
     array = load_array(path, 1)
     if len(array) != 1:

@@ -214,11 +214,12 @@ def read_item(
     product = Product(files, card, level, nodata, format="STAC item", stated=not silent)
     sun = item.properties.get("view:sun_elevation")
     product.sun = float(sun) if isinstance(sun, int | float) and 0 < sun <= 90 else None
+    applied = _offset_applied(item)
     for band in reflective(card).values():
         if band in bands:
             asset, numbers, layers = bands[band]
             scale, offset = _scaling(numbers, reading, path)
-            product.add(band, asset, scale, 0.0 if _offset_applied(item) else offset, layers)
+            product.add(band, asset, scale, 0.0 if applied else offset, layers)
     if not product.layers:
         names = ", ".join(sorted(bands)) or "none"
         raise InputError(f"{path}: no asset is a band of {card.id} by common name; it has {names}")
