@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 from rasterio.transform import from_origin
@@ -102,3 +103,14 @@ def test_a_peer_goes_from_file_to_file(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "mask.tif") as file:
         assert (file.shape, file.transform, file.dtypes) == ((32, 32), grid, ("uint8",))
         np.testing.assert_array_equal(file.read(1), expected)
+
+
+def test_f2_by_speed_leaves_out_who_was_not_measured() -> None:
+    from benchmarks.plot import SCORED, f2_by_speed
+
+    speeds = pd.DataFrame({"System": list(SCORED), "Mpixel/s": ["10", "not installed", "2.5"]})
+    scores = [{"set": name, "run": run, "f2": 0.8} for name in "ab" for run in SCORED.values()]
+    panels = f2_by_speed(speeds, pd.DataFrame(scores)).axes
+    assert [panel.get_title() for panel in panels] == ["a", "b"]
+    found = [(line.get_label(), *line.get_xydata()[0].tolist()) for line in panels[0].lines]
+    assert found == [("CloudDL", 10.0, 80.0), ("spectral tests", 2.5, 80.0)]

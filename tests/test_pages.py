@@ -1,7 +1,15 @@
-"""Tables of the pages that are made from the catalogue."""
+"""What pages make of the catalogue and of trained models."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from clouddl.model import CloudModel, load_model
+from clouddl.network import ModelCard, build
 from clouddl.scenes import Catalogue
 from clouddl_study.pages.data import places_table
+from clouddl_study.pages.search import best_of
 
 SCENE = {"collection": "a", "sensor": "sentinel-2", "resolution": 10, "role": "train"}
 
@@ -23,3 +31,21 @@ def test_a_place_counts_once_and_a_simulated_scene_is_a_place() -> None:
         ["train", "sentinel-2", "simulated", 2, "sea ice 2"],
         ["reference", "sentinel-2", "real", 1, "not recorded 1"],
     ]
+
+
+def test_the_best_seed_on_validation_gets_the_name(
+    tiny: Callable[..., ModelCard], tmp_path: Path
+) -> None:
+    fits = {}
+    for seed, f2 in enumerate((0.5, 0.9, 0.7)):
+        torch.manual_seed(seed)
+        card = tiny(
+            name=f"seed-{seed}", scores={"validation_f2": f2}, mean=[0.0] * 4, std=[1.0] * 4
+        )
+        fits[card.name] = CloudModel(card, build(card), "cpu")
+    best_of(fits, "spot", tmp_path)
+    shipped = load_model(tmp_path / "spot", "cpu")
+    assert (shipped.card.name, shipped.card.scores) == ("spot", {"validation_f2": 0.9})
+    assert fits["seed-1"].card.name == "seed-1"
+    same = fits["seed-1"].net.last.weight.half().float()
+    assert torch.equal(shipped.net.last.weight, same)
