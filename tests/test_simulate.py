@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from clouddl.errors import InputError
 from clouddl.sensors import Band, Sensor, get_sensor
-from clouddl.simulate import CLOUD_OPTICAL_DEPTH, CLOUDS, LANDSCAPES, simulate_scene
+from clouddl.simulate import CLOUD_OPTICAL_DEPTH, CLOUDS, LANDSCAPES, clouds, simulate_scene
 from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH
 from clouddl.simulate.spectra import GRID, air, band_average, response, surfaces
 
@@ -39,7 +39,7 @@ def toy(
     )  # fmt: skip
 
 
-NUMBERS, CLOUDY = [0.1484, 0.108, 0.4404, 0.1016, 0.2728], 920
+NUMBERS, CLOUDY = [0.1484, 0.1076, 0.44, 0.0968, 0.262], 920
 
 
 @pytest.mark.parametrize("surface", LANDSCAPES)
@@ -135,6 +135,30 @@ def test_ice_is_darker_than_water_in_the_short_wave_infrared() -> None:
                                .where(thick).mean()))  # fmt: skip
         ratio[cloud_type] = np.nanmean(ratios)
     assert ratio["deep"] < 0.8 * ratio["cumulus"]
+
+
+def test_tops_of_deep_clouds_reach_from_grey_to_the_colour_of_snow() -> None:
+    """Large crystals under a high sun are as dark at 1.6 µm as fresh snow, small ones are not."""
+    ratios = []
+    for seed in range(40):
+        top = simulate_scene(toy(), seed=seed, size=32, clouds="deep", cloud_fraction=1)
+        bands = top.reflectance.where(top.optical_depth > 20)
+        ratios.append(float((bands.sel(band="swir16") / bands.sel(band="red")).median()))
+    assert np.nanmin(ratios) < 0.17 and 0.22 < np.nanmedian(ratios) < 0.5
+
+
+def test_absorbing_particles_scatter_forward_and_darken_under_a_high_sun() -> None:
+    assert clouds.absorbing_asymmetry(0.77, 0.0) == pytest.approx(0.77)
+    assert 0.77 < clouds.absorbing_asymmetry(0.77, 0.1) < clouds.absorbing_asymmetry(0.77, 0.3) < 1
+    assert clouds.high_sun_factor(0.77, 0.0, mu=0.9) == pytest.approx(1)
+    low, middle, high = (clouds.high_sun_factor(0.77, 0.1, mu=mu) for mu in (0.3, 0.5, 0.9))
+    assert middle == pytest.approx(1) and high < 1 < low
+
+
+def test_overcast_is_of_clouds_that_cover_the_sky() -> None:
+    for seed in range(20):  # trails and cumulus leave gaps
+        scene = simulate_scene(toy(), seed=seed, size=32, cloud_fraction=1)
+        assert float((scene.mask == 1).mean()) > 0.6, seed
 
 
 def test_only_high_cloud_is_seen_in_the_cirrus_band() -> None:

@@ -27,6 +27,10 @@ CLOUDS = {
     "fog": 0.1,
 }
 
+#: Types that leave gaps: none of them covers more of the sky than SCATTERED_FRACTION.
+SCATTERED = ("cumulus", "contrails")
+SCATTERED_FRACTION = 0.6
+
 #: Median optical depth inside the clouds of a scene, from and to; thin veils are typical of ice.
 THICKNESS = {
     "cumulus": (8, 60),
@@ -43,7 +47,7 @@ HEIGHTS_M = {"stratus": (500, 1800), "deep": (5000, 8500), "cumulus": (900, 3000
 FOG_HEIGHT_M, ICE_HEIGHT_M = 200.0, 9000.0
 
 ASYMMETRY = {"water": 0.85, "ice": 0.77}  # of scattering by drops and by crystals
-RADII_UM = {"water": (6, 16), "ice": (15, 120)}  # effective; crystals grow from cirrus to anvils
+RADII_UM = {"water": (6, 16), "ice": (10, 150)}  # effective; crystals grow from contrails to anvils
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def simulate_clouds(
         The two layers, the lower one first.
     """
     size = 2 * len(elevation)
-    cloud_type = cloud_type or str(rng.choice([*CLOUDS], p=[*CLOUDS.values()]))
+    cloud_type = cloud_type or _cloud_type(rng, fraction)
     cirrus = rng.choice([0.0, 0.1, 0.3, 0.6], p=[0.5, 0.2, 0.15, 0.15])  # of the cloud fraction
     if cloud_type in ("cirrus", "contrails"):
         cirrus = 1.0
@@ -133,6 +137,14 @@ def simulate_clouds(
             top = CloudLayer("ice", height, high + low)
             return [CloudLayer("water", 1000.0, np.minimum(low, 3)), top]
     return [CloudLayer("water", height, low), CloudLayer("ice", ICE_HEIGHT_M, high)]
+
+
+def _cloud_type(rng: Generator, fraction: float) -> str:
+    """A type by how often it occurs, among those that can cover this fraction of the sky."""
+    odds = CLOUDS
+    if fraction > SCATTERED_FRACTION:
+        odds = {name: part for name, part in CLOUDS.items() if name not in SCATTERED}
+    return str(rng.choice([*odds], p=np.array([*odds.values()]) / sum(odds.values())))
 
 
 def _uneven(rng: Generator, size: int, outer: float, median: tuple[float, float]) -> np.ndarray:
@@ -194,7 +206,6 @@ def reflectance_above(
     depth = layer.in_scene
     if not depth.any():
         return below
-    asymmetry = ASYMMETRY[layer.phase]
     absorption = air()[f"{layer.phase}_per_um"].to_numpy()
     co_albedo = band_average(sensor, 0.5 * (1 - np.exp(-1.7 * absorption * radius)))
     smooth = ndimage.gaussian_filter(np.log1p(depth), DIFFUSION_M / resolution)
@@ -202,11 +213,49 @@ def reflectance_above(
     relief = np.clip(incidence(bulge, sun) / sun.mu, 0.7, 1.3)
     above = np.empty_like(below)
     for band, lost in enumerate(co_albedo):
+        asymmetry = absorbing_asymmetry(ASYMMETRY[layer.phase], lost)
         beam, passed = two_stream(depth * 0.5 / sun.mu, asymmetry, lost)
+        beam = beam * high_sun_factor(asymmetry, lost, sun.mu)
         sphere, up = two_stream(depth, asymmetry, lost)
         under = np.minimum(below[band], 0.95)  # a sunlit slope of snow can be above 1
         above[band] = add_layer(under, beam * relief, passed * up, sphere)
     return above
+
+
+def absorbing_asymmetry(asymmetry: float, co_albedo: float) -> float:
+    """Asymmetry of particles that absorb.
+
+    Half of the light that a particle meets is diffracted, straight on. Absorption takes from the
+    other half, which goes through the particle and leaves it in all directions. So the more is
+    absorbed, the more of what is left goes forward (van Diedenhoven et al. 2014).
+
+    Args:
+        asymmetry: Mean cosine of the scattering angle without absorption.
+        co_albedo: Fraction of light absorbed where it is scattered, up to 0.5.
+
+    Returns:
+        Mean cosine of the scattering angle.
+    """
+    refracted = 2 * asymmetry - 1
+    return (0.5 + (0.5 - co_albedo) * refracted) / (1 - co_albedo)
+
+
+def high_sun_factor(asymmetry: float, co_albedo: float, mu: float) -> float:
+    """How much darker a thick cloud is under this sun than under one of 30 degrees.
+
+    Light that comes in steeply goes deeper, and more of it is absorbed before it comes back. The
+    factor is 1 without absorption (reflectance of a half-space, Hapke 1981, eq. 9 and 13).
+
+    Args:
+        asymmetry: Mean cosine of the scattering angle.
+        co_albedo: Fraction of light absorbed where it is scattered.
+        mu: Cosine of the sun's zenith angle.
+
+    Returns:
+        The factor.
+    """
+    gamma = np.sqrt(co_albedo / (1 - (1 - co_albedo) * asymmetry))
+    return (1 + gamma) / (1 + 2 * gamma * mu)
 
 
 def two_stream(
