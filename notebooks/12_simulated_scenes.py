@@ -48,7 +48,7 @@ from IPython.display import Markdown
 
 from clouddl import figures, simulate, transfer
 from clouddl.chips import Chips, cut_chips
-from clouddl.labels import spectral_tests, to_mask
+from clouddl.labels import CLEAR, CLOUD, spectral_tests, to_mask
 from clouddl.network import ELEVATION, ModelCard
 from clouddl.score import paired, pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor
@@ -123,7 +123,9 @@ steps.plot_layers(ground, surface, sensor, clear_scene, scene, ideal)
 Markdown(
     f"A pixel is **cloud** above an optical depth of {clouds.CLOUD_OPTICAL_DEPTH}, **clear** below "
     f"{clouds.CLEAR_OPTICAL_DEPTH}, and not labelled between. Types of cloud, with how often each is "
-    f"simulated: {', '.join(f'{name} {100 * part:.0f} %' for name, part in clouds.CLOUDS.items())}."
+    f"simulated: {', '.join(f'{name} {100 * part:.0f} %' for name, part in clouds.CLOUDS.items())}. "
+    f"Where more than {clouds.SCATTERED_FRACTION} of the sky is cloudy, {' and '.join(clouds.SCATTERED)} "
+    "are left out: they leave gaps."
 )
 
 # %% [markdown]
@@ -193,6 +195,36 @@ steps.plot_called_by_depth(by_depth)
 # four bands. The dotted lines are the two limits of our label. The upper one is set a little below the depth at which
 # half of the pixels are called cloud, because F2 punishes a missed cloud more than a false alarm.*
 #
+# ## Ice clouds and snow
+#
+# Snow and the tops of deep clouds are both ice, bright in red and dark in the short-wave infrared. How dark a top is
+# depends on its crystals and on the sun: large crystals absorb more and scatter forward what they leave, and light
+# that comes in steeply goes deeper before it turns back. We simulate overcast of deep clouds, and clear scenes
+# of snow and ice, and divide one band by the other.
+
+# %%
+tops, white = {}, {}
+for number in range(48):
+    place = {"seed": 50_000 + seed + number, "size": 64}
+    snowy = ("snow", "glacier", "sea_ice", "tundra")[number % 4]
+    tops[number] = simulate.simulate_scene(sensor, clouds="deep", cloud_fraction=1, **place)
+    white[number] = simulate.simulate_scene(sensor, surface=snowy, cloud_fraction=0, **place)
+ratios = {
+    "tops of deep clouds": steps.infrared_to_red(tops, CLOUD),
+    "snow and ice without cloud": steps.infrared_to_red(white, CLEAR),
+}
+
+# %%
+steps.plot_ice_and_snow(ratios)
+
+# %% tags=["hide-input"]
+Markdown(steps.ice_finding(*ratios.values()))
+
+# %% [markdown]
+# *Figure 12.4. Pixels above 0.6 in red: reflectance in the short-wave infrared divided by red, of tops of deep clouds
+# and of clear snow and ice. Where the two overlap, no rule on these two bands can tell cloud from snow; what is left
+# is texture and surroundings.*
+#
 # Scenes of snow and ice are many here because the real archive has few. Some of these landscapes were added after
 # errors on Landsat 8 had been seen, so its scores are not those of a wholly unseen test; see {doc}`/protocol`.
 #
@@ -218,7 +250,7 @@ figures.save(figure, results_folder(work) / "drawn_beside_real.png")
 figure
 
 # %% [markdown]
-# *Figure 12.4. Six chips of the corpus above six simulated ones, chosen at random. Look for what gives a simulated
+# *Figure 12.5. Six chips of the corpus above six simulated ones, chosen at random. Look for what gives a simulated
 # chip away: straight borders, clouds without sides, water without waves, strong colours of the ground.*
 #
 # ## Band by band
@@ -245,7 +277,7 @@ figures.save(figure, results_folder(work) / "drawn_histograms.png")
 figure
 
 # %% [markdown]
-# *Figure 12.5. Histograms of reflectance by band, clear pixels above and cloudy ones below, for the corpus and
+# *Figure 12.6. Histograms of reflectance by band, clear pixels above and cloudy ones below, for the corpus and
 # for simulated chips. Where one curve has a hump that the other lacks, one of the two has a surface or a cloud
 # that the other does not.*
 #
@@ -261,7 +293,7 @@ figure
 steps.plot_band_pairs(images, real, drawn)
 
 # %% [markdown]
-# *Figure 12.6. Density of pixels, one band against another (the logarithm of their number), the corpus above and
+# *Figure 12.7. Density of pixels, one band against another (the logarithm of their number), the corpus above and
 # simulated below. Where both hold the same surfaces the same branches should be there: the diagonal of cloud, the
 # vegetation, the snow.*
 #
@@ -406,7 +438,7 @@ show(write_table(work, "drawn_2020", drawn_2020[columns].round(3)))
 #
 # Does elevation help? We take the difference in F2 over the same scenes, with an interval over places. An interval
 # that holds zero shows no difference. Terrain with fewer than five places has no interval: there the points of
-# Figure 12.7 are all that is known.
+# Figure 12.8 are all that is known.
 
 # %%
 terrains = {"mountain": "mountain", "snow": "snow"}
@@ -426,7 +458,7 @@ show(write_table(work, "drawn_dem", difference))
 steps.plot_place_differences(counts, one, other)
 
 # %% [markdown]
-# *Figure 12.7. F2 with elevation minus F2 without, a point for each simulated place that has cloud, by terrain. Points
+# *Figure 12.8. F2 with elevation minus F2 without, a point for each simulated place that has cloud, by terrain. Points
 # on both sides of the line say that elevation helps in some places and harms in others; a mean of two points is
 # not evidence.*
 

@@ -258,6 +258,62 @@ def plot_called_by_depth(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def infrared_to_red(scenes: Scenes, label: int, bright: float = 0.6) -> np.ndarray:
+    """Divide the reflectance in the short-wave infrared by that in red, where red is bright.
+
+    Args:
+        scenes: By id.
+        label: CLEAR or CLOUD: which pixels.
+        bright: Least reflectance in red.
+
+    Returns:
+        Ratios (pixel,).
+    """
+    ratios = []
+    for scene in scenes.values():
+        red, infrared = (scene.reflectance.sel(band=name).values for name in ("red", "swir16"))
+        chosen = (scene.mask.values == label) & (red > bright)
+        ratios.append(infrared[chosen] / red[chosen])
+    return np.concatenate(ratios)
+
+
+def plot_ice_and_snow(ratios: Mapping[str, np.ndarray]) -> Figure:
+    """Plot histograms of `infrared_to_red`, each of area 1.
+
+    Args:
+        ratios: By what they are of.
+
+    Returns:
+        The figure.
+    """
+    figure, axis = plt.subplots(figsize=(7, 3))
+    bins = np.linspace(0, 1, 81)
+    for (name, values), style in zip(ratios.items(), ("-", "--"), strict=False):
+        axis.hist(values, bins, density=True, histtype="step", lw=1.8, ls=style, label=name)
+    axis.set(xlabel="reflectance at 1.6 µm divided by red", ylabel="density", yticks=[])
+    axis.legend()
+    plt.close(figure)
+    return figure
+
+
+def ice_finding(tops: np.ndarray, snow: np.ndarray) -> str:
+    """Tell in words how far the colours of ice clouds and of snow overlap.
+
+    Args:
+        tops: Of `infrared_to_red`, of clouds.
+        snow: The same of snow.
+
+    Returns:
+        A sentence.
+    """
+    limit = np.quantile(snow, 0.9)
+    return (
+        f"Nine tenths of the bright pixels of snow and ice are below a ratio of {limit:.2f}, and "
+        f"so are {100 * (tops < limit).mean():.0f} % of the pixels of cloud. The median of snow is "
+        f"{np.median(snow):.2f}, that of cloud {np.median(tops):.2f}."
+    )
+
+
 def corpus_and_simulated(chips: Chips) -> tuple[np.ndarray, np.ndarray]:
     """Tell the chips of the corpus from the simulated ones that are mixed in.
 
