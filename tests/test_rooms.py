@@ -16,12 +16,10 @@ del TREES["clouddl"]  # it offers names of all rooms, lazily
 
 
 # Arguments that the head of a module describes for all of its functions: readers of products,
-# training effects, degradations.
+# training effects.
 SHARED = (
     ["files", "member"],
     ["x", "y", "rng"],
-    ["scene", "level", "rng"],
-    ["scene", "level", "_"],
 )
 
 
