@@ -165,10 +165,12 @@ tables.show(page.differences(counted, ours, draws, seed))
 # selection.
 
 # %% tags=["wide"]
+from clouddl_study.pages import panels
+
 peer = ("ukis-csmask", others[0])
 if catalogue.name == "simulated":
     peer = ("any bands", f"CloudDL, one model for any bands: {', '.join(BAND_SETS['pleiades'])}")
-panel = figures.panel(page.panel_rows(sets, evaluations, ours, peer))
+panel = panels.panel(page.panel_rows(sets, evaluations, ours, peer))
 figures.save(panel, results_folder(work) / "panel_sentinel2.png")
 panel
 

@@ -46,7 +46,7 @@ from clouddl.sensors import BAND_SETS, get_sensor
 from clouddl.simulate import simulate_set
 from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands
+from clouddl_study.pages import bands, panels
 from clouddl_study.pages.methods import all_cloud, peer_method
 from clouddl_study.tables import enough_units, show
 from clouddl_study.workspace import results_folder, trained_model, write_table
@@ -170,7 +170,7 @@ show(write_table(work, "scores_without_swir", shown))
 # %% tags=["wide", "remove-stderr"]
 pictures = bands.planetscope_pictures(catalogue, store, models["pleiades"])
 if pictures:
-    gallery = figures.gallery(pictures)
+    gallery = panels.gallery(pictures)
     figures.save(gallery, results_folder(work) / "planetscope.png")
 else:
     print("The corpus is simulated: the PlanetScope patches are left out.")

@@ -47,7 +47,7 @@ from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands, transfer
+from clouddl_study.pages import bands, panels, transfer
 from clouddl_study.pages.methods import all_cloud, peer_method, spectral_method
 from clouddl_study.tables import show
 from clouddl_study.workspace import trained_model, write_table
@@ -141,7 +141,7 @@ columns = {
     "tests, with blue": f"spectral tests: {', '.join(five)}",
     "tests, green for blue": f"spectral tests: {', '.join(spot)}",
 }
-figures.panel(bands.example_rows(sets, evaluations, columns))
+panels.panel(bands.example_rows(sets, evaluations, columns))
 
 # %% [markdown]
 # *Figure 7.1. For each sensor the reference scene nearest to half cloud, half clear: image, reference, and

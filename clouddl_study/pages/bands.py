@@ -100,7 +100,7 @@ def planetscope_pictures(
         model: Works from the four bands of PlanetScope.
 
     Returns:
-        Title and scene of each patch, for `figures.gallery`. The title gives the fraction of cloud,
+        Title and scene of each patch, for `panels.gallery`. The title gives the fraction of cloud,
         and `mask` (y, x) is that of the model.
     """
     pictures = []
@@ -173,7 +173,7 @@ def example_rows(
         runs: Name of a method in the evaluations, by its title in the figure.
 
     Returns:
-        Rows for `figures.panel`.
+        Rows for `panels.panel`.
     """
     rows = []
     for sensor, scenes in sets.items():

@@ -16,7 +16,6 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 
-from clouddl import figures
 from clouddl.augment import Augmentation, Batch, random_window, turn
 from clouddl.chips import Chips
 from clouddl.model import CloudModel
@@ -30,6 +29,7 @@ from clouddl.train import (
     labelled,
     on_validation,
 )
+from clouddl_study.pages import panels
 from clouddl_study.tables import percent
 
 FRAME = "#444444"
@@ -519,4 +519,4 @@ def _alone(
 def _colours(image: Tensor, brightest: float) -> np.ndarray:
     """A picture (y, x, 3) of the first three bands, the longest wavelength as red."""
     order = [min(band, len(image) - 1) for band in (2, 1, 0)]
-    return figures.stretched(image[order].permute(1, 2, 0).numpy(), brightest)
+    return panels.stretched(image[order].permute(1, 2, 0).numpy(), brightest)

@@ -103,7 +103,7 @@ def panel_rows(
         peer: Title of the last column, and the run it shows.
 
     Returns:
-        Rows of `figures.panel`; the title of a row says which of `ours` it shows.
+        Rows of `panels.panel`; the title of a row says which of `ours` it shows.
     """
     rows = []
     title, other = peer
