@@ -66,7 +66,8 @@ def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
         if name in names
     ]
     figure.legend(handles=colours + lines, loc="outside lower center", ncols=6, fontsize=9)
-    return _close(figure)
+    plt.close(figure)  # a notebook shows it once: where it is returned
+    return figure
 
 
 def _in_range(band: Band) -> bool:
@@ -102,9 +103,3 @@ def log_scale(axis: Axes, ticks: Sequence[float]) -> None:
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
-
-
-def _close(figure: Figure) -> Figure:
-    """Close a figure, so that a notebook shows it once: where it is returned."""
-    plt.close(figure)
-    return figure
