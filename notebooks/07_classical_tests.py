@@ -42,10 +42,10 @@ from IPython.display import Markdown, display
 
 from clouddl import figures
 from clouddl.labels import available_tests, spectral_tests
+from clouddl.mission.classical import multi_temporal_test
 from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.transfer import evaluate, model_method, open_scenes
-from clouddl_study.classical import multi_temporal_test
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, panels, transfer
 from clouddl_study.pages.methods import all_cloud, peer_method, spectral_method

@@ -11,10 +11,10 @@ import xarray as xr
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import available_tests, spectral_tests
+from clouddl.mission.classical import multi_temporal_test
 from clouddl.scenes import Scene
 from clouddl.score import counts, pooled
 from clouddl.transfer import open_scenes, score_masks
-from clouddl_study.classical import multi_temporal_test
 from clouddl_study.corpora import open_corpus
 
 SIX = ["blue", "green", "red", "nir", "swir16", "swir22"]

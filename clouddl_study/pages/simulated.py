@@ -16,13 +16,13 @@ from scipy.stats import wasserstein_distance
 
 from clouddl.chips import Chips
 from clouddl.labels import CLOUD, NODATA, ukis_csmask
+from clouddl.mission.classical import multi_temporal_test
 from clouddl.scenes import SIMULATED
 from clouddl.score import COUNTS, f_beta
 from clouddl.sensors import STUDY_BANDS, Sensor
 from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, CLOUD_OPTICAL_DEPTH
 from clouddl.simulate.landscape import LANDSCAPES, Ground
 from clouddl.transfer import Scenes
-from clouddl_study.classical import multi_temporal_test
 from clouddl_study.pages import panels
 from clouddl_study.tables import title_of
 
