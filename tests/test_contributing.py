@@ -13,10 +13,10 @@ from conftest import write_tiff
 
 from clouddl import labels
 from clouddl.augment import Augmentation
+from clouddl.mission.degrade import DEGRADATIONS, degrade
 from clouddl.products import open_product, readers
 from clouddl.sensors import get_sensor
 from clouddl.simulate import LANDSCAPES, simulate_scene
-from clouddl_study.degrade import DEGRADATIONS, degrade
 from clouddl_study.notebooks import check_parameters
 
 ROOT = Path(__file__).parents[1]

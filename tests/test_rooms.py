@@ -16,10 +16,12 @@ del TREES["clouddl"]  # it offers names of all rooms, lazily
 
 
 # Arguments that the head of a module describes for all of its functions: readers of products,
-# training effects.
+# training effects, degradations.
 SHARED = (
     ["files", "member"],
     ["x", "y", "rng"],
+    ["scene", "level", "rng"],
+    ["scene", "level", "_"],
 )
 
 

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clouddl.chips import Chips, cut_chips
+from clouddl.mission.degrade import degrade
 from clouddl.mission.gate import Verdict
 from clouddl.model import CloudModel
 from clouddl.score import best_threshold
 from clouddl.train import Schedule, fit
 from clouddl.transfer import Scenes, pixels, predictions
-from clouddl_study.degrade import degrade
 from clouddl_study.experiments import simulated_person
 from clouddl_study.tables import ALL_CLOUD, percent, title_of
 

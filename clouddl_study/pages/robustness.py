@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clouddl.labels import to_mask
+from clouddl.mission.degrade import degrade
 from clouddl.model import CloudModel
 from clouddl.network import as_it_is
 from clouddl.predict import predict_array
 from clouddl.score import pooled
 from clouddl.transfer import Method, Scenes, evaluate, probability
-from clouddl_study.degrade import degrade
 from clouddl_study.pages.transfer import all_cloud_f2, by_sensor, cloud_fraction
 from clouddl_study.tables import ALL_CLOUD, enough_units, title_of
 
