@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from clouddl.network import ELEVATION, TRAINED, bands_named
+from clouddl.network import TRAINED, is_elevation
 from clouddl.sensors import get_sensor, middle
 
 HAZE_UM = 0.49  # wavelength (µm) at which the strength of haze is stated
@@ -93,7 +93,7 @@ class Augmentation:
         heights = x
         for effect in self.effects(bands).values():
             x, y = effect(x, y, rng)
-        return torch.where(bands_named(ELEVATION, bands, x), heights, x), y
+        return torch.where(is_elevation(bands, x), heights, x), y
 
 
 def random_window(

@@ -57,7 +57,6 @@ def make_chips(
     bands: Sequence[str],
     sources: Sequence[str],
     size: int = 256,
-    workers: int | None = None,
 ) -> xr.Dataset:
     """Open scenes, cut and label them, and write the chips.
 
@@ -68,13 +67,12 @@ def make_chips(
         bands: As for `cut_chips`.
         sources: As for `cut_chips`.
         size: As for `cut_chips`.
-        workers: Processes; default one for each processor, if there is work for them.
 
     Returns:
         The chips, as `cut_chips` gives them.
     """
     work = partial(_open_and_cut, store=store, bands=bands, sources=sources, size=size)
-    with _map(min(workers or os.cpu_count() or 1, len(scenes) // SCENES_A_PROCESS)) as mapped:
+    with _map(min(os.cpu_count() or 1, len(scenes) // SCENES_A_PROCESS)) as mapped:
         chips = _joined(list(tqdm(mapped(work, scenes), "chips", len(scenes), unit="scene")))
     encoding = {
         "image": {"chunks": (1, len(bands), size, size)},

@@ -1,35 +1,22 @@
-"""Figures of the book: colours safe for the colour-blind (Okabe and Ito), readable on a phone."""
+"""Figures: colours safe for the colour-blind (Okabe and Ito), readable on a phone."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from clouddl.errors import read_yaml
 from clouddl.files import write_whole
-from clouddl.labels import CLOUD, NODATA
-from clouddl.search import CHOICES, SPACE
 from clouddl.sensors import Band, Sensor, middle
 from clouddl.simulate.spectra import GRID, response
 
 LOOK = read_yaml(Path(__file__).with_suffix(".yaml"), "look of the figures")
-ERRORS, BANDS, RESPONSES = LOOK["errors"], LOOK["bands"], LOOK["responses"]  # colours and lines
-Tables = Mapping[str, pd.DataFrame]
-
-WIDTH = 2.3  # inches of one picture in a row
-MARKERS = "oDs^vPX*"
+BANDS, RESPONSES = LOOK["bands"], LOOK["responses"]  # colours and lines
 
 
 def style() -> None:
@@ -50,246 +37,6 @@ def save(figure: Figure, path: Path | str) -> None:
     write_whole(path, data.getvalue())
 
 
-def picture(scene: xr.Dataset) -> tuple[np.ndarray, str]:
-    """Make an RGB picture of a scene.
-
-    True colour where the scene has blue; else near infrared, red and green, as SPOT images are
-    printed (vegetation is red). All bands share one stretch, up to reflectance 1 over cloud.
-
-    Args:
-        scene: Has `reflectance` with the dimensions band, y and x.
-
-    Returns:
-        The picture (y, x, 3) in 0..1, and the name of what it shows.
-    """
-    bands, title = ["nir", "red", "green"], "NIR, red, green"
-    if {"red", "green", "blue"} <= set(scene.band.values.tolist()):
-        bands, title = ["red", "green", "blue"], "true colour"
-    rgb = scene.reflectance.sel(band=bands).transpose("y", "x", "band").values
-    brightest = np.clip(float(np.nanpercentile(rgb, 99)), 0.25, 1)
-    return stretched(rgb, brightest), title
-
-
-def stretched(rgb: np.ndarray, brightest: float) -> np.ndarray:
-    """Stretch reflectances for a picture.
-
-    Args:
-        rgb: (y, x, 3), NaN for nodata.
-        brightest: The reflectance that is white.
-
-    Returns:
-        The picture (y, x, 3) in 0..1.
-    """
-    return np.nan_to_num(np.clip(rgb / brightest, 0, 1)) ** 0.6
-
-
-def frame(axis: Axes, **line: Any) -> None:
-    """Leave of an axis only a frame around its picture, so that white ones do not vanish.
-
-    Args:
-        axis: The axis.
-        **line: Colour and width of the frame, as Matplotlib names them.
-    """
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    for spine in axis.spines.values():
-        spine.set(visible=True, **line)
-
-
-def errors(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Compare a mask with its reference, pixel by pixel.
-
-    Args:
-        mask: (y, x), 0 clear, 1 cloud, 255 nodata.
-        reference: The same for what is true.
-
-    Returns:
-        (y, x), 0 clear, 1 cloud, 2 cloud missed, 3 false alarm, 4 nodata.
-    """
-    detected, cloud = mask == CLOUD, reference == CLOUD
-    nodata = (mask == NODATA) | (reference == NODATA)
-    return np.select([nodata, detected & cloud, cloud, detected], [4, 1, 2, 3], 0)
-
-
-def panel(rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]]) -> Figure:
-    """Show scenes and their masks, one scene a row: image, reference, each mask with its errors.
-
-    Args:
-        rows: Title, scene with `mask`, and masks (y, x) by name; the same names in all rows.
-
-    Returns:
-        The figure.
-    """
-    columns = 2 + len(rows[0][2])
-    figure, axes = plt.subplots(
-        len(rows),
-        columns,
-        squeeze=False,
-        layout="compressed",
-        figsize=(WIDTH * columns, (WIDTH + 0.5) * len(rows) + 0.5),
-    )
-    colours = ListedColormap(list(ERRORS.values()))
-    for row, (title, scene, masks) in zip(axes, rows, strict=True):
-        rgb, content = picture(scene)
-        row[0].imshow(rgb)
-        row[0].set_title(f"{title}\n{content}")
-        shown = {"reference": scene.mask.values, **masks}
-        for axis, (name, mask) in zip(row[1:], shown.items(), strict=True):
-            axis.imshow(errors(mask, scene.mask.values), colours, vmin=0, vmax=4)
-            axis.set_title(name)
-    for axis in axes.flat:
-        axis.axis("off")
-    names = ("cloud", "clear", "missed", "false alarm")
-    handles = [Patch(facecolor=ERRORS[name], edgecolor="grey", label=name) for name in names]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    return _close(figure)
-
-
-def gallery(scenes: Sequence[tuple[str, xr.Dataset]]) -> Figure:
-    """Show pictures of scenes, four in a row, with the outline of their mask where they have one.
-
-    Args:
-        scenes: Title and scene.
-
-    Returns:
-        The figure.
-    """
-    rows = math.ceil(len(scenes) / 4)
-    size = (WIDTH * 4, (WIDTH + 0.3) * rows)
-    figure, axes = plt.subplots(rows, 4, squeeze=False, figsize=size)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, (title, scene) in zip(axes.flat, scenes, strict=False):
-        axis.imshow(picture(scene)[0])
-        axis.set_title(title)
-        if "mask" in scene and 0 < (scene.mask == CLOUD).mean() < 1:
-            axis.contour(scene.mask == CLOUD, [0.5], colors=ERRORS["missed"], linewidths=0.8)
-    return _close(figure)
-
-
-def learning_curves(curves: Tables) -> Figure:
-    """Plot training loss against the epoch.
-
-    Args:
-        curves: metrics.csv of training runs, by name.
-
-    Returns:
-        The figure.
-    """
-    figure, axis = plt.subplots(figsize=(8, 3.6))
-    # Solid lines, and dashed ones where the colours begin again.
-    axis.set_prop_cycle(plt.cycler(linestyle=["-", "--"]) * plt.rcParams["axes.prop_cycle"])
-    for name, table in curves.items():
-        axis.plot(table.groupby("epoch").loss.mean(), label=name)
-    axis.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return _close(figure)
-
-
-def trial_losses(table: pd.DataFrame) -> Figure:
-    """Plot validation F2 of each trial of a search in order, and the best so far.
-
-    Args:
-        table: The trials, as `search.search` returns them.
-
-    Returns:
-        The figure.
-    """
-    figure, axis = plt.subplots(figsize=(6.5, 3.2))
-    axis.plot(table.trial, table.val_f2, "o", label="trial")
-    axis.step(table.trial, table.val_f2.cummax(), where="post", label="best so far")
-    axis.set(xlabel="trial", ylabel="validation F2")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend()
-    return _close(figure)
-
-
-def parameter_slices(table: pd.DataFrame) -> Figure:
-    """Plot validation F2 against each parameter of a search.
-
-    Args:
-        table: The trials, as `search.search` returns them.
-
-    Returns:
-        The figure.
-    """
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5.4), sharey=True)
-    for axis, name in zip(axes.flat, SPACE, strict=True):
-        points = axis.scatter(table[name], table.val_f2, c=table.trial, cmap="viridis")
-        axis.set_xlabel(name.replace("_", " "))
-        axis.margins(x=0.08)
-        if name == "learning_rate":
-            _log_scale(axis, name)
-        elif name in CHOICES:
-            axis.set_xticks(CHOICES[name])
-    for axis in axes[:, 0]:
-        axis.set_ylabel("validation F2")
-    figure.colorbar(points, ax=axes, label="trial")
-    return _close(figure)
-
-
-def precision_recall_curves(curves: Tables, points: Mapping[str, tuple[float, float]]) -> Figure:
-    """Plot precision against recall.
-
-    Args:
-        curves: Tables of `score.precision_recall`, by name.
-        points: Recall and precision of masks in use, by name, in the order of their curves.
-
-    Returns:
-        The figure.
-    """
-    figure, axis = plt.subplots(figsize=(5.2, 4.6))
-    for number, (name, table) in enumerate(curves.items()):
-        axis.plot(table.recall, table.precision, color=f"C{number}", label=name)
-    for number, (name, point) in enumerate(points.items()):
-        marker = MARKERS[number % len(MARKERS)]
-        axis.plot(*point, marker, ms=8, color=f"C{number}", mec="black", label=name)
-    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.005))
-    axis.legend(fontsize=8)
-    return _close(figure)
-
-
-def reliability_diagram(tables: Tables) -> Figure:
-    """Plot observed cloud against predicted probability; the diagonal is perfect calibration.
-
-    Args:
-        tables: Tables of `score.reliability`, by name.
-
-    Returns:
-        The figure.
-    """
-    figure, axis = plt.subplots(figsize=(4.8, 4.4))
-    axis.plot([0, 1], [0, 1], color="grey", lw=1, ls="--")
-    for name, table in tables.items():
-        axis.plot(table.predicted, table.observed, "o-", label=name)
-    axis.set(
-        xlabel="predicted probability of cloud",
-        ylabel="observed fraction of cloud",
-        xlim=(0, 1),
-        ylim=(0, 1),
-    )
-    axis.legend(fontsize=8)
-    return _close(figure)
-
-
-def intervals(axis: Axes, table: pd.DataFrame, labels: Sequence[str]) -> None:
-    """Plot F2 and its 95 % interval for each row of a table.
-
-    A row without any cloud in the reference (recall undefined) stays empty.
-
-    Args:
-        axis: Where to plot.
-        table: As `score.pooled` returns it.
-        labels: One for each row.
-    """
-    table = table.where(table.recall.notna())
-    y = np.arange(len(table))[::-1]
-    axis.hlines(y, table.f2_low, table.f2_high, color="C0", lw=3, alpha=0.4)
-    axis.plot(table.f2, y, "o", color="C0")
-    axis.set_yticks(y, labels)
-    axis.set_xlabel("F2 (95 % interval)")
-
-
 def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
     """Plot spectral responses against wavelength, one sensor a row, each band with its peak at 1.
 
@@ -307,7 +54,7 @@ def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
     figure, axes = plt.subplots(len(sensors), sharex=True, squeeze=False, figsize=size)
     for axis, sensor in zip(axes.flat, sensors, strict=True):
         _plot_responses(axis, sensor)
-    _log_scale(axes[-1, 0], "wavelength")
+    log_scale(axes[-1, 0], LOOK["ticks"])
     axes[-1, 0].set(xlim=(GRID[0], GRID[-1]), xlabel="wavelength (µm)")
     figure.supylabel("response, peak at 1", fontsize=11)
     bands = [band for sensor in sensors for band in sensor.bands if _in_range(band)]
@@ -319,7 +66,8 @@ def sensor_responses(sensors: Sequence[Sensor]) -> Figure:
         if name in names
     ]
     figure.legend(handles=colours + lines, loc="outside lower center", ncols=6, fontsize=9)
-    return _close(figure)
+    plt.close(figure)  # a notebook shows it once: where it is returned
+    return figure
 
 
 def _in_range(band: Band) -> bool:
@@ -345,15 +93,13 @@ def _plot_responses(axis: Axes, sensor: Sensor) -> None:
     axis.grid(False, axis="y")
 
 
-def _log_scale(axis: Axes, quantity: str) -> None:
-    """Scale x by its logarithm, with ticks of our own: the default ones run into each other."""
-    ticks = LOOK["ticks"][quantity]
+def log_scale(axis: Axes, ticks: Sequence[float]) -> None:
+    """Scale x by its logarithm, with ticks of our own: the default ones run into each other.
+
+    Args:
+        axis: The axis.
+        ticks: Where they stand.
+    """
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
-
-
-def _close(figure: Figure) -> Figure:
-    """Close a figure, so that a notebook shows it once: where it is returned."""
-    plt.close(figure)
-    return figure

@@ -286,21 +286,20 @@ def logarithm(x: Tensor, bands: Sequence[str]) -> Tensor:
         The logarithm (n, bands, y, x).
     """
     logarithms = torch.log(torch.where(x < 0, 0, x) + DARK)
-    return torch.where(bands_named(ELEVATION, bands, x), x, logarithms)
+    return torch.where(is_elevation(bands, x), x, logarithms)
 
 
-def bands_named(prefix: str, bands: Sequence[str], x: Tensor) -> Tensor:
-    """Tell which bands have names that begin with a prefix.
+def is_elevation(bands: Sequence[str], x: Tensor) -> Tensor:
+    """Tell which bands are elevation.
 
     Args:
-        prefix: "swir" for "swir16" and "swir22", say.
-        bands: Common names of the bands of x; none: no band has such a name.
+        bands: Common names of the bands of x; none: no band is.
         x: Images (n, bands, y, x).
 
     Returns:
         Flags (bands, 1, 1) bool, to be broadcast over x.
     """
-    flags = [band.startswith(prefix) for band in bands] or [False]
+    flags = [band == ELEVATION for band in bands] or [False]
     return torch.tensor(flags, device=x.device)[:, None, None]
 
 

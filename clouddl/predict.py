@@ -80,8 +80,8 @@ DEFAULT = Options()
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """An open image, and how it is predicted."""
+class Plan:
+    """An open image, and how it is predicted; see `make_plan`."""
 
     image: Image
     model: CloudModel
@@ -165,19 +165,56 @@ def predict_file(
         InputError: The message names the image and what to do.
         WriteError: The folder cannot be written to.
     """
-    plan = _plan(source, sensor, model, reading, options)
+    return predict_plan(make_plan(source, sensor, model, reading, options), out, progress, tags)
+
+
+def predict_plan(
+    plan: Plan,
+    out: Path | str,
+    progress: bool = True,
+    tags: Mapping[str, str] | None = None,
+) -> tuple[Path, Path]:
+    """Write the results of an image that is opened: see `predict_file`.
+
+    Args:
+        plan: Of `make_plan`.
+        out: As for `predict_file`.
+        progress: As for `predict_file`.
+        tags: As for `predict_file`.
+
+    Returns:
+        Paths of the mask and of the probability.
+
+    Raises:
+        InputError: As `predict_file`.
+        WriteError: As `predict_file`.
+    """
     label = Path(plan.image.name).name if progress else None
     return _write(plan, _predictions(plan, label), out, tags or {})
 
 
-def _plan(
+def make_plan(
     source: Source,
     sensor: Sensor | str | None,
-    model: CloudModel | Path | str | None,
-    reading: Reading,
-    options: Options,
-) -> _Plan:
-    """Open an image and settle all that was left open."""
+    model: CloudModel | Path | str | None = None,
+    reading: Reading = AS_STORED,
+    options: Options = DEFAULT,
+) -> Plan:
+    """Open an image and settle all that was left open.
+
+    Args:
+        source: As for `predict_file`.
+        sensor: As for `predict_file`.
+        model: As for `predict_file`.
+        reading: As for `predict_file`.
+        options: As for `predict_file`.
+
+    Returns:
+        The open image, the model, and how it is predicted.
+
+    Raises:
+        InputError: As `predict_file`.
+    """
     _check_options(options)
     image = opened = open_image(source, sensor, reading)
     wanted = list(band_names(options.use or image.bands, image.sensor))
@@ -200,11 +237,11 @@ def _plan(
     checked = isinstance(opened, ProductImage)  # by itself
     tiles = TilePredictor(model, image, options.tile)
     made_of = _made_of(source, image)
-    return _Plan(image, model, tiles, threshold, options, checked, made_of)
+    return Plan(image, model, tiles, threshold, options, checked, made_of)
 
 
 def _predictions(
-    plan: _Plan, label: str | None = None, part: tuple[int, int] = (0, 1)
+    plan: Plan, label: str | None = None, part: tuple[int, int] = (0, 1)
 ) -> Iterator[Prediction]:
     """Predict, as `TilePredictor.run`; the image is checked while its first tiles are in work."""
     predictions = plan.tiles.run(label, part)
@@ -299,7 +336,7 @@ def _best_set(card: ModelCard, bands: Sequence[str], name: str, exact: bool = Fa
 
 
 def _write(
-    plan: _Plan, predictions: Iterable[Prediction], out: Path | str, tags: Mapping[str, str]
+    plan: Plan, predictions: Iterable[Prediction], out: Path | str, tags: Mapping[str, str]
 ) -> tuple[Path, Path]:
     """Write the probability, window by window, and its mask, as cloud-optimised GeoTIFF."""
     results = results_of(plan.image.name, out)
@@ -341,7 +378,7 @@ def _write(
 
 
 def _create(
-    path: Path, plan: _Plan, dtype: str, nodata: float, content: str, tags: Mapping[str, str]
+    path: Path, plan: Plan, dtype: str, nodata: float, content: str, tags: Mapping[str, str]
 ) -> DatasetWriter:
     """Create a result, its band named, with what it was made by."""
     card = plan.model.card
@@ -376,7 +413,7 @@ def _create(
     return file
 
 
-def _dilate(plan: _Plan, mask: DatasetWriter) -> None:
+def _dilate(plan: Plan, mask: DatasetWriter) -> None:
     """Grow the clouds of a mask, which they do from strip to strip."""
     height, width = plan.image.shape
     metres, resolution = plan.options.dilation_m, plan.image.resolution
@@ -404,32 +441,18 @@ def _copy_as_cog(path: Path, target: Path, **how: str | int) -> None:
     )
 
 
-def predict_part(
-    source: Source,
-    sensor: Sensor | str | None,
-    parts: Path | str,
-    part: tuple[int, int],
-    *,
-    model: CloudModel | None = None,
-    reading: Reading = AS_STORED,
-    options: Options = DEFAULT,
-) -> None:
+def predict_part(plan: Plan, parts: Path | str, part: tuple[int, int]) -> None:
     """Predict a part of the tiles of an image, for `join_parts` to put together.
 
     Args:
-        source: As for `predict_file`.
-        sensor: As for `predict_file`.
+        plan: Of `make_plan`, the same for all parts.
         parts: Folder for the probability, the same for all parts.
         part: (i, n) for part i, from 0, of n.
-        model: The same for all parts, as are reading and options.
-        reading: As for `predict_file`.
-        options: As for `predict_file`.
 
     Raises:
         InputError: As `predict_file`.
         WriteError: As `predict_file`.
     """
-    plan = _plan(source, sensor, model, reading, options)
     predictions = _predictions(plan, part=part)
     make_results_folder(parts, math.prod(plan.image.shape) * PROBABILITY_BYTES // part[1])
     with writing(parts), rasterio.Env(GDAL_CACHEMAX=CACHE):
@@ -440,26 +463,14 @@ def predict_part(
 
 
 def join_parts(
-    parts: Path | str,
-    source: Source,
-    sensor: Sensor | str | None,
-    out: Path | str,
-    *,
-    model: CloudModel | None = None,
-    reading: Reading = AS_STORED,
-    options: Options = DEFAULT,
-    tags: Mapping[str, str] | None = None,
+    plan: Plan, parts: Path | str, out: Path | str, tags: Mapping[str, str] | None = None
 ) -> tuple[Path, Path]:
     """Write the results of an image all parts of which are predicted: as `predict_file`'s.
 
     Args:
+        plan: The same as for the parts.
         parts: Folder that `predict_part` has written to.
-        source: As for `predict_file`.
-        sensor: As for `predict_file`.
         out: Folder of the results.
-        model: The same as for the parts, as are reading and options.
-        reading: As for `predict_file`.
-        options: As for `predict_file`.
         tags: As for `predict_file`.
 
     Returns:
@@ -469,11 +480,10 @@ def join_parts(
         InputError: Parts are missing; and as `predict_file`.
         WriteError: As `predict_file`.
     """
-    plan = _plan(source, sensor, model, reading, options)
     return _write(plan, _saved_parts(plan, Path(parts)), out, tags or {})
 
 
-def _saved_parts(plan: _Plan, parts: Path) -> Iterator[Prediction]:
+def _saved_parts(plan: Plan, parts: Path) -> Iterator[Prediction]:
     """What `predict_part` has left in a folder; InputError if that is not all of the image."""
     missing = math.prod(plan.image.shape)
     for path in sorted(parts.glob("*.npy")):

@@ -8,7 +8,7 @@ figure as a range, [low, high]; `Sensor.sample` and `Sensor.middle` choose a num
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -30,19 +30,6 @@ BAND_SETS: dict[str, list[str]] = {
     "spot": ["green", "red", "nir", "swir16"],
     "pleiades": ["blue", "green", "red", "nir"],
 }
-
-
-def fitting_sets(available: Iterable[str]) -> dict[str, list[str]]:
-    """Select the sets of `BAND_SETS` that some bands fill.
-
-    Args:
-        available: Common names of the bands there are.
-
-    Returns:
-        Common names by the name of the set, the largest set first.
-    """
-    names = set(available)
-    return {name: bands for name, bands in BAND_SETS.items() if names.issuperset(bands)}
 
 
 #: A figure of a card: a number, or (low, high) where the specification is still open.

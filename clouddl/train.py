@@ -34,14 +34,14 @@ from scipy.special import expit
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from clouddl.augment import Augmentation, average
+from clouddl.augment import Augmentation, Batch, average
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.files import write_whole
 from clouddl.labels import NODATA
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, build, cloud_loss, fill_gaps, logarithm, normalise
-from clouddl.score import best_threshold, calibration, common_threshold, logits
+from clouddl.score import Pixels, best_threshold, calibration, common_threshold, logits
 
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of mallopt (malloc.h of glibc)
 
@@ -223,7 +223,7 @@ def fit_trial(
     return model.card.scores["validation_f2"]
 
 
-def on_validation(model: CloudModel, chips: Chips) -> tuple[np.ndarray, np.ndarray]:
+def on_validation(model: CloudModel, chips: Chips) -> Pixels:
     """Predict labelled chips at the working resolution of the model.
 
     Args:
@@ -262,7 +262,7 @@ class CloudTask(L.LightningModule):
         self.augmentation = augmentation
         self.learning_rate = learning_rate
         self.net = build(card)
-        self.pixels: list[tuple[np.ndarray, np.ndarray]] = []  # of the validation: as on_validation
+        self.pixels: list[Pixels] = []  # of the validation: as on_validation
         in_sets = [[band in bands for band in card.bands] for bands in card.band_sets]
         self.band_sets = torch.tensor(in_sets)  # (set, band)
 
@@ -308,7 +308,7 @@ class CloudTask(L.LightningModule):
         return [optimiser], [{"scheduler": schedule, "interval": "step"}]
 
 
-def labelled(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def labelled(batch: Sequence[Tensor]) -> Batch:
     """Turn masks into fractions of cloud, and fill gaps of images as prediction does.
 
     Args:
@@ -336,7 +336,7 @@ def filled(x: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(images)).to(x.device)
 
 
-def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> tuple[Tensor, Tensor]:
+def at_resolution(x: Tensor, y: Tensor, factor: float, multiple: int) -> Batch:
     """Average whole chips to another resolution.
 
     Args:

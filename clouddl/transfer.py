@@ -12,7 +12,7 @@ from clouddl.augment import Augmentation
 from clouddl.chips import Chips, cut_chips
 from clouddl.errors import InputError
 from clouddl.files import Store
-from clouddl.labels import CLOUD, NODATA, UKIS_BANDS, to_mask, ukis_csmask
+from clouddl.labels import CLOUD, NODATA, to_mask
 from clouddl.model import CloudModel
 from clouddl.network import ELEVATION, as_it_is
 from clouddl.scenes import Scene, open_scene, resample, source_sha256
@@ -126,28 +126,6 @@ def model_method(
     return Method(tuple(use or ()), mask)
 
 
-def all_cloud() -> Method:
-    """Make the method that calls every pixel cloud: what any other must be better than."""
-    return Method((), lambda scene: np.full(scene.reflectance.shape[1:], CLOUD, np.uint8))
-
-
-def processor_method(n_bands: int = 4) -> Method:
-    """Make a method of ukis-csmask, the peer that runs on every sensor here.
-
-    Args:
-        n_bands: 4 or 6, see `labels.ukis_csmask`.
-
-    Returns:
-        The method.
-    """
-
-    def mask(scene: xr.Dataset) -> np.ndarray:
-        bands = scene.band.values.tolist()
-        return ukis_csmask(scene.reflectance.values, bands, scene.attrs["level"], n_bands)
-
-    return Method(UKIS_BANDS[:n_bands], mask)
-
-
 def evaluate(methods: Mapping[str, Method], scenes: Scenes) -> Evaluation:
     """Score methods on scenes with a reference.
 
@@ -204,28 +182,6 @@ def pixels(probabilities: Mapping[str, np.ndarray], scenes: Scenes) -> Pixels:
     reference = np.concatenate([scenes[name].mask.values.ravel() for name in probabilities])
     valid = (reference != NODATA) & np.isfinite(values)
     return values[valid], reference[valid] == CLOUD
-
-
-def teaching_order(scenes: Scenes) -> list[str]:
-    """Order the scenes a team would label first: one of each biome.
-
-    Of each biome the first by name that has both cloud and clear ground (2 % of either), else the
-    first. Biomes with both come first.
-
-    Args:
-        scenes: With `mask`.
-
-    Returns:
-        Scene ids.
-    """
-
-    def rank(name: str) -> tuple[bool, str, str]:
-        cloudy = float((scenes[name].mask == CLOUD).mean())
-        uniform = not 0.02 < cloudy < 0.98
-        return uniform, scenes[name].attrs["biome"], name
-
-    order = pd.Series({name: scenes[name].attrs["biome"] for name in sorted(scenes, key=rank)})
-    return order.drop_duplicates().index.tolist()
 
 
 def left_out(scenes: Scenes, taken: Iterable[str]) -> dict[str, xr.Dataset]:

@@ -20,6 +20,7 @@ from clouddl.network import ModelCard
 from clouddl.score import COUNTS, counts, measures
 from clouddl.search import CHOICES, SPACE
 from clouddl.train import Schedule, fit_to_end
+from clouddl.transfer import Scenes
 
 #: What a model learns from: the name of the control with SPOT's bands, and words for it.
 CONTROLS = {"all": "spot-both", "real": "spot-real", "simulated": "spot-simulated"}
@@ -131,6 +132,28 @@ def worth(table: pd.DataFrame) -> pd.DataFrame:
     result = pd.DataFrame(rows)
     result["share of variance"] /= ((table.val_f2 - mean) ** 2).sum()
     return result.sort_values("share of variance", ascending=False, ignore_index=True)
+
+
+def teaching_order(scenes: Scenes) -> list[str]:
+    """Order the scenes a team would label first: one of each biome.
+
+    Of each biome the first by name that has both cloud and clear ground (2 % of either), else the
+    first. Biomes with both come first.
+
+    Args:
+        scenes: With `mask`.
+
+    Returns:
+        Scene ids.
+    """
+
+    def rank(name: str) -> tuple[bool, str, str]:
+        cloudy = float((scenes[name].mask == CLOUD).mean())
+        uniform = not 0.02 < cloudy < 0.98
+        return uniform, scenes[name].attrs["biome"], name
+
+    order = pd.Series({name: scenes[name].attrs["biome"] for name in sorted(scenes, key=rank)})
+    return order.drop_duplicates().index.tolist()
 
 
 def simulated_person(

@@ -48,7 +48,7 @@ from clouddl.labels import LABEL_SOURCES, PROCESSORS
 from clouddl.scenes import open_scene, resample
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips
-from clouddl_study.pages import data
+from clouddl_study.pages import data, panels
 from clouddl_study.workspace import results_folder, write_corpus_note
 
 figures.style()
@@ -101,7 +101,7 @@ Markdown(write_corpus_note(catalogue, results_folder(work) / "corpus.md"))
 train = catalogue.select("train")
 some = data.some_of(train, scenes_shown)
 shown = [(tables.title_of(record.id), open_scene(record, store)) for record in some]
-figures.gallery(shown)
+panels.gallery(shown)
 
 # %% [markdown]
 # *Figure 1.1. Training scenes. An orange line follows the edge of the cloud in simulated scenes,

@@ -188,7 +188,7 @@ tables.show(write_table(work, "trials", page.ranked(table, sizes)))
 # Two figures show the same trials: the first in the order of time, the second by parameter.
 
 # %%
-figures.trial_losses(table)
+page.trial_losses(table)
 
 # %% [markdown]
 # *Figure 3.1. Validation F2 of each trial, in the order in which they were proposed. The line is the best so
@@ -196,7 +196,7 @@ figures.trial_losses(table)
 # rises at the end means that more trials might have found better ones.*
 
 # %%
-figures.parameter_slices(table)
+page.parameter_slices(table)
 
 # %% [markdown]
 # *Figure 3.2. The same trials against each parameter; the colour goes from dark (early) to light (late). A

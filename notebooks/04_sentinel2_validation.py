@@ -41,13 +41,14 @@ from IPython.display import Markdown, display
 from myst_nb import glue
 
 from clouddl import figures, transfer
-from clouddl.mission.classical import spectral_method
 from clouddl.score import MEASURES, pooled, precision_recall, reliability
 from clouddl.sensors import BAND_SETS
 from clouddl.transfer import evaluate, model_method
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import validation as page
+from clouddl_study.pages.curves import precision_recall_curves, reliability_diagram
+from clouddl_study.pages.methods import all_cloud, peer_method, spectral_method
 from clouddl_study.pages.transfer import ablation_methods, other_trainings
 from clouddl_study.workspace import results_folder, trained_model, write_table
 
@@ -102,9 +103,9 @@ for name, use in BAND_SETS.items():
     methods[f"CloudDL, one model for any bands: {bands}"] = model_method(models["any"], use)
     methods[f"spectral tests: {bands}"] = spectral_method(use)
 methods |= ablation_methods(work, other_trainings(work))
-methods["everything is cloud"] = transfer.all_cloud()
+methods["everything is cloud"] = all_cloud()
 if catalogue.name != "simulated":
-    methods["ukis-csmask: blue, green, red, nir"] = transfer.processor_method(4)
+    methods["ukis-csmask: blue, green, red, nir"] = peer_method()
 
 # %% [markdown]
 # ## Scores
@@ -164,10 +165,12 @@ tables.show(page.differences(counted, ours, draws, seed))
 # selection.
 
 # %% tags=["wide"]
+from clouddl_study.pages import panels
+
 peer = ("ukis-csmask", others[0])
 if catalogue.name == "simulated":
     peer = ("any bands", f"CloudDL, one model for any bands: {', '.join(BAND_SETS['pleiades'])}")
-panel = figures.panel(page.panel_rows(sets, evaluations, ours, peer))
+panel = panels.panel(page.panel_rows(sets, evaluations, ours, peer))
 figures.save(panel, results_folder(work) / "panel_sentinel2.png")
 panel
 
@@ -238,7 +241,7 @@ gallery(shown)
 for collection, of_models in curves.items():
     display(Markdown(f"**{tables.title_of(collection)}**"))
     points = page.operating_points(of_models, models)
-    display(figures.precision_recall_curves(of_models, points))
+    display(precision_recall_curves(of_models, points))
 
 # %% [markdown]
 # *Figure 4.5. Precision against recall, one picture for each set. Towards the upper right is better. A marker
@@ -253,7 +256,7 @@ for collection, of_models in curves.items():
 # %%
 for collection, of_models in calibration.items():
     display(Markdown(f"**{tables.title_of(collection)}**"))
-    display(figures.reliability_diagram(of_models))
+    display(reliability_diagram(of_models))
 
 # %% [markdown]
 # *Figure 4.6. Observed fraction of cloud against predicted probability, one picture for each set. On the

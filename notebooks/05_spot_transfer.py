@@ -117,8 +117,8 @@ sets = page.by_sensor(scenes)
 # weights too if they were trained on real scenes.
 
 # %%
-from clouddl.mission.classical import spectral_method
-from clouddl.transfer import all_cloud, evaluate, model_method, processor_method
+from clouddl.transfer import evaluate, model_method
+from clouddl_study.pages.methods import all_cloud, peer_method, spectral_method
 
 spot, bands = BAND_SETS["spot"], ", ".join(BAND_SETS["spot"])
 ours, tests = f"CloudDL: {bands}", f"spectral tests: {bands}"
@@ -128,7 +128,7 @@ methods = page.transfer_methods(models) | page.ablation_methods(work, controls)
 methods["everything is cloud"] = all_cloud()
 methods[tests] = spectral_method(spot)
 if catalogue.name != "simulated":
-    methods["ukis-csmask: blue, green, red, nir"] = processor_method(4)
+    methods["ukis-csmask: blue, green, red, nir"] = peer_method()
 
 # %% [markdown]
 # Each method makes a mask of each patch, and the mask is compared with the reference pixel by pixel.
@@ -205,6 +205,7 @@ tables.show(page.seed_spread(seeds))
 # %%
 from clouddl.score import precision_recall, reliability
 from clouddl.transfer import pixels, predictions
+from clouddl_study.pages.curves import reliability_diagram
 
 threshold = models["spot"].card.threshold
 probabilities = predictions(models["spot"], scenes, spot)
@@ -237,7 +238,7 @@ page.precision_recall_figure(curves, scores[scores.run == ours], threshold)
 # 70 %, seven in ten are cloud.
 
 # %%
-figures.reliability_diagram({name: reliability(*values) for name, values in labelled.items()})
+reliability_diagram({name: reliability(*values) for name, values in labelled.items()})
 
 # %% [markdown]
 # *Figure 5.4. Reliability: among pixels of like probability, the fraction that the reference calls
@@ -334,7 +335,8 @@ tables.show(page.score_fits(work, made, scenes).rename(columns={"run": "labels"}
 # before and after, are of the patches that are left.
 
 # %%
-from clouddl.transfer import adapt, left_out, teaching_order
+from clouddl.transfer import adapt, left_out
+from clouddl_study.experiments import teaching_order
 
 part = sets[new]
 taken = teaching_order(part)[:adaptation_scenes]

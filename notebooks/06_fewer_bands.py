@@ -44,9 +44,10 @@ from clouddl import figures
 from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, get_sensor
 from clouddl.simulate import simulate_set
-from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes, processor_method
+from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands
+from clouddl_study.pages import bands, panels
+from clouddl_study.pages.methods import all_cloud, peer_method
 from clouddl_study.tables import enough_units, show
 from clouddl_study.workspace import results_folder, trained_model, write_table
 
@@ -132,7 +133,7 @@ methods = {
     f"CloudDL, one model for any bands: {names}": model_method(models["any"], use),
     floor: all_cloud(),
 }
-processor = {f"ukis-csmask: {names}": processor_method(4)}
+processor = {f"ukis-csmask: {names}": peer_method()}
 
 counted = []
 for images, scenes in sets.items():
@@ -169,7 +170,7 @@ show(write_table(work, "scores_without_swir", shown))
 # %% tags=["wide", "remove-stderr"]
 pictures = bands.planetscope_pictures(catalogue, store, models["pleiades"])
 if pictures:
-    gallery = figures.gallery(pictures)
+    gallery = panels.gallery(pictures)
     figures.save(gallery, results_folder(work) / "planetscope.png")
 else:
     print("The corpus is simulated: the PlanetScope patches are left out.")

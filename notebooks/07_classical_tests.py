@@ -42,12 +42,13 @@ from IPython.display import Markdown, display
 
 from clouddl import figures
 from clouddl.labels import available_tests, spectral_tests
-from clouddl.mission.classical import multi_temporal_test, spectral_method
+from clouddl.mission.classical import multi_temporal_test
 from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
-from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes, processor_method
+from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands, transfer
+from clouddl_study.pages import bands, panels, transfer
+from clouddl_study.pages.methods import all_cloud, peer_method, spectral_method
 from clouddl_study.tables import show
 from clouddl_study.workspace import trained_model, write_table
 
@@ -118,7 +119,7 @@ for name, use in (("five", five), ("spot", spot)):
     methods[f"spectral tests: {', '.join(use)}"] = spectral_method(use)
 methods["everything is cloud"] = all_cloud()
 if catalogue.name != "simulated":
-    methods["ukis-csmask: blue, green, red, nir"] = processor_method(4)
+    methods["ukis-csmask: blue, green, red, nir"] = peer_method()
 
 evaluations = {sensor: evaluate(methods, part) for sensor, part in sets.items()}
 counts = pd.concat([evaluation.counts for evaluation in evaluations.values()])
@@ -140,7 +141,7 @@ columns = {
     "tests, with blue": f"spectral tests: {', '.join(five)}",
     "tests, green for blue": f"spectral tests: {', '.join(spot)}",
 }
-figures.panel(bands.example_rows(sets, evaluations, columns))
+panels.panel(bands.example_rows(sets, evaluations, columns))
 
 # %% [markdown]
 # *Figure 7.1. For each sensor the reference scene nearest to half cloud, half clear: image, reference, and

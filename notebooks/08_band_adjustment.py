@@ -47,9 +47,10 @@ from clouddl import figures
 from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor
 from clouddl.simulate.spectra import adjustment
-from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes
+from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, transfer
+from clouddl_study.pages.methods import all_cloud
 from clouddl_study.tables import points, show, title_of
 from clouddl_study.workspace import trained_model, write_table
 

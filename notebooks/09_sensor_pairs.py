@@ -53,11 +53,12 @@ from clouddl.score import pooled
 from clouddl.sensors import BAND_SETS, STUDY_BANDS
 from clouddl.simulate import simulate_set
 from clouddl.train import Schedule, fit
-from clouddl.transfer import all_cloud, evaluate, model_method, open_scenes
+from clouddl.transfer import evaluate, model_method, open_scenes
 
 # %% tags=["hide-input"]
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, pairs, transfer
+from clouddl_study.pages.methods import all_cloud
 from clouddl_study.tables import ALL_CLOUD, show
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 

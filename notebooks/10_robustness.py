@@ -127,8 +127,6 @@ tables.show(page.with_floor(about))
 # forgotten offset; these warnings are left out here.
 
 # %% tags=["remove-stderr"]
-from clouddl.mission.degrade import robustness
-
 counted = []
 for degradation, (_, harmless, levels) in LEVELS.items():
     chosen = page.every_nth(levels, harmless, every)
@@ -137,7 +135,7 @@ for degradation, (_, harmless, levels) in LEVELS.items():
         if degradation == "resolution":
             part = finer.get(images, part)
             use = page.not_finer(chosen, part)
-        table = robustness(model, part, spot, degradation, use, seed=seed)
+        table = page.robustness(model, part, spot, degradation, use, seed=seed)
         counted.append(table.assign(images=images))
 curves = write_table(work, "robustness", pd.concat(counted).round(4))
 

@@ -54,9 +54,9 @@ from clouddl.mission.preflight import coarse_model, expected, working_bands, wor
 from clouddl.score import pooled
 from clouddl.sensors import get_sensor
 from clouddl.simulate import simulate_set
-from clouddl.transfer import adapt, evaluate, left_out, model_method, open_scenes, teaching_order
+from clouddl.transfer import adapt, evaluate, left_out, model_method, open_scenes
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
-from clouddl_study.experiments import LEARNT_FROM
+from clouddl_study.experiments import LEARNT_FROM, teaching_order
 from clouddl_study.pages import life, transfer
 from clouddl_study.tables import percent, show, title_of
 

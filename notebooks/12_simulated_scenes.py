@@ -331,12 +331,14 @@ if "simulated scenes alone" not in models:
 # All references that have SPOT's bands are scored, and beside the models the mask that calls everything cloud.
 
 # %%
+from clouddl_study.pages.methods import all_cloud
+
 opened = transfer.open_scenes(catalogue.select("reference"), store, 30.0)
 opened = {n: s for n, s in opened.items() if set(spot) <= set(s.band.values.tolist())}
 methods = {}
 for learnt_from, model in models.items():
     methods[f"{learnt_from}: {', '.join(spot)}"] = transfer.model_method(model, spot)
-methods["everything is cloud"] = transfer.all_cloud()
+methods["everything is cloud"] = all_cloud()
 counts = transfer.evaluate(methods, opened).counts
 by_training = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
 
@@ -417,7 +419,7 @@ for sensor_id in ("sentinel-2", "spot-4", "spot-5"):
     images = {name: scene.reflectance.sel(band=spot) for name, scene in scenes.items()}
     found["spectral tests"] = {name: spectral_tests(image) for name, image in images.items()}
     found["multi-temporal test"] = steps.multi_temporal_masks(scenes, spot)
-    found["everything is cloud"] = {n: transfer.all_cloud().mask(s) for n, s in scenes.items()}
+    found["everything is cloud"] = {n: all_cloud().mask(s) for n, s in scenes.items()}
     rows += [transfer.score_masks(m, scenes).assign(run=run) for run, m in found.items()]
 
 # %% tags=["hide-input"]

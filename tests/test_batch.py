@@ -151,13 +151,13 @@ def test_two_runs_do_not_write_into_one_folder(place: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(path: str, *arguments: Any, **options: Any) -> tuple[Path, Path]:
+    def stop(path: str, *arguments: Any) -> predict.Plan:
         if path.endswith("d.tif"):
             raise KeyboardInterrupt
-        return predict.predict_file(path, *arguments, **options)
+        return predict.make_plan(path, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(batch, "predict_file", stop)
+        patch.setattr(batch, "make_plan", stop)
         run()
     report = pd.read_csv(place / "out" / REPORT)
     assert report.status.tolist() == ["done", "done", "failed", "not run"]
@@ -296,10 +296,10 @@ def test_a_part_that_fails_fails_its_scene(place: Path, monkeypatch: pytest.Monk
 
 def test_parts_that_were_lost_are_reported(place: Path) -> None:
     spot, model = get_sensor("spot-5"), load_model("tiny.json")
-    options = predict.Options(tile=16)
-    predict.predict_part("a.tif", spot, "parts", (0, 2), model=model, options=options)
+    plan = predict.make_plan("a.tif", spot, model, options=predict.Options(tile=16))
+    predict.predict_part(plan, "parts", (0, 2))
     with pytest.raises(InputError, match=r"parts: lacks \d+ pixels .*must see the same folders"):
-        predict.join_parts("parts", "a.tif", spot, "out", model=model, options=options)
+        predict.join_parts(plan, "parts", "out")
 
 
 def slow(fields: dict[str, Any]) -> dict[str, Any]:

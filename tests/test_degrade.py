@@ -11,13 +11,14 @@ import xarray as xr
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.labels import to_mask
-from clouddl.mission.degrade import DEGRADATIONS, degrade, robustness
+from clouddl.mission.degrade import DEGRADATIONS, degrade
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.scenes import Scene
 from clouddl.score import pooled
 from clouddl.transfer import open_scenes, predictions, score_masks
 from clouddl_study.corpora import open_corpus
+from clouddl_study.pages.robustness import robustness
 
 BANDS = ["green", "red", "nir", "swir16"]
 HARMLESS = {"saturation": 9.0, "resolution": 30.0}  # of all others, 0

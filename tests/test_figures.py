@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from clouddl import figures
+from clouddl_study.pages import panels
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -22,7 +23,7 @@ def test_the_edges_of_a_panel_are_white(tmp_path: Path, rows: int) -> None:
         },
         bands,
     )
-    figures.save(figures.panel([("A scene", scene, {"CloudDL": mask})] * rows), tmp_path / "p.png")
+    figures.save(panels.panel([("A scene", scene, {"CloudDL": mask})] * rows), tmp_path / "p.png")
     simulated = matplotlib.image.imread(tmp_path / "p.png")[..., :3]
     for edge in (simulated[0], simulated[-1], simulated[:, 0], simulated[:, -1]):
         assert (edge == 1).all()

@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+import xarray as xr
 
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.scenes import Catalogue
+from clouddl.transfer import left_out
+from clouddl_study.experiments import teaching_order
 from clouddl_study.pages.data import places_table
 from clouddl_study.pages.search import best_of
 
@@ -49,3 +53,23 @@ def test_the_best_seed_on_validation_gets_the_name(
     assert fits["seed-1"].card.name == "seed-1"
     same = fits["seed-1"].net.last.weight.half().float()
     assert torch.equal(shipped.net.last.weight, same)
+
+
+def labelled(biome: str, cloud: float, group: str) -> xr.Dataset:
+    """A scene of which only its mask matters, a share `cloud` of it cloudy."""
+    mask = (np.arange(100) < 100 * cloud).astype(np.uint8).reshape(10, 10)
+    return xr.Dataset({"mask": (("y", "x"), mask)}, attrs={"biome": biome, "group": group})
+
+
+def test_one_scene_of_each_biome_is_labelled_first() -> None:
+    shelf = {
+        "a": labelled("Forest", 0.0, "north"),
+        "b": labelled("Forest", 0.4, "north"),
+        "c": labelled("Forest", 0.5, "south"),
+        "d": labelled("Barren", 1.0, "east"),
+        "e": labelled("Water", 0.3, "west"),
+    }
+    order = teaching_order(dict(reversed(shelf.items())))
+    assert order == ["b", "e", "d"]  # those with cloud and clear ground, then the one without
+    # What shares a group with them would tell the model the answer.
+    assert list(left_out(shelf, order)) == ["c"]

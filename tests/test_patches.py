@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from clouddl.figures import ERRORS
+from clouddl_study.pages.panels import ERRORS
 from clouddl_study.pages.patches import STEPS, gallery, patches_of, thresholds
 
 BANDS = ["green", "red", "nir"]

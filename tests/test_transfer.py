@@ -21,14 +21,12 @@ from clouddl.transfer import (
     Method,
     adapt,
     evaluate,
-    left_out,
     model_method,
     open_scenes,
     pixels,
     predictions,
     probability,
     score_masks,
-    teaching_order,
 )
 from clouddl_study import workspace
 
@@ -79,26 +77,6 @@ def test_coarse_scenes_are_scored_and_learnt_from_as_they_are_predicted(
     grown = model_method(model, dilation_m=60).mask(scene)
     np.testing.assert_array_equal(grown, to_mask(expected, model.card.threshold, 60, 60))
     adapt(model, found, tmp_path, epochs=1, size=64)  # which brings them to one resolution
-
-
-def labelled(biome: str, cloud: float, group: str) -> xr.Dataset:
-    """A scene of which only its mask matters, a share `cloud` of it cloudy."""
-    mask = (np.arange(100) < 100 * cloud).astype(np.uint8).reshape(10, 10)
-    return xr.Dataset({"mask": (("y", "x"), mask)}, attrs={"biome": biome, "group": group})
-
-
-def test_one_scene_of_each_biome_is_labelled_first() -> None:
-    shelf = {
-        "a": labelled("Forest", 0.0, "north"),
-        "b": labelled("Forest", 0.4, "north"),
-        "c": labelled("Forest", 0.5, "south"),
-        "d": labelled("Barren", 1.0, "east"),
-        "e": labelled("Water", 0.3, "west"),
-    }
-    order = teaching_order(dict(reversed(shelf.items())))
-    assert order == ["b", "e", "d"]  # those with cloud and clear ground, then the one without
-    # What shares a group with them would tell the model the answer.
-    assert list(left_out(shelf, order)) == ["c"]
 
 
 def test_bands_out_of_the_set_stay_empty(

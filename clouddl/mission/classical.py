@@ -15,24 +15,10 @@ import xarray as xr
 
 from clouddl.errors import InputError
 from clouddl.labels import CLEAR, NODATA, on_grid, spectral_tests
-from clouddl.transfer import Method
 
 # Hagolle 2010: the rise of reflectance that is a cloud, and the days in which it doubles.
 RISE, RISE_DAYS = 0.03, 30.0
 RED_OVER_BLUE = 1.5  # ploughed soil turns redder; a cloud does not
-
-
-def spectral_method(bands: Sequence[str]) -> Method:
-    """Make a method of the spectral tests, for `transfer.evaluate`.
-
-    Args:
-        bands: Common names of the bands to use.
-
-    Returns:
-        The method.
-    """
-    names = list(bands)
-    return Method(tuple(names), lambda scene: spectral_tests(scene.reflectance.sel(band=names)))
 
 
 def multi_temporal_test(

@@ -6,10 +6,9 @@ A degradation is a function (scene, level, rng) -> scene. To add one, write it a
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 from numpy.random import Generator
@@ -17,14 +16,9 @@ from scipy import ndimage
 
 from clouddl import augment
 from clouddl.errors import InputError
-from clouddl.labels import NODATA, to_mask
-from clouddl.model import CloudModel
-from clouddl.network import as_it_is
-from clouddl.predict import predict_array
+from clouddl.labels import NODATA
 from clouddl.scenes import resample
-from clouddl.score import pooled
 from clouddl.sensors import get_sensor, middle
-from clouddl.transfer import Method, Scenes, evaluate, probability
 
 ANGSTROM = 1.3  # exponent of continental aerosol: haze weakens with wavelength (Ångström 1929)
 
@@ -164,45 +158,3 @@ def degrade(scene: xr.Dataset, name: str, level: float, seed: int = 0) -> xr.Dat
         raise InputError(f"degradation {name}: level {level} is out of range; give one from 0 up")
     rng = np.random.default_rng([seed, zlib.crc32(str(scene.attrs["scene"]).encode())])
     return DEGRADATIONS[name](scene, level, rng)
-
-
-def robustness(
-    model: CloudModel,
-    scenes: Scenes,
-    use: Sequence[str],
-    degradation: str,
-    levels: Sequence[float],
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Score a model on degraded scenes.
-
-    A scene made coarser is predicted as `clouddl predict` would: up to 60 m as it is, beyond that
-    brought back to the model's resolution for the network, and its mask to the coarser grid.
-
-    Args:
-        model: The model.
-        scenes: Scenes by id, as `transfer.open_scenes` gives them.
-        use: Bands to predict from.
-        degradation: One of `DEGRADATIONS`.
-        levels: Levels of the degradation.
-        seed: Seed of random patterns.
-
-    Returns:
-        A row a level: scores with their intervals (`score.pooled`).
-    """
-
-    def mask(scene: xr.Dataset) -> np.ndarray:
-        metres = scene.attrs["resolution"]
-        if as_it_is(metres, model.card.resolution):
-            values = probability(model, scene, use)
-        else:
-            image = scene.reflectance.sel(band=list(use))
-            values = predict_array(model, image, resolution=metres)
-        return to_mask(values, model.card.threshold)
-
-    methods = {degradation: Method((), mask)}
-    tables = []
-    for level in levels:
-        harmed = {name: degrade(scene, degradation, level, seed) for name, scene in scenes.items()}
-        tables.append(evaluate(methods, harmed).counts.assign(degradation=degradation, level=level))
-    return pooled(pd.concat(tables), by=["degradation", "level"])

@@ -32,10 +32,11 @@ from clouddl.predict import (
     Options,
     check_results,
     join_parts,
+    make_plan,
     make_results_folder,
     part_count,
-    predict_file,
     predict_part,
+    predict_plan,
     results_of,
 )
 from clouddl.products.raster import open_raster
@@ -299,16 +300,15 @@ def _write_results(job: _Job) -> None:
         date_of(job.path)  # an item needs a date: fail before hours of work
     sensor = get_sensor(job.sensor) if job.sensor else None
     model = shared_model(job.model) if job.model else None
-    how: dict[str, Any] = {"model": model, "reading": job.reading, "options": job.options}
+    plan = make_plan(job.path, sensor, model, job.reading, job.options)
     tags = {"made_from": job.made_from}
     if job.parts and job.part:
-        predict_part(job.path, sensor, job.parts, job.part, **how)
+        predict_part(plan, job.parts, job.part)
         return
     if job.parts:
-        written = join_parts(job.parts, job.path, sensor, job.out, tags=tags, **how)
+        written = join_parts(plan, job.parts, job.out, tags)
     else:
-        progress = job.progress
-        written = predict_file(job.path, sensor, job.out, progress=progress, tags=tags, **how)
+        written = predict_plan(plan, job.out, job.progress, tags)
     if job.stac:
         write_item(job.path, *written)
 

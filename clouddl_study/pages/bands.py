@@ -17,9 +17,10 @@ from clouddl.model import CloudModel
 from clouddl.predict import predict_array
 from clouddl.scenes import Catalogue, open_scene
 from clouddl.score import paired
-from clouddl.sensors import Sensor, fitting_sets, get_sensor, sensors, shared_bands
+from clouddl.sensors import Sensor, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
+from clouddl_study.pages.cards import fitting_sets
 from clouddl_study.tables import percent, points, title_of
 
 # Columns of a table of scores, after that which says on which images.
@@ -99,7 +100,7 @@ def planetscope_pictures(
         model: Works from the four bands of PlanetScope.
 
     Returns:
-        Title and scene of each patch, for `figures.gallery`. The title gives the fraction of cloud,
+        Title and scene of each patch, for `panels.gallery`. The title gives the fraction of cloud,
         and `mask` (y, x) is that of the model.
     """
     pictures = []
@@ -172,7 +173,7 @@ def example_rows(
         runs: Name of a method in the evaluations, by its title in the figure.
 
     Returns:
-        Rows for `figures.panel`.
+        Rows for `panels.panel`.
     """
     rows = []
     for sensor, scenes in sets.items():

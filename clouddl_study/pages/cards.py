@@ -1,15 +1,29 @@
 """The page of model cards: what each shipped model is, and which one serves which sensor."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from clouddl.model import read_card
 from clouddl.scenes import SIMULATED
-from clouddl.sensors import BAND_SETS, fitting_sets, sensors
+from clouddl.sensors import BAND_SETS, sensors
 
 SHIPPED = (*BAND_SETS, "any")
 SCORES = ("scores_sentinel2.csv", "scores_transfer.csv")
+
+
+def fitting_sets(available: Iterable[str]) -> dict[str, list[str]]:
+    """Select the sets of `BAND_SETS` that some bands fill.
+
+    Args:
+        available: Common names of the bands there are.
+
+    Returns:
+        Common names by the name of the set, the largest set first.
+    """
+    names = set(available)
+    return {name: bands for name, bands in BAND_SETS.items() if names.issuperset(bands)}
 
 
 def model_table(models: Path) -> pd.DataFrame:

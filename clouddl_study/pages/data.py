@@ -14,12 +14,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from clouddl import figures
 from clouddl.chips import Chips
 from clouddl.files import Store
 from clouddl.labels import NODATA, dilate
 from clouddl.scenes import SIMULATED, Catalogue, Scene, open_scene
 from clouddl.score import MEASURES, counts, measures
+from clouddl_study.pages import panels
 from clouddl_study.tables import title_of
 
 ROLES = ["train", "validation", "reference", "extra"]  # in the order of the table
@@ -149,7 +149,7 @@ def resolutions_figure(scenes: Sequence[xr.Dataset]) -> Figure:
     Returns:
         The figure.
     """
-    return figures.gallery([(f"{scene.attrs['resolution']:.0f} m", scene) for scene in scenes])
+    return panels.gallery([(f"{scene.attrs['resolution']:.0f} m", scene) for scene in scenes])
 
 
 def terrain_figure(name: str, scene: xr.Dataset) -> Figure:
@@ -163,7 +163,7 @@ def terrain_figure(name: str, scene: xr.Dataset) -> Figure:
         The figure.
     """
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
-    axes[0].imshow(figures.picture(scene)[0])
+    axes[0].imshow(panels.picture(scene)[0])
     axes[0].set_title(title_of(name))
     heights = axes[1].imshow(scene.elevation, cmap="terrain")
     axes[1].set_title("elevation")
@@ -238,10 +238,10 @@ def sources_figure(chip: xr.Dataset, masks: Mapping[str, np.ndarray], soft: np.n
     """
     columns = 4
     rows = math.ceil((len(masks) + 2) / columns)
-    size = (figures.WIDTH * columns, (figures.WIDTH + 0.35) * rows + 0.3)
+    size = (panels.WIDTH * columns, (panels.WIDTH + 0.35) * rows + 0.3)
     figure, axes = plt.subplots(rows, columns, squeeze=False, figsize=size, layout="compressed")
     image, *rest = axes.flat
-    image.imshow(figures.picture(chip.rename(image="reflectance"))[0])
+    image.imshow(panels.picture(chip.rename(image="reflectance"))[0])
     image.set_title("image")
     for axis, (name, mask) in zip(rest, masks.items(), strict=False):
         _show_mask(axis, mask)
@@ -250,7 +250,7 @@ def sources_figure(chip: xr.Dataset, masks: Mapping[str, np.ndarray], soft: np.n
     last.imshow(soft.astype(float), cmap="cividis", vmin=0, vmax=1)
     last.set_title("soft labels")
     for axis in axes.flat:
-        figures.frame(axis, color=FRAME)
+        panels.frame(axis, color=FRAME)
     for axis in rest[len(masks) + 1 :]:
         axis.set_visible(False)
     figure.legend(handles=_mask_legend(), loc="outside lower center", ncols=3)
@@ -332,7 +332,7 @@ def disagreement_figure(
     """Show chips on which processors differ, one a row: image, cirrus band, and each mask.
 
     Args:
-        chips: The chips, with bands that `figures.picture` can show.
+        chips: The chips, with bands that `panels.picture` can show.
         masks: Masks (chip, y, x) of the processors, by name.
         chosen: Indices of the chips.
         cirrus: Reflectance (y, x) of the cirrus band, for each chosen chip.
@@ -341,13 +341,13 @@ def disagreement_figure(
         The figure.
     """
     columns = 2 + len(masks)
-    size = (figures.WIDTH * columns, (figures.WIDTH + 0.3) * len(chosen) + 0.5)
+    size = (panels.WIDTH * columns, (panels.WIDTH + 0.3) * len(chosen) + 0.5)
     figure, axes = plt.subplots(
         len(chosen), columns, squeeze=False, figsize=size, layout="compressed"
     )
     for row, index, band in zip(axes, chosen, cirrus, strict=True):
         chip = chips.dataset.isel(chip=index)
-        row[0].imshow(figures.picture(chip.rename(image="reflectance"))[0])
+        row[0].imshow(panels.picture(chip.rename(image="reflectance"))[0])
         row[0].set_title(title_of(str(chip.scene.values)), fontsize=9)
         row[1].imshow(band, cmap="gray", vmin=0, vmax=THIN)
         row[1].set_title(f"cirrus band, 0 to {THIN:g}", fontsize=9)
@@ -355,7 +355,7 @@ def disagreement_figure(
             _show_mask(axis, mask[index])
             axis.set_title(name, fontsize=9)
     for axis in axes.flat:
-        figures.frame(axis, color=FRAME)
+        panels.frame(axis, color=FRAME)
     figure.legend(handles=_mask_legend(), loc="outside lower center", ncols=3)
     plt.close(figure)
     return figure

@@ -18,10 +18,10 @@ import xarray as xr
 from IPython.display import HTML
 from matplotlib.colors import to_rgb
 
-from clouddl import figures
 from clouddl.labels import to_mask
 from clouddl.score import COUNTS, counts, measures
 from clouddl.transfer import Scenes
+from clouddl_study.pages import panels
 from clouddl_study.pages.transfer import patches_worst_first
 from clouddl_study.tables import percent, title_of
 
@@ -109,7 +109,7 @@ def _figure(patch: Patch) -> str:
     masks = [patch.mask(step) for step in steps]
     verdicts = [_verdict(*pair, patch.scene) for pair in zip(steps, masks, strict=True)]
     first, last = steps.index(patch.threshold), len(steps) - 1
-    rgb, content = figures.picture(patch.scene)
+    rgb, content = panels.picture(patch.scene)
     height, width = masks[0].shape
     name = escape(title_of(patch.name))
     # The masks are one picture, one below the other; the style shows one of them.
@@ -140,8 +140,8 @@ def _verdict(threshold: float, mask: np.ndarray, scene: xr.Dataset) -> str:
 
 def _coloured(masks: Sequence[np.ndarray], scene: xr.Dataset) -> np.ndarray:
     """Masks with their errors in colour (masks * y, x, 3), one below the other."""
-    colours = np.array([to_rgb(colour) for colour in figures.ERRORS.values()])
-    return np.concatenate([colours[figures.errors(mask, scene.mask.values)] for mask in masks])
+    colours = np.array([to_rgb(colour) for colour in panels.ERRORS.values()])
+    return np.concatenate([colours[panels.errors(mask, scene.mask.values)] for mask in masks])
 
 
 def _jpeg(rgb: np.ndarray) -> str:

@@ -3,11 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clouddl.transfer import Scenes
+from clouddl.labels import to_mask
+from clouddl.mission.degrade import degrade
+from clouddl.model import CloudModel
+from clouddl.network import as_it_is
+from clouddl.predict import predict_array
+from clouddl.score import pooled
+from clouddl.transfer import Method, Scenes, evaluate, probability
 from clouddl_study.pages.transfer import all_cloud_f2, by_sensor, cloud_fraction
 from clouddl_study.tables import ALL_CLOUD, enough_units, title_of
 
@@ -65,6 +73,48 @@ def with_floor(about: pd.DataFrame) -> pd.DataFrame:
     return about.assign(**{f"F2 of {ALL_CLOUD}, %": floor})
 
 
+def robustness(
+    model: CloudModel,
+    scenes: Scenes,
+    use: Sequence[str],
+    degradation: str,
+    levels: Sequence[float],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score a model on degraded scenes.
+
+    A scene made coarser is predicted as `clouddl predict` would: up to 60 m as it is, beyond that
+    brought back to the model's resolution for the network, and its mask to the coarser grid.
+
+    Args:
+        model: The model.
+        scenes: Scenes by id, as `transfer.open_scenes` gives them.
+        use: Bands to predict from.
+        degradation: One of `DEGRADATIONS`.
+        levels: Levels of the degradation.
+        seed: Seed of random patterns.
+
+    Returns:
+        A row a level: scores with their intervals (`score.pooled`).
+    """
+
+    def mask(scene: xr.Dataset) -> np.ndarray:
+        metres = scene.attrs["resolution"]
+        if as_it_is(metres, model.card.resolution):
+            values = probability(model, scene, use)
+        else:
+            image = scene.reflectance.sel(band=list(use))
+            values = predict_array(model, image, resolution=metres)
+        return to_mask(values, model.card.threshold)
+
+    methods = {degradation: Method((), mask)}
+    tables = []
+    for level in levels:
+        harmed = {name: degrade(scene, degradation, level, seed) for name, scene in scenes.items()}
+        tables.append(evaluate(methods, harmed).counts.assign(degradation=degradation, level=level))
+    return pooled(pd.concat(tables), by=["degradation", "level"])
+
+
 def every_nth(levels: Sequence[float], harmless: float, every: int) -> list[float]:
     """Choose levels: the worst, and each n-th from it; the harmless one always.
 
@@ -98,7 +148,7 @@ def robustness_curves(curves: pd.DataFrame, levels: Levels) -> Figure:
     """Plot F2 against the level of each degradation, with the floor "everything is cloud".
 
     Args:
-        curves: `degrade.robustness` of all sets, with a column images.
+        curves: `robustness` of all sets, with a column images.
         levels: Unit, harmless level and levels of each degradation.
 
     Returns:
@@ -151,7 +201,7 @@ def break_table(curves: pd.DataFrame, levels: Levels, drop: float) -> pd.DataFra
     """Find the level of each degradation at which F2 has dropped, going away from harmless.
 
     Args:
-        curves: `degrade.robustness` of all sets, with a column images.
+        curves: `robustness` of all sets, with a column images.
         levels: Unit, harmless level and levels of each degradation.
         drop: Loss of F2 from which on the model counts as broken.
 
@@ -191,7 +241,7 @@ def at_floor(curves: pd.DataFrame, drop: float) -> dict[str, list[str]]:
     """Find the degradations under which a model does no better than "everything is cloud".
 
     Args:
-        curves: `degrade.robustness` of all sets, with a column images.
+        curves: `robustness` of all sets, with a column images.
         drop: F2 by which a model must be above the floor to count as better.
 
     Returns:
@@ -209,7 +259,7 @@ def findings(curves: pd.DataFrame, broken: pd.DataFrame, drop: float) -> str:
     """Say in a line for each set what the run showed.
 
     Args:
-        curves: `degrade.robustness` of all sets, with a column images.
+        curves: `robustness` of all sets, with a column images.
         broken: Table of `break_table`.
         drop: As for `at_floor`.
 

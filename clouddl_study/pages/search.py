@@ -10,7 +10,9 @@ import pandas as pd
 from hyperopt.pyll import dfs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from clouddl import figures
 from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, load_model, save_model
@@ -30,6 +32,8 @@ MEANINGS = {
     "learning_rate": "highest rate of the one-cycle schedule",
 }
 
+RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # ticks of the axis of learning rates
+
 
 def space() -> pd.DataFrame:
     """Tabulate the space of the search, read from `clouddl.search.SPACE` itself.
@@ -48,6 +52,50 @@ def space() -> pd.DataFrame:
         row = {"parameter": name, "meaning": MEANINGS.get(name, "")}
         rows.append({**row, "distribution": law, "values": values})
     return pd.DataFrame(rows)
+
+
+def trial_losses(table: pd.DataFrame) -> Figure:
+    """Plot validation F2 of each trial of a search in order, and the best so far.
+
+    Args:
+        table: The trials, as `search.search` returns them.
+
+    Returns:
+        The figure.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 3.2))
+    axis.plot(table.trial, table.val_f2, "o", label="trial")
+    axis.step(table.trial, table.val_f2.cummax(), where="post", label="best so far")
+    axis.set(xlabel="trial", ylabel="validation F2")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+    plt.close(figure)
+    return figure
+
+
+def parameter_slices(table: pd.DataFrame) -> Figure:
+    """Plot validation F2 against each parameter of a search.
+
+    Args:
+        table: The trials, as `search.search` returns them.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(9, 5.4), sharey=True)
+    for axis, name in zip(axes.flat, SPACE, strict=True):
+        points = axis.scatter(table[name], table.val_f2, c=table.trial, cmap="viridis")
+        axis.set_xlabel(name.replace("_", " "))
+        axis.margins(x=0.08)
+        if name == "learning_rate":
+            figures.log_scale(axis, RATES)
+        elif name in CHOICES:
+            axis.set_xticks(CHOICES[name])
+    for axis in axes[:, 0]:
+        axis.set_ylabel("validation F2")
+    figure.colorbar(points, ax=axes, label="trial")
+    plt.close(figure)
+    return figure
 
 
 def _range(expression: Any) -> tuple[str, float, float]:

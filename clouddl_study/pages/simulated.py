@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.stats import wasserstein_distance
 
-from clouddl import figures
 from clouddl.chips import Chips
 from clouddl.labels import CLOUD, NODATA, ukis_csmask
 from clouddl.mission.classical import multi_temporal_test
@@ -24,6 +23,7 @@ from clouddl.sensors import STUDY_BANDS, Sensor
 from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, CLOUD_OPTICAL_DEPTH
 from clouddl.simulate.landscape import LANDSCAPES, Ground
 from clouddl.transfer import Scenes
+from clouddl_study.pages import panels
 from clouddl_study.tables import title_of
 
 COVERS = {
@@ -349,7 +349,7 @@ def plot_side_by_side(
     for row, which in zip(axes, (real, simulated), strict=True):
         for axis, chip in zip(row, np.sort(rng.choice(which, 6, replace=False)), strict=True):
             rgb = images[chip, [2, 1, 0]].transpose(1, 2, 0)
-            axis.imshow(figures.stretched(rgb, BRIGHTEST))
+            axis.imshow(panels.stretched(rgb, BRIGHTEST))
             axis.axis("off")
     axes[0, 0].set_title("corpus", loc="left")
     axes[1, 0].set_title("simulated", loc="left")
@@ -546,7 +546,7 @@ def bands_finding(table: pd.DataFrame) -> str:
 def _picture(axis: Axes, reflectance: xr.DataArray, title: str) -> None:
     """Show reflectance (band, y, x) in true colour."""
     rgb = reflectance.sel(band=["red", "green", "blue"]).transpose("y", "x", "band")
-    axis.imshow(figures.stretched(rgb.values, BRIGHTEST))
+    axis.imshow(panels.stretched(rgb.values, BRIGHTEST))
     _frame(axis, title)
 
 
@@ -573,4 +573,4 @@ def _classes(axis: Axes, codes: np.ndarray, colours: Mapping[str, str], title: s
 def _frame(axis: Axes, title: str) -> None:
     """Frame a picture, and give it a title."""
     axis.set_title(title, fontsize=10)
-    figures.frame(axis, color="grey", linewidth=0.8)
+    panels.frame(axis, color="grey", linewidth=0.8)

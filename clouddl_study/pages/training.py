@@ -16,7 +16,6 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 
-from clouddl import figures
 from clouddl.augment import Augmentation, Batch, random_window, turn
 from clouddl.chips import Chips
 from clouddl.model import CloudModel
@@ -30,6 +29,7 @@ from clouddl.train import (
     labelled,
     on_validation,
 )
+from clouddl_study.pages import panels
 from clouddl_study.tables import percent
 
 FRAME = "#444444"
@@ -432,7 +432,7 @@ def threshold_figure(model: CloudModel, validation: Chips) -> Figure:
 
 
 def curves_figure(runs: Path, names: Sequence[str]) -> Figure:
-    """Plot the learning curves of runs.
+    """Plot the training loss of runs against the epoch.
 
     Args:
         runs: Folder of the runs.
@@ -441,8 +441,16 @@ def curves_figure(runs: Path, names: Sequence[str]) -> Figure:
     Returns:
         The figure.
     """
-    curves = {name: pd.read_csv(runs / name / "curves" / "metrics.csv") for name in names}
-    return figures.learning_curves(curves)
+    figure, axis = plt.subplots(figsize=(8, 3.6))
+    # Solid lines, and dashed ones where the colours begin again.
+    axis.set_prop_cycle(plt.cycler(linestyle=["-", "--"]) * plt.rcParams["axes.prop_cycle"])
+    for name in names:
+        table = pd.read_csv(runs / name / "curves" / "metrics.csv")
+        axis.plot(table.groupby("epoch").loss.mean(), label=name)
+    axis.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    plt.close(figure)
+    return figure
 
 
 def _draw_block(axis: Axes, column: float, level: int, last: int, text: str) -> None:
@@ -511,4 +519,4 @@ def _alone(
 def _colours(image: Tensor, brightest: float) -> np.ndarray:
     """A picture (y, x, 3) of the first three bands, the longest wavelength as red."""
     order = [min(band, len(image) - 1) for band in (2, 1, 0)]
-    return figures.stretched(image[order].permute(1, 2, 0).numpy(), brightest)
+    return panels.stretched(image[order].permute(1, 2, 0).numpy(), brightest)

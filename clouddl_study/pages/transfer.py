@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clouddl import figures
 from clouddl.labels import CLOUD, NODATA
 from clouddl.model import CloudModel
 from clouddl.score import COUNTS, f_beta, measures, paired, pooled
@@ -18,6 +17,8 @@ from clouddl.sensors import BAND_SETS, Sensor, shared_bands
 from clouddl.transfer import Evaluation, Method, Scenes, evaluate, model_method
 from clouddl_study import tables
 from clouddl_study.experiments import models_by_training
+from clouddl_study.pages import panels
+from clouddl_study.pages.curves import precision_recall_curves
 from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, percent, title_of
 from clouddl_study.workspace import read_choices, results_folder, trained_model, work_folder
 
@@ -296,7 +297,7 @@ def precision_recall_figure(
         f"{title_of(row.sensor)} at threshold {threshold:.2f}": (row.recall, row.precision)
         for row in scores.itertuples()
     }
-    return figures.precision_recall_curves(curves, points)
+    return precision_recall_curves(curves, points)
 
 
 def surface_plot(counts: pd.DataFrame, surfaces: pd.DataFrame) -> Figure:
@@ -378,7 +379,7 @@ def error_panel(
         if PEER in evaluation.masks:
             columns["ukis-csmask"] = evaluation.masks[PEER][name]
         rows.append((title_of(name), scenes[name].sel(band=list(bands)), columns))
-    return figures.panel(rows)
+    return panels.panel(rows)
 
 
 def headline_table(

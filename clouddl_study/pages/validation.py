@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from clouddl.model import CloudModel
 from clouddl.score import COUNTS, measures, paired
-from clouddl.sensors import BAND_SETS, fitting_sets
+from clouddl.sensors import BAND_SETS
 from clouddl.transfer import Evaluation, Scenes
+from clouddl_study.pages.cards import fitting_sets
 from clouddl_study.pages.search import plot_f2
 from clouddl_study.pages.transfer import all_cloud_f2, cloud_fraction
 from clouddl_study.tables import ALL_CLOUD, SCORE_COLUMNS, enough_units, title_of
@@ -102,7 +103,7 @@ def panel_rows(
         peer: Title of the last column, and the run it shows.
 
     Returns:
-        Rows of `figures.panel`; the title of a row says which of `ours` it shows.
+        Rows of `panels.panel`; the title of a row says which of `ours` it shows.
     """
     rows = []
     title, other = peer

@@ -1,0 +1,143 @@
+"""Pictures of scenes and of their masks, as several pages show them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from clouddl.labels import CLOUD, NODATA
+
+ERRORS = {  # colours of the classes of `errors`, in the order of their codes
+    "clear": "#5F6B6B",
+    "cloud": "#F2F2F2",
+    "missed": "#E69F00",
+    "false alarm": "#0072B2",
+    "nodata": "#000000",
+}
+WIDTH = 2.3  # inches of one picture in a row
+
+
+def picture(scene: xr.Dataset) -> tuple[np.ndarray, str]:
+    """Make an RGB picture of a scene.
+
+    True colour where the scene has blue; else near infrared, red and green, as SPOT images are
+    printed (vegetation is red). All bands share one stretch, up to reflectance 1 over cloud.
+
+    Args:
+        scene: Has `reflectance` with the dimensions band, y and x.
+
+    Returns:
+        The picture (y, x, 3) in 0..1, and the name of what it shows.
+    """
+    bands, title = ["nir", "red", "green"], "NIR, red, green"
+    if {"red", "green", "blue"} <= set(scene.band.values.tolist()):
+        bands, title = ["red", "green", "blue"], "true colour"
+    rgb = scene.reflectance.sel(band=bands).transpose("y", "x", "band").values
+    brightest = np.clip(float(np.nanpercentile(rgb, 99)), 0.25, 1)
+    return stretched(rgb, brightest), title
+
+
+def stretched(rgb: np.ndarray, brightest: float) -> np.ndarray:
+    """Stretch reflectances for a picture.
+
+    Args:
+        rgb: (y, x, 3), NaN for nodata.
+        brightest: The reflectance that is white.
+
+    Returns:
+        The picture (y, x, 3) in 0..1.
+    """
+    return np.nan_to_num(np.clip(rgb / brightest, 0, 1)) ** 0.6
+
+
+def frame(axis: Axes, **line: Any) -> None:
+    """Leave of an axis only a frame around its picture, so that white ones do not vanish.
+
+    Args:
+        axis: The axis.
+        **line: Colour and width of the frame, as Matplotlib names them.
+    """
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set(visible=True, **line)
+
+
+def errors(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Compare a mask with its reference, pixel by pixel.
+
+    Args:
+        mask: (y, x), 0 clear, 1 cloud, 255 nodata.
+        reference: The same for what is true.
+
+    Returns:
+        (y, x), 0 clear, 1 cloud, 2 cloud missed, 3 false alarm, 4 nodata.
+    """
+    detected, cloud = mask == CLOUD, reference == CLOUD
+    nodata = (mask == NODATA) | (reference == NODATA)
+    return np.select([nodata, detected & cloud, cloud, detected], [4, 1, 2, 3], 0)
+
+
+def panel(rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]]) -> Figure:
+    """Show scenes and their masks, one scene a row: image, reference, each mask with its errors.
+
+    Args:
+        rows: Title, scene with `mask`, and masks (y, x) by name; the same names in all rows.
+
+    Returns:
+        The figure.
+    """
+    columns = 2 + len(rows[0][2])
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        squeeze=False,
+        layout="compressed",
+        figsize=(WIDTH * columns, (WIDTH + 0.5) * len(rows) + 0.5),
+    )
+    colours = ListedColormap(list(ERRORS.values()))
+    for row, (title, scene, masks) in zip(axes, rows, strict=True):
+        rgb, content = picture(scene)
+        row[0].imshow(rgb)
+        row[0].set_title(f"{title}\n{content}")
+        shown = {"reference": scene.mask.values, **masks}
+        for axis, (name, mask) in zip(row[1:], shown.items(), strict=True):
+            axis.imshow(errors(mask, scene.mask.values), colours, vmin=0, vmax=4)
+            axis.set_title(name)
+    for axis in axes.flat:
+        axis.axis("off")
+    names = ("cloud", "clear", "missed", "false alarm")
+    handles = [Patch(facecolor=ERRORS[name], edgecolor="grey", label=name) for name in names]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    plt.close(figure)
+    return figure
+
+
+def gallery(scenes: Sequence[tuple[str, xr.Dataset]]) -> Figure:
+    """Show pictures of scenes, four in a row, with the outline of their mask where they have one.
+
+    Args:
+        scenes: Title and scene.
+
+    Returns:
+        The figure.
+    """
+    rows = math.ceil(len(scenes) / 4)
+    size = (WIDTH * 4, (WIDTH + 0.3) * rows)
+    figure, axes = plt.subplots(rows, 4, squeeze=False, figsize=size)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, scene) in zip(axes.flat, scenes, strict=False):
+        axis.imshow(picture(scene)[0])
+        axis.set_title(title)
+        if "mask" in scene and 0 < (scene.mask == CLOUD).mean() < 1:
+            axis.contour(scene.mask == CLOUD, [0.5], colors=ERRORS["missed"], linewidths=0.8)
+    plt.close(figure)
+    return figure
