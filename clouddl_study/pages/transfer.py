@@ -495,30 +495,32 @@ def rivals_by_images(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def standing(table: pd.DataFrame) -> str:
-    """Say against whom the intervals over places decide, and against whom they do not.
+    """Say of which rivals the network is ahead, by intervals where there are any.
 
     Args:
         table: As `headline_differences`.
 
     Returns:
-        A sentence for each set with intervals over places.
+        A sentence for each set: of intervals over places, or of the scores on too few patches,
+        which decide nothing.
     """
     sentences = []
-    for images, part in table.dropna(subset=["low"]).groupby("images", sort=False):
-        names = part[MINUS].str.partition(": ")[0].str.removeprefix("CloudDL, ")
-        verdicts = {
+    for images, part in table.groupby("images", sort=False):
+        places = part.units.iloc[0]
+        where = f"On {title_of(images)}, over {places} places, the network is"
+        sides = {
             "ahead of": part.low > 0,
             "behind": part.high < 0,
-            "undecided against": (part.low <= 0) & (part.high >= 0),
+            "not shown to differ from": (part.low <= 0) & (part.high >= 0),
         }
-        said = [
-            f"{verdict} {', '.join(names[chosen])}"
-            for verdict, chosen in verdicts.items()
-            if chosen.any()
-        ]
-        places = part.units.iloc[0]
-        sentences.append(f"On {title_of(images)}, over {places} places, it is {'; '.join(said)}.")
-    return " ".join(sentences) or "No set has places enough for an interval."
+        if part.low.isna().all():
+            number = "1 patch" if places == 1 else f"{places} places"
+            where = f"On {title_of(images)} ({number}: too few to decide) its score is"
+            sides = {"above that of": part.difference > 0, "below that of": part.difference < 0}
+        names = part[MINUS].str.partition(": ")[0].str.removeprefix("CloudDL, ")
+        said = [f"{side} {', '.join(names[on])}" for side, on in sides.items() if on.any()]
+        sentences.append(f"- {where} {'; '.join(said) or 'that of all rivals'}.")
+    return "\n".join(sentences)
 
 
 def front_page_numbers(scores: pd.DataFrame, adaptation: pd.DataFrame, run: str) -> dict[str, str]:
