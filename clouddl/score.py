@@ -187,6 +187,31 @@ def paired(
     return {"difference": difference, "low": low, "high": high, "units": len(a)}
 
 
+def block_counts(mask: np.ndarray, reference: np.ndarray, size: int = 64) -> pd.DataFrame:
+    """Count the pixels of one scene in square blocks, for a bootstrap within the scene.
+
+    Where there is a single scene, `pooled` and `paired` of these rows draw its blocks. Such an
+    interval tells how evenly a method works over this scene, and nothing of other scenes.
+
+    Args:
+        mask: (y, x): 0 clear, 1 cloud, 255 nodata.
+        reference: The same.
+        size: Pixels along a block; those at the right and lower edge may be smaller. Errors of
+            neighbouring pixels go together, so blocks should be larger than clouds are.
+
+    Returns:
+        A row for each block that has labelled pixels: its number (`group`) and COUNTS.
+    """
+    height, width = mask.shape
+    corners = [(y, x) for y in range(0, height, size) for x in range(0, width, size)]
+    rows = []
+    for group, (y, x) in enumerate(corners):
+        block = slice(y, y + size), slice(x, x + size)
+        rows.append({"group": group, **counts(mask[block], reference[block])})
+    table = pd.DataFrame(rows)
+    return table[table[COUNTS].sum(axis=1) > 0].reset_index(drop=True)
+
+
 def _by_threshold(probability: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
     """The measures of the pixels at each of `THRESHOLDS`."""
     edges = np.concatenate([[-np.inf], THRESHOLDS - 1e-9, [np.inf]])

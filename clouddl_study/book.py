@@ -16,6 +16,7 @@ from clouddl.files import write_whole
 from clouddl.model import WEIGHTS
 from clouddl.sensors import CARDS
 from clouddl_study import workspace
+from clouddl_study.claims import claims_map
 from clouddl_study.manifest import Manifest
 from clouddl_study.pages.cards import SHIPPED, model_table, sensor_table
 from clouddl_study.tables import readable
@@ -70,6 +71,7 @@ def gather_results(work: Path, book: Path, profile: str, made: Mapping[str, Mani
         if file.suffix in SHOWN and file.exists():
             shutil.copy(file, target)
     write_whole(target / "run_card.md", _run_card(profile, made).encode())
+    write_whole(target / "claims.md", claims_map(work / "results").encode())
 
 
 def _run_card(profile: str, made: Mapping[str, Manifest]) -> str:

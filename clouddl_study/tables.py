@@ -34,7 +34,7 @@ PERCENT = {
 }
 
 # Columns of a table of differences between fractions, shown in points (hundredths).
-POINTS = {"difference", "low", "high"}
+POINTS = {"difference", "low", "high", "within from", "within to"}
 
 # Columns of a table of scores. IoU follows from F1, and accuracy gives way to the balanced one.
 SCORE_COLUMNS = ["f2", "f2_low", "f2_high", "f1", "balanced_accuracy", "mcc", "precision", "recall"]
@@ -49,6 +49,8 @@ HEADS = {
     "high": "to",
     "difference": "Difference, points",
     "units": "Scenes or places",
+    "within from": "Within this patch, from",
+    "within to": "within this patch, to",
 }
 
 # Regular expressions that turn names of sensors, images, collections, surfaces and bands into text.
@@ -85,7 +87,8 @@ ALL_CLOUD = "everything is cloud"  # the method that every other must be better 
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
 # Columns in which NAMES are replaced.
 NAMED = {"set", "images", "sensor", "biome", "collection", "region", "scene", "of"}
-NAMED |= {"band", "bands", "works from", "lacks", "CloudDL minus", "landscape", "parameter"}
+NAMED |= {"band", "bands", "works from", "lacks", "landscape", "parameter"}
+NAMED |= {"CloudDL minus", "CloudDL with"}
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

@@ -292,7 +292,9 @@ tables.show(write_table(work, "final_models", summary))
 
 # %% [markdown]
 # *Table 3.4. The final models; `spot` is the best of the four below it that differ in their seed. Compare a
-# row only with rows that have the same bands and the same labels: `spot-spectral-tests` is scored against the labels of the spectral tests, and so against another target.*
+# row only with rows that have the same bands and the same labels: `spot-spectral-tests` is scored against the labels of the spectral tests, and so
+# against another target. The controls are single fits: compare them with the mean of the four seeds rather than with
+# `spot`.*
 #
 # ## How much is chance?
 #

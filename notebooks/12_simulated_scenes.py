@@ -352,7 +352,8 @@ show(write_table(work, "scores_with_drawn", by_training))
 
 # %% [markdown]
 # *Table 12.4. Models with SPOT's bands by what they learnt from, on the references of each sensor. Compare the three
-# models of one sensor with each other and with the floor, everything is cloud.*
+# models of one sensor with each other and with the floor, everything is cloud. The headline model is the best of four
+# seeds on validation; the two others are single fits.*
 #
 # *Simulated scenes alone* is a model that never saw a real image in training. Where it is below *real scenes alone*,
 # the simulation may lack something that matters; where it is above, real scenes may be too few, or the labels that
@@ -382,8 +383,8 @@ Markdown(answer)
 # %% [markdown]
 # Each line is F2 of the headline model minus F2 of the model of other scenes, on the same places. A positive
 # difference speaks for what the headline model learnt from, a negative one for the other scenes. This is
-# one seed of each model: page 3 fits SPOT's bands with three seeds, and a difference that is smaller than their
-# spread ({doc}`05_spot_transfer`) shows nothing.
+# the best of four seeds on validation against single fits ({doc}`03_hyperopt_search`), and a difference that is smaller
+# than the spread of the seeds ({doc}`05_spot_transfer`) shows nothing.
 #
 # ## The tables of 2020, simulated
 #

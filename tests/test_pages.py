@@ -4,14 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 import xarray as xr
 
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.scenes import Catalogue
-from clouddl.transfer import left_out
+from clouddl.transfer import Evaluation, left_out, score_masks
 from clouddl_study.experiments import teaching_order
+from clouddl_study.pages import transfer
 from clouddl_study.pages.data import places_table
 from clouddl_study.pages.search import best_of
 
@@ -73,3 +76,54 @@ def test_one_scene_of_each_biome_is_labelled_first() -> None:
     assert order == ["b", "e", "d"]  # those with cloud and clear ground, then the one without
     # What shares a group with them would tell the model the answer.
     assert list(left_out(shelf, order)) == ["c"]
+
+
+def evaluated(patches: int, size: int = 256) -> tuple[Evaluation, dict[str, xr.Dataset]]:
+    """Two methods on patches of half cloud: one misses a tenth of it, the other a third."""
+    rng = np.random.default_rng(0)
+    scenes = {}
+    masks: dict[str, dict[str, np.ndarray]] = {"CloudDL: red": {}, "everything else: red": {}}
+    for number in range(patches):
+        truth = np.tile(np.array([0, 1], np.uint8), (size, size // 2))
+        about = {"group": f"g{number}", "biome": "", "collection": "c", "sensor": "landsat-8"}
+        scenes[f"s{number}"] = xr.Dataset({"mask": (("y", "x"), truth)}, attrs=about)
+        for run, missed in zip(masks, (0.1, 0.3), strict=True):
+            masks[run][f"s{number}"] = truth * (rng.random(truth.shape) > missed)
+    counts = [score_masks(found, scenes).assign(run=run) for run, found in masks.items()]
+    return Evaluation(masks, pd.concat(counts)), scenes
+
+
+@pytest.mark.parametrize(
+    ("patches", "size", "over_places", "within"),
+    [(1, 256, False, True), (1, 64, False, False), (4, 64, False, False), (5, 64, True, False)],
+)
+def test_a_difference_has_an_interval_over_places_or_within_its_one_patch(
+    patches: int, size: int, over_places: bool, within: bool
+) -> None:
+    evaluation, scenes = evaluated(patches, size)
+    runs = list(evaluation.masks)
+    table = transfer.differences({"c": evaluation}, {"c": scenes}, runs[0], runs[1:], 50, 0)
+    (row,) = table.to_dict("records")
+    assert row["difference"] > 0.1 and row["units"] == patches
+    assert (np.isfinite(row["low"]), np.isfinite(row["within from"])) == (over_places, within)
+    assert not within or row["within from"] < row["difference"] < row["within to"]
+
+
+def test_the_front_page_says_what_is_decided() -> None:
+    columns = ["images", "CloudDL minus", "difference", "low", "high", "units"]
+    rows = [
+        ["landsat-5", "ukis-csmask: red", -0.05, np.nan, np.nan, 1, -0.06, -0.04],
+        ["landsat-8", "ukis-csmask: red", -0.12, -0.3, -0.01, 20, np.nan, np.nan],
+        ["landsat-8", "CloudDL, real scenes alone: red", 0.0, -0.1, 0.1, 20, np.nan, np.nan],
+    ]
+    table = pd.DataFrame(rows, columns=[*columns, *transfer.WITHIN])
+    assert transfer.rivals_by_images(table).to_dict("list") == {
+        "network minus": ["ukis-csmask", "real scenes alone"],
+        "Landsat 5 (1 patch)": ["-5.0 (within the patch -6.0 to -4.0)", "–"],
+        "Landsat 8 (20 places)": ["-12.0 [-30.0 to -1.0]", "+0.0 [-10.0 to +10.0]"],
+    }
+    assert transfer.standing(table).splitlines() == [
+        "- On Landsat 5 (1 patch: too few to decide) its score is below that of ukis-csmask.",
+        "- On Landsat 8, over 20 places, the network is behind ukis-csmask; "
+        "not shown to differ from real scenes alone.",
+    ]

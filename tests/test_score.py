@@ -20,6 +20,7 @@ from clouddl.score import (
     COUNTS,
     MEASURES,
     best_threshold,
+    block_counts,
     counts,
     f_beta,
     measures,
@@ -274,6 +275,30 @@ def test_reliability() -> None:
     assert found.observed[[0, 5, 9]].tolist() == [0, 0.75, 1]
     assert found.predicted[[0, 5, 9]].tolist() == pytest.approx([0.02, 0.55, 1])
     assert found.observed[[1, 8]].isna().all()
+
+
+def test_blocks_of_a_scene_hold_all_its_pixels_once() -> None:
+    found, truth = masks(3)  # 40 × 50 pixels
+    blocks = block_counts(found, truth, size=16)
+    assert len(blocks) == 3 * 4 and blocks.group.is_unique
+    assert blocks[COUNTS].sum().to_dict() == counts(found, truth)
+    assert pooled(blocks, draws=50).f2[0] == pytest.approx(
+        pooled(table([tuple(counts(found, truth).values())])).f2[0]
+    )
+    corner = counts(found[32:, 48:], truth[32:, 48:])
+    assert blocks[COUNTS].iloc[-1].to_dict() == corner
+    truth[:16, :16] = 255  # a block without a label is no block to draw
+    assert len(block_counts(found, truth, size=16)) == 11
+
+
+def test_within_a_patch_methods_are_drawn_by_the_same_blocks() -> None:
+    found, truth = masks(5, (64, 64))
+    (one, other) = (block_counts(mask, truth, size=16) for mask in (found, truth))
+    difference = paired(other, one, draws=200)
+    assert difference["units"] == 16
+    assert 0 < difference["low"] <= difference["difference"] <= difference["high"]
+    with pytest.raises(InputError, match="one grid"):
+        block_counts(found[:40], truth)
 
 
 def test_a_paired_difference_is_narrower_than_the_scores() -> None:

@@ -168,7 +168,7 @@ def test_study_resumes_and_reruns_what_follows(
     assert said(publish=True) == [kept, "02_second: up to date"]
 
     results = root / "book" / "results"
-    made = {"headline.csv", "run_card.md", "shown", PUBLISHED}
+    made = {"headline.csv", "run_card.md", "claims.md", "shown", PUBLISHED}
     assert {p.name for p in results.iterdir()} == made
     assert (results / "headline.csv").read_text() == "sensor,f2\nlandsat-8,0.9\n"
     assert (results / "shown" / "headline.csv").read_text() == "Sensor,F2 %\nLandsat 8,90.0\n"

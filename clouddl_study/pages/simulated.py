@@ -287,7 +287,7 @@ def plot_ice_and_snow(ratios: Mapping[str, np.ndarray]) -> Figure:
         The figure.
     """
     figure, axis = plt.subplots(figsize=(7, 3))
-    bins = np.linspace(0, 1, 81)
+    bins = np.linspace(0, 1, 81).tolist()
     for (name, values), style in zip(ratios.items(), ("-", "--"), strict=False):
         axis.hist(values, bins, density=True, histtype="step", lw=1.8, ls=style, label=name)
     axis.set(xlabel="reflectance at 1.6 µm divided by red", ylabel="density", yticks=[])

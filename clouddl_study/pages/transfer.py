@@ -12,20 +12,22 @@ from matplotlib.figure import Figure
 
 from clouddl.labels import CLOUD, NODATA
 from clouddl.model import CloudModel
-from clouddl.score import COUNTS, f_beta, measures, paired, pooled
+from clouddl.score import COUNTS, block_counts, f_beta, measures, paired, pooled
 from clouddl.sensors import BAND_SETS, Sensor, shared_bands
 from clouddl.transfer import Evaluation, Method, Scenes, evaluate, model_method
 from clouddl_study import tables
 from clouddl_study.experiments import models_by_training
 from clouddl_study.pages import panels
 from clouddl_study.pages.curves import precision_recall_curves
-from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, percent, title_of
+from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, percent, points, title_of
 from clouddl_study.workspace import read_choices, results_folder, trained_model, work_folder
 
 PEER = "ukis-csmask: blue, green, red, nir"
 #: Beside ours in the headline; what learns from real scenes alone does so as in 2020.
 RIVALS = f"{ALL_CLOUD}|CloudDL, real scenes alone: |spectral tests: |ukis-csmask: "
 SCORES = ["scenes", *tables.SCORE_COLUMNS]
+MINUS = "CloudDL minus"
+WITHIN = ["within from", "within to"]  # interval over the blocks of one patch
 Fraction = TypeVar("Fraction", float, pd.Series)
 
 
@@ -143,27 +145,65 @@ def score_fits(work: Path | str, fits: Mapping[str, str], scenes: Scenes) -> pd.
     return pooled(counts, by=["sensor", "run"], draws=1)[columns].round(3)
 
 
-def differences(counts: pd.DataFrame, run: str, rivals: Sequence[str], seed: int) -> pd.DataFrame:
+def differences(
+    evaluations: Mapping[str, Evaluation],
+    sets: Mapping[str, Scenes],
+    run: str,
+    rivals: Sequence[str],
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
     """Compare F2 of a method with that of others on the same scenes.
 
+    The interval is over places, where there are at least `FEWEST_UNITS`. For a set of one patch
+    there is another one, of a bootstrap of its blocks: within this patch.
+
     Args:
-        counts: A row for each scene and method, as `transfer.evaluate` makes them.
+        evaluations: Of `transfer.evaluate`, by set of images.
+        sets: Scenes of each set.
         run: The method.
-        rivals: Those it is compared with; one that was not run on a sensor is left out.
+        rivals: Those it is compared with.
+        draws: Of the bootstrap.
         seed: Of the bootstrap.
 
     Returns:
-        A row for each sensor and rival, with the columns of `score.paired`.
+        A row for each set (`images`) and rival that runs on the same scenes, with the columns of
+        `score.paired`, and `within from` and `within to`.
     """
+    columns = ["images", MINUS, "difference", "low", "high", "units", *WITHIN]
     rows = []
-    for sensor, part in counts.groupby("sensor", sort=False):
-        one = part[part.run == run]
+    for images, evaluation in evaluations.items():
+        counts = dict(list(evaluation.counts.groupby("run")))
         for rival in rivals:
-            other = part[part.run == rival]
-            if len(other):
-                difference = paired(one, other, seed=seed)
-                rows.append({"sensor": sensor, "CloudDL minus": rival, **difference})
-    return pd.DataFrame(rows)
+            if {run, rival} <= set(counts) and _same_scenes(counts[run], counts[rival]):
+                row = paired(counts[run], counts[rival], draws, seed)
+                within = _within_patch(evaluation, sets[images], (run, rival), draws, seed)
+                row |= dict(zip(WITHIN, within, strict=True))
+                rows.append({"images": images, MINUS: rival, **row})
+    return enough_units(pd.DataFrame(rows, columns=columns))
+
+
+def _same_scenes(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two methods could run on the same scenes of a set."""
+    return set(one.scene) == set(other.scene)
+
+
+def _within_patch(
+    evaluation: Evaluation, scenes: Scenes, runs: Sequence[str], draws: int, seed: int
+) -> tuple[float, float]:
+    """Interval of the difference of two runs over the blocks of the one patch of a set.
+
+    NaN where there are several patches, or fewer blocks than `FEWEST_UNITS`.
+    """
+    if len(scenes) > 1:
+        return np.nan, np.nan
+    ((name, scene),) = scenes.items()
+    blocks = [block_counts(evaluation.masks[run][name], scene.mask.values) for run in runs]
+    if len(blocks[0]) < FEWEST_UNITS:
+        return np.nan, np.nan
+    one, other = blocks
+    difference = paired(one, other, draws, seed)
+    return difference["low"], difference["high"]
 
 
 def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -408,6 +448,80 @@ def headline_table(
     parts.append(adaptation.assign(images=f"{sensor}, not seen in adapting"))
     columns = ["images", "run", "scenes", "f2", "f2_low", "f2_high", "f1", "precision", "recall"]
     return pd.concat(parts, ignore_index=True)[columns].round(3)
+
+
+def headline_differences(work: Path | str, transfer: pd.DataFrame, run: str) -> pd.DataFrame:
+    """Gather the differences that the front page shows: the headline network minus its rivals.
+
+    Args:
+        work: The work folder; those of Sentinel-2 are there once page 4 has run.
+        transfer: As `differences`, of this page.
+        run: The method of the headline.
+
+    Returns:
+        Rows of `differences` for all sets that the headline network runs on.
+    """
+    path = results_folder(work) / "differences_sentinel2.csv"
+    parts = [transfer]
+    if path.exists():
+        sentinel = pd.read_csv(path)
+        parts.insert(0, sentinel[sentinel["CloudDL with"] == run.partition(": ")[2]])
+    table = pd.concat(parts, ignore_index=True)[transfer.columns]
+    return table[table[MINUS].str.match(RIVALS)]
+
+
+def rivals_by_images(table: pd.DataFrame) -> pd.DataFrame:
+    """Write differences in a small table, a row for each rival and a column for each set.
+
+    Args:
+        table: As `headline_differences`.
+
+    Returns:
+        Text: the difference in points, its interval over places in square brackets, or else the
+        one within the patch.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for row in table.to_dict("records"):
+        places = "1 patch" if row["units"] == 1 else f"{row['units']} places"
+        text = points(row["difference"])
+        if np.isfinite(row["low"]):
+            text += f" [{points(row['low'])} to {points(row['high'])}]"
+        elif np.isfinite(row[WITHIN[0]]):
+            within = " to ".join(points(row[end]) for end in WITHIN)
+            text += f" (within the patch {within})"
+        rival = row[MINUS].partition(": ")[0].removeprefix("CloudDL, ")
+        rows.setdefault(rival, {})[f"{title_of(row['images'])} ({places})"] = text
+    shown = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
+    return shown.rename_axis("network minus").reset_index()
+
+
+def standing(table: pd.DataFrame) -> str:
+    """Say of which rivals the network is ahead, by intervals where there are any.
+
+    Args:
+        table: As `headline_differences`.
+
+    Returns:
+        A sentence for each set: of intervals over places, or of the scores on too few patches,
+        which decide nothing.
+    """
+    sentences = []
+    for images, part in table.groupby("images", sort=False):
+        places = part.units.iloc[0]
+        where = f"On {title_of(images)}, over {places} places, the network is"
+        sides = {
+            "ahead of": part.low > 0,
+            "behind": part.high < 0,
+            "not shown to differ from": (part.low <= 0) & (part.high >= 0),
+        }
+        if part.low.isna().all():
+            number = "1 patch" if places == 1 else f"{places} places"
+            where = f"On {title_of(images)} ({number}: too few to decide) its score is"
+            sides = {"above that of": part.difference > 0, "below that of": part.difference < 0}
+        names = part[MINUS].str.partition(": ")[0].str.removeprefix("CloudDL, ")
+        said = [f"{side} {', '.join(names[on])}" for side, on in sides.items() if on.any()]
+        sentences.append(f"- {where} {'; '.join(said) or 'that of all rivals'}.")
+    return "\n".join(sentences)
 
 
 def front_page_numbers(scores: pd.DataFrame, adaptation: pd.DataFrame, run: str) -> dict[str, str]:

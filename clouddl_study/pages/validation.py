@@ -9,13 +9,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from clouddl.model import CloudModel
-from clouddl.score import COUNTS, measures, paired
+from clouddl.score import COUNTS, measures
 from clouddl.sensors import BAND_SETS
 from clouddl.transfer import Evaluation, Scenes
+from clouddl_study.pages import transfer
 from clouddl_study.pages.cards import fitting_sets
 from clouddl_study.pages.search import plot_f2
 from clouddl_study.pages.transfer import all_cloud_f2, cloud_fraction
-from clouddl_study.tables import ALL_CLOUD, SCORE_COLUMNS, enough_units, title_of
+from clouddl_study.tables import ALL_CLOUD, SCORE_COLUMNS, title_of
 
 # Columns of the table of scores.
 SCORES = ("set", "run", "scenes", *SCORE_COLUMNS)
@@ -117,37 +118,39 @@ def panel_rows(
     return rows[:3]
 
 
-def differences(counted: pd.DataFrame, ours: Sequence[str], draws: int, seed: int) -> pd.DataFrame:
-    """Tabulate how far a model is ahead of what does not learn, on the same pixels.
+def differences(
+    evaluations: Mapping[str, Evaluation],
+    sets: Mapping[str, Scenes],
+    ours: Sequence[str],
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Tabulate how far models are ahead of other methods, on the same pixels.
 
     Args:
-        counted: Counts of `transfer.evaluate`, with the column `set`.
-        ours: Runs of CloudDL, each compared with every run that is not CloudDL's.
+        evaluations: Of `transfer.evaluate`, by set of images.
+        sets: Scenes of each set.
+        ours: Runs of CloudDL, each compared with those of like bands and with those of others.
         draws: Of the bootstrap.
         seed: Of the bootstrap.
 
     Returns:
-        A row for each set, model and other method: set, bands, against, ahead, low, high (points of
-        F2) and units.
+        Rows as of `transfer.differences`, with the bands of the model (`CloudDL with`).
     """
-    rows = []
-    for (name, run), part in counted.groupby(["set", "run"], sort=False):
-        if run not in ours:
-            continue
-        bands = run.partition(": ")[2]
-        rivals = counted[(counted.set == name) & ~counted.run.str.startswith("CloudDL")]
-        for other, theirs in rivals.groupby("run", sort=False):
-            if other.startswith("spectral tests") and other.partition(": ")[2] != bands:
-                continue
-            if set(theirs.group) != set(part.group):
-                continue
-            result = paired(part, theirs, draws, seed)
-            row = {"set": name, "CloudDL with": title_of(bands), "against": title_of(other)}
-            row["F2 ahead (points)"] = round(100 * result["difference"], 1)
-            for end in ("low", "high"):
-                row[end] = round(100 * result[end], 1)
-            rows.append({**row, "units": result["units"]})
-    return enough_units(pd.DataFrame(rows))
+    runs = dict.fromkeys(run for e in evaluations.values() for run in e.masks)
+    parts = []
+    for one in ours:
+        bands = one.partition(": ")[2]
+        rivals = [
+            run
+            for run in runs
+            if run not in ours
+            and (run.endswith(f": {bands}") or not run.startswith(("CloudDL", "spectral tests")))
+        ]
+        table = transfer.differences(evaluations, sets, one, rivals, draws, seed)
+        table.insert(1, "CloudDL with", bands)
+        parts.append(table)
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def scene_points(counted: pd.DataFrame, runs: Sequence[str]) -> Figure:
