@@ -27,7 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from clouddl.errors import InputError, WriteError, absent
+from clouddl.errors import InputError, WriteError, absent, folder_of
 from clouddl.files import is_local, replacing, split_member, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, pick_model, shared_model
@@ -515,9 +515,12 @@ def results_of(source: Path | str, out: Path | str) -> tuple[Path, Path]:
 
     Returns:
         Paths of the mask and of the probability.
+
+    Raises:
+        InputError: No folder is given.
     """
-    stem = _stem(source)
-    return Path(out, f"{stem}_cloud.tif"), Path(out, f"{stem}_probability.tif")
+    stem, folder = _stem(source), folder_of(out)
+    return folder / f"{stem}_cloud.tif", folder / f"{stem}_probability.tif"
 
 
 def _stem(source: Path | str) -> str:

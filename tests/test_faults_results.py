@@ -380,11 +380,12 @@ def test_a_model_may_be_given_as_text(tmp_path: Path) -> None:
         ({"options": {"threshold": 0.5}}, r"give Options\(threshold=…"),
         ({"reading": {"scale": 1e-4}}, r"give a Reading\(scale=…"),
         ({"reading": Reading(nodata="0")}, "its nodata is '0'; give a number"),
+        ({"out": None}, "out is None: give the folder for the results"),
     ],
 )
 def test_arguments_of_another_type(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        predict_file(cube(), SENSOR, tmp_path, progress=False, **given)
+        predict_file(cube(), SENSOR, **{"out": tmp_path, "progress": False} | given)
 
 
 def test_a_mask_is_not_its_own_reference(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

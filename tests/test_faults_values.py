@@ -15,6 +15,7 @@ from test_predict import BANDS, SPOT, make_model, scene, write
 from clouddl.errors import InputError
 from clouddl.predict import predict_array, predict_file
 from clouddl.products import open_image
+from clouddl.products.raster import files_of
 from clouddl.products.reading import Reading, check_reflectance
 
 SCALED = Reading(scale=1e-4)
@@ -98,29 +99,55 @@ def test_a_band_that_is_tagged_alpha_is_a_band(values: np.ndarray, tmp_path: Pat
     np.testing.assert_array_equal(open_image(path, SPOT, SCALED).read(), expected)
 
 
-def test_nodata_of_each_band(values: np.ndarray, tmp_path: Path) -> None:
-    path = filled(tmp_path, values)
-    vrt = tmp_path / "a.vrt"
+def virtual(path: Path, tags: str = "") -> Path:
+    """A VRT of a file of four bands, as a script writes it; tags may hold the number of a band."""
     with rasterio.open(path) as file:
-        numbers, dtype = file.read(), file.dtypes[0]
-    for layer, number in enumerate((1, 2, 3, 4)):
-        numbers[layer][GAP[1:]] = number
-    with rasterio.open(path, "r+") as file:
-        file.write(numbers)
-    name = {"uint16": "UInt16", "int16": "Int16"}[dtype]
+        name = {"uint16": "UInt16", "int16": "Int16"}[file.dtypes[0]]
     layers = "".join(
-        f'<VRTRasterBand dataType="{name}" band="{n}"><NoDataValue>{n}</NoDataValue><SimpleSource>'
+        f'<VRTRasterBand dataType="{name}" band="{n}">{tags.format(n)}<SimpleSource>'
         f'<SourceFilename relativeToVRT="1">{path.name}</SourceFilename><SourceBand>{n}'
         "</SourceBand></SimpleSource></VRTRasterBand>"
         for n in (1, 2, 3, 4)
     )
-    vrt.write_text(
+    path.with_suffix(".vrt" if path.suffix == ".tif" else ".outer.vrt").write_text(
         '<VRTDataset rasterXSize="80" rasterYSize="60"><SRS>EPSG:32631</SRS>'
         f"<GeoTransform>500000,10,0,4800000,0,-10</GeoTransform>{layers}</VRTDataset>"
     )
+    return path.with_suffix(".vrt" if path.suffix == ".tif" else ".outer.vrt")
+
+
+def test_nodata_of_each_band(values: np.ndarray, tmp_path: Path) -> None:
+    path = filled(tmp_path, values)
+    with rasterio.open(path) as file:
+        numbers = file.read()
+    for layer, number in enumerate((1, 2, 3, 4)):
+        numbers[layer][GAP[1:]] = number
+    with rasterio.open(path, "r+") as file:
+        file.write(numbers)
+    vrt = virtual(path, "<NoDataValue>{}</NoDataValue>")
     image = open_image(vrt, SPOT, SCALED)
     assert has_gap(image.read())
     assert has_gap(image.select(BANDS[::-1]).read())
+
+
+def test_what_a_vrt_leaves_out_of_its_sources_is_warned_of(
+    values: np.ndarray, tmp_path: Path
+) -> None:
+    inner = virtual(filled(tmp_path, values), "<NoDataValue>0</NoDataValue><Scale>0.0001</Scale>")
+    outer = virtual(inner)
+    lost = r"outer\.vrt: its source .*gap\.vrt says nodata 0, scale 0\.0001, .* --nodata, --scale"
+    with pytest.warns(UserWarning, match=lost):
+        open_image(outer, SPOT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert has_gap(open_image(inner, SPOT).read())
+        assert has_gap(open_image(outer, SPOT, Reading(scale=1e-4, nodata=0)).read())
+    with rasterio.open(outer) as file:
+        assert {Path(name).name for name in files_of(file)} == {
+            "gap.outer.vrt",
+            "gap.vrt",
+            "gap.tif",
+        }
 
 
 def test_nodata_of_arrays(values: np.ndarray) -> None:
@@ -395,7 +422,22 @@ def test_a_gap_of_one_band(five: np.ndarray) -> None:
 
 def test_water_may_be_0_in_short_wave_infrared(five: np.ndarray) -> None:
     five[4, 8:40, 8:24] = 0
+    five[:4, 8:40, 8:24] = 0.07
     assert told(five) == []
+
+
+def test_no_water_is_bright_where_short_wave_infrared_is_0(five: np.ndarray) -> None:
+    """A detector whose swath is narrower than that of the others."""
+    five[4, :, :16] = 0
+    assert "0 fills 25% of the pixels, in swir16, and is not" in told(five)[0]
+
+
+@pytest.mark.parametrize("lines", [np.s_[20], np.s_[:, 20]])
+@pytest.mark.parametrize("band", [1, 4])
+def test_a_lost_line_of_one_band(band: int, lines: Any, five: np.ndarray) -> None:
+    five[3] = np.maximum(five[3], 0.21)
+    five[band][lines] = 0
+    assert f"0 fills 1.56% of the pixels, in {FIVE[band]}, and is not" in told(five)[0]
 
 
 @pytest.mark.parametrize(("number", "columns"), [(0, 2), (-9999, 1), (65535, 2)])

@@ -37,6 +37,7 @@ from clouddl.products.raster import (
     layer_readings,
     open_raster,
     readable_raster,
+    warn_of_sources,
 )
 from clouddl.products.reading import AS_STORED, Level, Reading, check_scaling
 from clouddl.sensors import Sensor, band_names
@@ -352,6 +353,7 @@ def open_file(
     layers, alpha = find_layers(name, file, given, sensor)
     reading = replace(reading, bands=layers)
     readings = layer_readings(file, reading)
+    warn_of_sources(file, reading)
     reading = replace(reading, resolution=pixel_size(file, reading.resolution))
     if sensor and reading.resolution is None and file.gcps[0]:
         raise InputError(

@@ -11,6 +11,8 @@ import numpy as np
 from clouddl.errors import InputError
 
 BLOCK = 8  # pixels a side of the smallest gap of a band that is looked for
+LINE = 64  # pixels of the shortest lost line of a band that is looked for
+LIT = 0.2  # reflectance in another band that no water has
 FEW = 1e-3  # of the pixels: fewer of 0 in all bands may be dark ground
 LARGEST = float(np.finfo(np.float32).max)
 # Usual nodata numbers, the last one of netCDF.
@@ -276,13 +278,15 @@ def _warn_of_darkness(values: np.ndarray, bands: Sequence[str], name: str) -> No
 def _fills(
     values: np.ndarray, bands: Sequence[str], readings: Sequence[Reading]
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Undeclared nodata numbers, and where (band, y, x): in all bands, or a block of one.
+    """Undeclared nodata numbers, and where (band, y, x): in all bands, or a block or line of one.
 
-    In short-wave infrared water may be 0.
+    In short-wave infrared water may be 0, and in the band of cirrus everything.
     """
     least, most = np.nanmin(values), np.nanmax(values)
-    height, width = (side // BLOCK * BLOCK for side in values.shape[1:])
-    dark = np.array([band.startswith(("swir", "cirrus")) for band in bands])
+    swir, cirrus = (
+        np.array([band.startswith(name) for band in bands])[:, None, None]
+        for name in ("swir", "cirrus")
+    )
     for number in FILLS:
         stored = np.array([number], np.float32)
         levels = np.array([reading.reflectance(stored)[0] for reading in readings], float)
@@ -297,12 +301,22 @@ def _fills(
         everywhere = filled.all(0)
         if everywhere.mean() > (0 if number else FEW):
             yield number, filled & everywhere
-        filled &= ~(everywhere | (dark[:, None, None] & (number == 0)))
-        blocks = filled[:, :height, :width]
-        blocks = blocks.reshape(len(bands), height // BLOCK, BLOCK, width // BLOCK, BLOCK)
-        filled[~blocks.all((2, 4)).any((1, 2))] = False
+        filled &= ~everywhere
+        shown = filled
+        if number == 0:
+            lit = np.fmax.reduce(np.where(swir | cirrus, -np.inf, values)) > LIT
+            shown = filled & ~cirrus & (lit | ~swir)
+        shapes = ((BLOCK, BLOCK), (1, LINE), (LINE, 1))
+        filled[~np.any([_holds(shown, *shape) for shape in shapes], axis=0)] = False
         if filled.any():
             yield number, filled
+
+
+def _holds(filled: np.ndarray, down: int, along: int) -> np.ndarray:
+    """Which bands of (band, y, x) are filled in some block of this size."""
+    rows, columns = filled.shape[1] // down, filled.shape[2] // along
+    blocks = filled[:, : rows * down, : columns * along]
+    return blocks.reshape(len(filled), rows, down, columns, along).all((2, 4)).any((1, 2))
 
 
 def _check_level(

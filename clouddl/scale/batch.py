@@ -38,7 +38,7 @@ from clouddl.predict import (
     predict_part,
     results_of,
 )
-from clouddl.products.raster import open_raster
+from clouddl.products.raster import files_of, open_raster
 from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import date_of, is_item, write_item
 from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
@@ -233,7 +233,7 @@ def _files_of(path: str) -> list[Path]:
                 others += [tile for row in layer.tiles for tile in row]
         else:
             with open_raster(file) as opened:
-                others += opened.files
+                others += files_of(opened)
     return [file, *sorted({Path(other) for other in others if os.path.isfile(other)} - {file})]
 
 
