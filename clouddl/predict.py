@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
 PROBABILITY_BYTES = 4  # per pixel
 LONGEST_NAME = 240  # bytes of the name of a result, which is written under a longer one
+LEAST_GROUND = 300.0  # metres a side that an image should show: ten pixels of the models
 LEAST_STEP = 0.05  # of a transform without a CRS: less is in degrees
 RESULT_BYTES = 11  # per pixel, on disk while results are made: as computed, and as COG
 NODATA_OF = {"float32": np.nan, "uint8": NODATA}  # by the type of the probability
@@ -228,6 +229,13 @@ def _check_overview(image: Image, pixels: int = OVERVIEW) -> None:
     step = -(-max(image.overview.shape) // pixels)
     values = image.overview[:, ::step, ::step]
     check_reflectance(values, image.bands, image.name, image.readings, level=image.level)
+    ground = np.multiply(image.shape, image.spacing)
+    if ground.min() < LEAST_GROUND:
+        warnings.warn(
+            f"{image.name}: shows only {ground[0]:.3g} × {ground[1]:.3g} m of ground, in which "
+            "cloud and bright ground look alike; give more of the scene, or the right --resolution",
+            stacklevel=3,
+        )
 
 
 def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:

@@ -171,7 +171,8 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
     if wrong:
         of = f"not a band of {sensor.id}, or " if sensor else ""
         raise InputError(
-            f"{name}: {', '.join(wrong)}: {of}named twice; choose of {', '.join(known)}"
+            f"{name}: {', '.join(wrong)}: {of}named twice; choose of {', '.join(known)} (- skips "
+            "a layer)"
         )
 
 
