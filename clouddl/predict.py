@@ -283,7 +283,11 @@ def _check_options(options: Options) -> None:
 
 
 def _loaded(model: CloudModel | Path | str) -> CloudModel:
-    return shared_model(model) if isinstance(model, Path | str) else model
+    if isinstance(model, Path | str):
+        return shared_model(model)
+    if not isinstance(model, CloudModel):
+        raise InputError(f"model {model!r}: give a model, its name or the path of its card")
+    return model
 
 
 def _default_model(name: str, bands: Sequence[str]) -> CloudModel:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -421,3 +422,15 @@ def test_an_image_of_hardly_any_ground_is_warned_of() -> None:
     """As of a drone: 64 pixels of 5 cm are a tenth of a pixel of the models."""
     with pytest.warns(UserWarning, match=r"shows only 3\.2 × 3\.2 m of ground"):
         predict_array("spot", scene(64, 64), BANDS[1:], 0.05)
+
+
+def test_an_array_whose_pixels_lie_on_no_grid_is_refused() -> None:
+    places = {
+        "band": list(BANDS),
+        "y": 48e5 - 30.0 * np.arange(40),
+        "x": 5e5 + 30.0 * np.arange(40),
+    }
+    array = xr.DataArray(scene(40, 40, 5), places, ("band", "y", "x")).rio.write_crs(UTM)
+    assert open_image(array).resolution == 30
+    with pytest.raises(InputError, match="image: its x has steps from 30 to 270, so its pixels"):
+        open_image(array.isel(x=[*range(10), *range(18, 40)]))

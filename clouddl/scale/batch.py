@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import rasterio
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
@@ -245,8 +245,9 @@ def _outcome_before(job: _Job) -> Outcome:
         return outcome
     for result in (mask, probability):
         try:
-            with rasterio.open(result) as file:
+            with open_raster(result) as file:
                 made_from = file.tags().get("made_from")
+                file.read(1, window=Window(file.width - 1, file.height - 1, 1, 1))  # not cut short
         except (RasterioError, UnicodeEncodeError):  # of a name that is not UTF-8
             return outcome
         if not job.made_from or made_from != job.made_from:
