@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
@@ -343,6 +344,9 @@ def score(
     for name, truth in zip(masks, reference, strict=True):
         if os.path.abspath(name) == os.path.abspath(truth):
             raise InputError(f"{name}: is given as the mask and as its reference; give two files")
+        days = [_day_of(name), _day_of(truth)]
+        if all(days) and days[0] != days[1]:
+            _warn(f"{name}: is of {days[0]} and its reference {truth} of {days[1]}, by their names")
         mask = read_mask(name, "binary")
         decoded = read_mask(truth, codes, like=mask)
         rows.append({"scene": name, **counts(mask.values, decoded.values)})
@@ -585,6 +589,15 @@ def _describe(sensor: "Sensor") -> str:
     return f"{line}\n{'':<12} {bands}"
 
 
+def _day_of(path: str) -> str | None:
+    """The day in the name of a file, None if there is none."""
+    from clouddl.products.stac import date_of
+
+    with suppress(InputError):
+        return date_of(path)[:10]
+    return None
+
+
 def _print_shared(chosen: "list[Sensor]") -> None:
     """The bands that sensors share, and which shipped models fit them."""
     from clouddl.model import shipped_models
@@ -621,6 +634,8 @@ def _open_scenes(
 def _write_table(path: Path, table: "pd.DataFrame") -> None:
     from clouddl.files import write_whole, writing
 
+    if path.exists() and path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        raise InputError(f"{path}: is there, and no table by its name; give one that ends in .csv")
     with writing(path.parent):
         write_whole(path, table.to_csv(index=False).encode())
 

@@ -42,6 +42,20 @@ def check_path(path: Path | str, what: str, advice: str = "") -> None:
         raise InputError(f"{path}: is a folder, not {what}; give a file of it{advice}")
 
 
+def folder_of(out: Path | str) -> Path:
+    """Take what a caller gave as the folder of results.
+
+    Args:
+        out: The folder.
+
+    Raises:
+        InputError: It is no path.
+    """
+    if not isinstance(out, Path | str):
+        raise InputError(f"out is {out!r}: give the folder for the results")
+    return Path(out)
+
+
 @contextmanager
 def readable(file: Path | str, what: str, advice: str = DAMAGED) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into an InputError that names the file.

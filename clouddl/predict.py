@@ -27,7 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from clouddl.errors import InputError, WriteError, absent
+from clouddl.errors import InputError, WriteError, absent, folder_of
 from clouddl.files import is_local, replacing, split_member, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, pick_model, shared_model
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 PART_PIXELS = 1 << 25  # of an image that are worth a worker, which first looks over all of it
 PROBABILITY_BYTES = 4  # per pixel
 LONGEST_NAME = 240  # bytes of the name of a result, which is written under a longer one
+LEAST_GROUND = 300.0  # metres a side that an image should show: ten pixels of the models
 LEAST_STEP = 0.05  # of a transform without a CRS: less is in degrees
 RESULT_BYTES = 11  # per pixel, on disk while results are made: as computed, and as COG
 NODATA_OF = {"float32": np.nan, "uint8": NODATA}  # by the type of the probability
@@ -265,6 +266,13 @@ def _check_overview(image: Image, pixels: int = OVERVIEW) -> None:
     step = -(-max(image.overview.shape) // pixels)
     values = image.overview[:, ::step, ::step]
     check_reflectance(values, image.bands, image.name, image.readings, level=image.level)
+    ground = np.multiply(image.shape, image.spacing)
+    if ground.min() < LEAST_GROUND:
+        warnings.warn(
+            f"{image.name}: shows only {ground[0]:.3g} × {ground[1]:.3g} m of ground, in which "
+            "cloud and bright ground look alike; give more of the scene, or the right --resolution",
+            stacklevel=3,
+        )
 
 
 def _resolution(image: Image, used: Sequence[str], card: ModelCard) -> float:
@@ -312,7 +320,11 @@ def _check_options(options: Options) -> None:
 
 
 def _loaded(model: CloudModel | Path | str) -> CloudModel:
-    return shared_model(model) if isinstance(model, Path | str) else model
+    if isinstance(model, Path | str):
+        return shared_model(model)
+    if not isinstance(model, CloudModel):
+        raise InputError(f"model {model!r}: give a model, its name or the path of its card")
+    return model
 
 
 def _default_model(name: str, bands: Sequence[str]) -> CloudModel:
@@ -525,9 +537,12 @@ def results_of(source: Path | str, out: Path | str) -> tuple[Path, Path]:
 
     Returns:
         Paths of the mask and of the probability.
+
+    Raises:
+        InputError: No folder is given.
     """
-    stem = _stem(source)
-    return Path(out, f"{stem}_cloud.tif"), Path(out, f"{stem}_probability.tif")
+    stem, folder = _stem(source), folder_of(out)
+    return folder / f"{stem}_cloud.tif", folder / f"{stem}_probability.tif"
 
 
 def _stem(source: Path | str) -> str:

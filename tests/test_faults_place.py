@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from test_predict import make_model
+from test_predict import make_model, scene
 
 from clouddl.errors import InputError
 from clouddl.network import ModelCard
-from clouddl.predict import _warn_of_step, predict_file
+from clouddl.predict import _warn_of_step, predict_array, predict_file
 from clouddl.products import open_image
 from clouddl.products.image import Image, open_file
 from clouddl.products.place import ControlPoints, Grid, check_place
@@ -415,3 +416,21 @@ def test_a_transform_without_a_crs_that_says_other_pixels(tmp_path: Path) -> Non
             warnings.simplefilter("always")
             _warn_of_step(image, 30)
         assert [f"--resolution {step}" in str(one.message) for one in caught] == [True] * said
+
+
+def test_an_image_of_hardly_any_ground_is_warned_of() -> None:
+    """As of a drone: 64 pixels of 5 cm are a tenth of a pixel of the models."""
+    with pytest.warns(UserWarning, match=r"shows only 3\.2 × 3\.2 m of ground"):
+        predict_array("spot", scene(64, 64), BANDS[1:], 0.05)
+
+
+def test_an_array_whose_pixels_lie_on_no_grid_is_refused() -> None:
+    places = {
+        "band": list(BANDS),
+        "y": 48e5 - 30.0 * np.arange(40),
+        "x": 5e5 + 30.0 * np.arange(40),
+    }
+    array = xr.DataArray(scene(40, 40, 5), places, ("band", "y", "x")).rio.write_crs(UTM)
+    assert open_image(array).resolution == 30
+    with pytest.raises(InputError, match="image: its x has steps from 30 to 270, so its pixels"):
+        open_image(array.isel(x=[*range(10), *range(18, 40)]))

@@ -459,6 +459,14 @@ def test_reflectances_with_and_without_relief_are_not_mixed(tmp_path: Path) -> N
         open_product(path)
 
 
+def test_what_lines_of_metadata_lack_is_told_with_their_file(tmp_path: Path) -> None:
+    path, _ = landsat(tmp_path)
+    lines = next(path.glob("*_MTL.txt"))
+    lines.write_text(lines.read_text().replace("FILE_NAME_BAND_4", "FILE_NAME_BAND_X"))
+    with pytest.raises(InputError, match=r"_MTL\.txt has no FILE_NAME_BAND_4; the metadata are"):
+        open_product(path)
+
+
 @pytest.mark.parametrize("ending", ["xml", "json"])
 def test_landsat_by_its_other_metadata(ending: str, tmp_path: Path) -> None:
     path, _ = landsat(tmp_path)

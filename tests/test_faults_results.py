@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -380,11 +381,13 @@ def test_a_model_may_be_given_as_text(tmp_path: Path) -> None:
         ({"options": {"threshold": 0.5}}, r"give Options\(threshold=…"),
         ({"reading": {"scale": 1e-4}}, r"give a Reading\(scale=…"),
         ({"reading": Reading(nodata="0")}, "its nodata is '0'; give a number"),
+        ({"model": 3}, "model 3: give a model, its name or the path of its card"),
+        ({"out": None}, "out is None: give the folder for the results"),
     ],
 )
 def test_arguments_of_another_type(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        predict_file(cube(), SENSOR, tmp_path, progress=False, **given)
+        predict_file(cube(), SENSOR, **{"out": tmp_path, "progress": False} | given)
 
 
 def test_a_mask_is_not_its_own_reference(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -394,6 +397,32 @@ def test_a_mask_is_not_its_own_reference(tmp_path: Path, capsys: pytest.CaptureF
         patch.setattr("sys.argv", monkey)
         cli.main()
     assert "is given as the mask and as its reference" in capsys.readouterr().err
+
+
+def test_a_reference_of_another_day_and_a_table_in_place_of_a_mask(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    mask = write_mask(tmp_path / "S2A_MSIL1C_20220301T105021_N0400_20220308_cloud.tif", MASK)
+    same = write_mask(tmp_path / "truth_20220301.tif", MASK)
+    assert run(f"score {mask} --reference {same}")[::2] == (0, "")
+    other = write_mask(tmp_path / "truth_20220411.tif", MASK)
+    words = "is of 2022-03-01 and its reference"
+    assert words in run(f"score {mask} --reference {other}")[2]
+    code, _, words = run(f"score {mask} --reference {same} --csv {mask}")
+    assert code == 2 and "is there, and no table by its name" in words
+    assert np.array_equal(read_mask(mask, "binary"), MASK)
+
+
+def test_a_result_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.tif")
+
+    def status() -> str:
+        return predict_batch([str(image)], SENSOR, tmp_path / "out")[0].status
+
+    assert [status(), status()] == ["done", "left"]
+    mask, _ = results_of(image, tmp_path / "out")
+    mask.write_bytes(mask.read_bytes()[:-20])
+    assert [status(), status()] == ["done", "left"]
 
 
 def test_a_probability_is_no_mask(tmp_path: Path) -> None:

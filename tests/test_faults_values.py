@@ -15,6 +15,7 @@ from test_predict import BANDS, SPOT, make_model, scene, write
 from clouddl.errors import InputError
 from clouddl.predict import predict_array, predict_file
 from clouddl.products import open_image
+from clouddl.products.raster import files_of
 from clouddl.products.reading import Reading, check_reflectance
 
 SCALED = Reading(scale=1e-4)
@@ -98,29 +99,55 @@ def test_a_band_that_is_tagged_alpha_is_a_band(values: np.ndarray, tmp_path: Pat
     np.testing.assert_array_equal(open_image(path, SPOT, SCALED).read(), expected)
 
 
-def test_nodata_of_each_band(values: np.ndarray, tmp_path: Path) -> None:
-    path = filled(tmp_path, values)
-    vrt = tmp_path / "a.vrt"
+def virtual(path: Path, tags: str = "") -> Path:
+    """A VRT of a file of four bands, as a script writes it; tags may hold the number of a band."""
     with rasterio.open(path) as file:
-        numbers, dtype = file.read(), file.dtypes[0]
-    for layer, number in enumerate((1, 2, 3, 4)):
-        numbers[layer][GAP[1:]] = number
-    with rasterio.open(path, "r+") as file:
-        file.write(numbers)
-    name = {"uint16": "UInt16", "int16": "Int16"}[dtype]
+        name = {"uint16": "UInt16", "int16": "Int16"}[file.dtypes[0]]
     layers = "".join(
-        f'<VRTRasterBand dataType="{name}" band="{n}"><NoDataValue>{n}</NoDataValue><SimpleSource>'
+        f'<VRTRasterBand dataType="{name}" band="{n}">{tags.format(n)}<SimpleSource>'
         f'<SourceFilename relativeToVRT="1">{path.name}</SourceFilename><SourceBand>{n}'
         "</SourceBand></SimpleSource></VRTRasterBand>"
         for n in (1, 2, 3, 4)
     )
-    vrt.write_text(
+    path.with_suffix(".vrt" if path.suffix == ".tif" else ".outer.vrt").write_text(
         '<VRTDataset rasterXSize="80" rasterYSize="60"><SRS>EPSG:32631</SRS>'
         f"<GeoTransform>500000,10,0,4800000,0,-10</GeoTransform>{layers}</VRTDataset>"
     )
+    return path.with_suffix(".vrt" if path.suffix == ".tif" else ".outer.vrt")
+
+
+def test_nodata_of_each_band(values: np.ndarray, tmp_path: Path) -> None:
+    path = filled(tmp_path, values)
+    with rasterio.open(path) as file:
+        numbers = file.read()
+    for layer, number in enumerate((1, 2, 3, 4)):
+        numbers[layer][GAP[1:]] = number
+    with rasterio.open(path, "r+") as file:
+        file.write(numbers)
+    vrt = virtual(path, "<NoDataValue>{}</NoDataValue>")
     image = open_image(vrt, SPOT, SCALED)
     assert has_gap(image.read())
     assert has_gap(image.select(BANDS[::-1]).read())
+
+
+def test_what_a_vrt_leaves_out_of_its_sources_is_warned_of(
+    values: np.ndarray, tmp_path: Path
+) -> None:
+    inner = virtual(filled(tmp_path, values), "<NoDataValue>0</NoDataValue><Scale>0.0001</Scale>")
+    outer = virtual(inner)
+    lost = r"outer\.vrt: its source .*gap\.vrt says nodata 0, scale 0\.0001, .* --nodata, --scale"
+    with pytest.warns(UserWarning, match=lost):
+        open_image(outer, SPOT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert has_gap(open_image(inner, SPOT).read())
+        assert has_gap(open_image(outer, SPOT, Reading(scale=1e-4, nodata=0)).read())
+    with rasterio.open(outer) as file:
+        assert {Path(name).name for name in files_of(file)} == {
+            "gap.outer.vrt",
+            "gap.vrt",
+            "gap.tif",
+        }
 
 
 def test_nodata_of_arrays(values: np.ndarray) -> None:
@@ -395,7 +422,45 @@ def test_a_gap_of_one_band(five: np.ndarray) -> None:
 
 def test_water_may_be_0_in_short_wave_infrared(five: np.ndarray) -> None:
     five[4, 8:40, 8:24] = 0
+    five[:4, 8:40, 8:24] = 0.07
     assert told(five) == []
+
+
+def test_no_water_is_bright_where_short_wave_infrared_is_0(five: np.ndarray) -> None:
+    """A detector whose swath is narrower than that of the others."""
+    five[4, :, :16] = 0
+    assert "0 fills 25% of the pixels, in swir16, and is not" in told(five)[0]
+
+
+@pytest.mark.parametrize("band", [1, 4])
+def test_lost_lines_of_one_band(band: int, five: np.ndarray) -> None:
+    """As a scanner leaves them on a turned grid; what a correction clips at 0 is none."""
+    five[3] = np.maximum(five[3], 0.21)
+    y, x = np.indices(five.shape[1:])
+    lost = (3 * y + x) % 60 < 3
+    clipped = five.copy()
+    clipped[band] = np.clip(clipped[band] - np.percentile(clipped[band], 5), 0, None)
+    assert not [words for words in told(clipped, level="surface") if "fills" in words]
+    five[band][lost] = 0
+    (words,) = told(five, level="surface")
+    assert f"0 fills {100 * lost.mean():.3g}% of the pixels, in {FIVE[band]}, and is not" in words
+
+
+@pytest.mark.parametrize(
+    ("number", "reading"),
+    [(1, Reading()), (1, SCALED), (10_000, Reading(scale=1e-4, offset=-0.1)),
+     (255, Reading(scale=1 / 255)), (2**32 - 1, SCALED), (-(2**31), SCALED)],
+)  # fmt: skip
+def test_a_frame_of_any_number(number: int, reading: Reading, five: np.ndarray) -> None:
+    five[:, :16] = reading.reflectance(np.array([number], np.int64))
+    (words,) = told(five, readings=[reading] * 5)
+    assert words.endswith(f"--nodata {number}") and "fills 25% of the pixels" in words
+
+
+def test_nodata_that_float32_does_not_hold(values: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_reflectance(values, BANDS, "a.tif", [Reading(nodata=-1.797e308)] * 4)
 
 
 @pytest.mark.parametrize(("number", "columns"), [(0, 2), (-9999, 1), (65535, 2)])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,20 @@ def test_proposals_answered_come_back_on_their_pixels(tmp_path: Path, scene: xr.
     labels = read_labels(answered(tmp_path, places, scene, "one.geojson"), scene)
     assert (labels != 255).sum() == len(rows)
     np.testing.assert_array_equal(labels[rows, columns], scene.mask.values[rows, columns])
+
+
+def test_a_place_that_is_labelled_cloud_and_clear_is_warned_of(
+    tmp_path: Path, scene: xr.Dataset
+) -> None:
+    one, utm = tmp_path / "one.geojson", "EPSG:32631"
+    wide, narrow = at(scene, 20, 20).buffer(90), at(scene, 20, 20).buffer(40)
+    geojson(one, ("cloud", wide), ("high cloud", narrow), ("land", at(scene, 5, 5)), crs=utm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        read_labels(one, scene)
+    geojson(one, ("cloud", wide), ("clear", narrow), ("cloud", at(scene, 20, 20)), crs=utm)
+    with pytest.warns(UserWarning, match=r"one\.geojson: \d+ pixels are labelled cloud and clear"):
+        assert read_labels(one, scene)[20, 20] == 1
 
 
 def test_bad_labels_say_what_to_mend(tmp_path: Path, scene: xr.Dataset) -> None:

@@ -6,6 +6,7 @@ image of another date; here there is one image, as in a satellite's first days.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,12 +16,13 @@ import shapely
 import xarray as xr
 from pyogrio import list_layers, raw
 from rasterio._err import CPLE_BaseError  # which GDAL's transformation raises as it is
+from rasterio.enums import MergeAlg
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.warp import transform
 from scipy.ndimage import uniform_filter
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, folder_of
 from clouddl.files import replacing, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, on_grid
 from clouddl.products import open_image
@@ -93,7 +95,7 @@ def read_labels(path: Path | str, scene: xr.Dataset) -> np.ndarray:
     """Read points and polygons that a person labelled.
 
     The attribute `class` is a key of `CLASSES`, or empty: not answered yet. Where features overlap
-    the later one holds.
+    the later one holds; a warning says so where one is cloud and one is clear.
 
     Args:
         path: A GeoJSON or GeoPackage file.
@@ -133,7 +135,23 @@ def read_labels(path: Path | str, scene: xr.Dataset) -> np.ndarray:
             f"{path}: none of its {number} features has a class; "
             f"fill the attribute `class` with one of {', '.join(CLASSES)}"
         )
+    cloud, labelled = (
+        rasterize(layer, size, merge_alg=MergeAlg.add, dtype="int32")
+        for layer in (shapes, [(outline, 1) for outline, _ in shapes])
+    )
+    _warn_of_overlap(path, (cloud > 0) & (cloud < labelled))
     return rasterize(shapes, size, fill=NODATA, dtype="uint8")
+
+
+def _warn_of_overlap(path: Path | str, both: np.ndarray) -> None:
+    """Warn where pixels (y, x) are labelled cloud and clear."""
+    if both.any():
+        row, column = np.argwhere(both)[0]
+        warnings.warn(
+            f"{path}: {both.sum()} pixels are labelled cloud and clear, the first in row {row}, "
+            f"column {column}; there the later label holds: redraw the outlines if it is wrong",
+            stacklevel=4,
+        )
 
 
 def _in_pixels(geometry: shapely.Geometry, crs: str, scene: xr.Dataset) -> shapely.Geometry:
@@ -296,8 +314,9 @@ def label_image(
     given = np.full(image.shape, NODATA, np.uint8)
     for file in labels:
         more = read_labels(file, scene)
+        _warn_of_overlap(file, (given != NODATA) & (more != NODATA) & (given != more))
         given = np.where(more == NODATA, given, more)
-    stem = Path(out, Path(path).stem)
+    stem = folder_of(out) / Path(path).stem
     proposals = Path(f"{stem}_next.geojson")
     if proposals.exists() and any(name for name, _, _ in _vectors(proposals)):
         raise InputError(f"{proposals}: holds answers; rename it and give it with --labels")

@@ -37,6 +37,7 @@ from clouddl.products.raster import (
     layer_readings,
     open_raster,
     readable_raster,
+    warn_of_sources,
 )
 from clouddl.products.reading import AS_STORED, Level, Reading, check_scaling
 from clouddl.sensors import Sensor, band_names
@@ -352,6 +353,7 @@ def open_file(
     layers, alpha = find_layers(name, file, given, sensor)
     reading = replace(reading, bands=layers)
     readings = layer_readings(file, reading)
+    warn_of_sources(file, reading)
     reading = replace(reading, resolution=pixel_size(file, reading.resolution))
     if sensor and reading.resolution is None and file.gcps[0]:
         raise InputError(
@@ -402,6 +404,7 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
         check_scaling(name, band, reading)
     grid = Grid((array.shape[1], array.shape[2]))
     if array.rio.crs:
+        _check_steps(array, name)
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
         check_place(name, grid)
         resolution = resolution or spacing_of(grid)[0]
@@ -411,6 +414,19 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     if min(numbers.strides) < 0 or not numbers.flags.writeable:  # PyTorch takes no such views
         numbers = numbers.copy()
     return ArrayImage(name, sensor, level, reading.named, reading, numbers, grid)
+
+
+def _check_steps(array: "xr.DataArray", name: str) -> None:
+    """Raise InputError for coordinates with gaps or overlaps, as of parts that were joined."""
+    for axis in {"y", "x"} & set(array.coords):
+        places = array[axis].values.astype(float)
+        even, step = np.linspace(places[0], places[-1], len(places), retstep=True)
+        if np.abs(places - even).max() > abs(step) / 2:
+            steps = np.abs(np.diff(places))
+            raise InputError(
+                f"{name}: its {axis} has steps from {steps.min():g} to {steps.max():g}, so its "
+                "pixels lie on no grid; bring it to one first (.interp, .reindex or odc-geo)"
+            )
 
 
 def _stated(array: "xr.DataArray", name: str, *keys: str) -> float | None:

@@ -101,14 +101,13 @@ def _mtl(files: Files, member: str) -> Fields:
     groups = [root]
     for line in files.text(member).decode("utf-8", "replace").splitlines():
         key, _, value = line.partition("=")
-        name = key.strip()
-        text = value.strip().strip('"')
-        if name == "GROUP":
+        key, text = key.strip(), value.strip().strip('"')
+        if key == "GROUP":
             groups.append(SubElement(groups[-1], text))
-        elif name == "END_GROUP":
+        elif key == "END_GROUP":
             groups = groups[:1] + groups[1:-1]
         else:
-            SubElement(groups[-1], name).text = text
+            SubElement(groups[-1], key).text = text
     return Fields(root, name)
 
 

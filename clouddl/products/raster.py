@@ -5,7 +5,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from clouddl.errors import DAMAGED, InputError, check_path
-from clouddl.files import is_local, split_member
+from clouddl.files import is_local, masks_of, split_member
 from clouddl.products.reading import Layers, Reading, check_scaling
 from clouddl.sensors import STUDY_BANDS, Sensor, band_name
 
@@ -39,6 +39,26 @@ def open_raster(path: Path | str) -> DatasetReader:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path)
+
+
+def files_of(file: DatasetReader) -> list[str]:
+    """Name all files that a file is read from.
+
+    Args:
+        file: The open file.
+
+    Returns:
+        Its own name first; of a VRT also the files that its sources are made of.
+    """
+    files = list(file.files)
+    waiting = files[1:] if file.driver == "VRT" else []
+    while waiting:
+        name = waiting.pop()
+        if os.path.isfile(name):
+            with suppress(RasterioError), open_raster(name) as source:
+                new = [other for other in source.files if other not in files]
+                files, waiting = files + new, waiting + new
+    return files
 
 
 def check_name(path: Path | str) -> None:
@@ -154,7 +174,8 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
     if wrong:
         of = f"not a band of {sensor.id}, or " if sensor else ""
         raise InputError(
-            f"{name}: {', '.join(wrong)}: {of}named twice; choose of {', '.join(known)}"
+            f"{name}: {', '.join(wrong)}: {of}named twice; choose of {', '.join(known)} (- skips "
+            "a layer)"
         )
 
 
@@ -266,3 +287,41 @@ def layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]
     if other:
         warnings.warn(other[0], stacklevel=3)
     return readings
+
+
+def warn_of_sources(file: DatasetReader, reading: Reading) -> None:
+    """Warn where a source of a VRT says how its numbers are read, but neither VRT nor user does.
+
+    Args:
+        file: The open file.
+        reading: What is given.
+    """
+    for name in files_of(file)[1:] if file.driver == "VRT" else ():
+        tags = {}
+        with suppress(RasterioError), open_raster(name) as source:
+            tags = _tags(source)
+        lost = [what for what in tags if what not in _tags(file) and getattr(reading, what) is None]
+        if lost:
+            listed = ", ".join(f"{what} {tags[what]}" for what in lost)
+            options = ", ".join(f"--{what}" for what in lost)
+            warnings.warn(
+                f"{file.name}: its source {name} says {listed}, which it leaves out and which is "
+                f"not used; make it by gdalbuildvrt, or give {options}",
+                stacklevel=3,
+            )
+            return
+
+
+def _tags(file: DatasetReader) -> dict[str, str]:
+    """What a file says of how its numbers are read."""
+    scale, offset, nodata = file.scales[0], file.offsets[0], file.nodata
+    tags = {}
+    if any(masks_of(file)):
+        tags["nodata"] = "by a mask"
+    elif nodata is not None and not np.isnan(nodata):
+        tags["nodata"] = f"{nodata:g}"
+    if scale != 1:
+        tags["scale"] = f"{scale:g}"
+    if offset:
+        tags["offset"] = f"{offset:g}"
+    return tags

@@ -11,10 +11,14 @@ import numpy as np
 from clouddl.errors import InputError
 
 BLOCK = 8  # pixels a side of the smallest gap of a band that is looked for
+LINE = 64  # pixels of the shortest lost line of a band that is looked for
+LIT = 0.2  # reflectance in another band that no water has
+APART = 0.02  # from 0 to the next reflectance: what is clipped at 0 has neighbours nearer than this
 FEW = 1e-3  # of the pixels: fewer of 0 in all bands may be dark ground
 LARGEST = float(np.finfo(np.float32).max)
 # Usual nodata numbers, the last one of netCDF.
-FILLS = (0, -9999, -999, -10000, -32768, 65535, -LARGEST, LARGEST, 15 * 2.0**119)
+FILLS: tuple[float, ...] = (0, -9999, -999, -10000, -32768, 65535, -(2**31), 2**31 - 1, 2**32 - 1)
+FILLS += (-LARGEST, LARGEST, 15 * 2.0**119)
 OFFSET = 0.1  # that Sentinel-2's numbers hold since baseline 04.00, as reflectance
 HIGHEST_OFFSET = 5.0  # at level 1 of Landsat it is 0.1 over the sine of the sun's elevation
 OVERCAST = 0.5  # an image of a higher median is cloud or snow, of which an offset changes nothing
@@ -76,8 +80,8 @@ class Reading:
                 values = numbers.astype(np.float32)  # and then in place, where NaN stays NaN
                 values *= np.float32(scale)
                 values += np.float32(offset)
-            if self.nodata is not None:
-                values[numbers == self.nodata] = np.nan
+                if self.nodata is not None:  # which may be more than float32 holds
+                    values[numbers == self.nodata] = np.nan
         infinite = np.isinf(values)
         return np.where(infinite, np.float32(np.nan), values) if infinite.any() else values
 
@@ -215,10 +219,10 @@ def _without_fills(
     mend = "predict its bands with --sensor and" if product else "say"
     for number, filled in _fills(values, bands, readings):
         where = ", ".join(bands[int(index)] for index in np.flatnonzero(filled.any(axis=(1, 2))))
-        percent = 100 * filled.any(axis=0).mean()
+        percent, text = 100 * filled.any(axis=0).mean(), f"{number:.10g}"
         warnings.warn(
-            f"{name}: {number:g} fills {percent:.3g}% of the pixels, in {where}, and is not "
-            f"declared as nodata; if it means nodata, {mend} --nodata {number:.9g}",
+            f"{name}: {text} fills {percent:.3g}% of the pixels, in {where}, and is not declared "
+            f"as nodata; if it means nodata, {mend} --nodata {text}",
             stacklevel=4,
         )
         values = np.where(filled, np.nan, values)
@@ -276,14 +280,17 @@ def _warn_of_darkness(values: np.ndarray, bands: Sequence[str], name: str) -> No
 def _fills(
     values: np.ndarray, bands: Sequence[str], readings: Sequence[Reading]
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Undeclared nodata numbers, and where (band, y, x): in all bands, or a block of one.
+    """Undeclared nodata numbers, and where (band, y, x): in all bands, or in a part of one.
 
-    In short-wave infrared water may be 0.
+    In short-wave infrared water may be 0, and in the band of cirrus everything.
     """
     least, most = np.nanmin(values), np.nanmax(values)
-    height, width = (side // BLOCK * BLOCK for side in values.shape[1:])
-    dark = np.array([band.startswith(("swir", "cirrus")) for band in bands])
-    for number in FILLS:
+    swir, cirrus = (
+        np.array([band.startswith(name) for band in bands])[:, None, None]
+        for name in ("swir", "cirrus")
+    )
+    lit = np.fmax.reduce(np.where(swir | cirrus, -np.inf, values)) > LIT
+    for number in dict.fromkeys((*FILLS, *_constants(values, readings))):
         stored = np.array([number], np.float32)
         levels = np.array([reading.reflectance(stored)[0] for reading in readings], float)
         near = 1e-6 * (1 + np.abs(levels))
@@ -293,16 +300,42 @@ def _fills(
             or ((levels + near < least) | (levels - near > most)).all()
         ):
             continue
-        filled = np.abs(values - levels[:, None, None]) <= near[:, None, None]
+        distance = np.abs(values - levels[:, None, None])
+        filled = distance <= near[:, None, None]
         everywhere = filled.all(0)
         if everywhere.mean() > (0 if number else FEW):
             yield number, filled & everywhere
-        filled &= ~(everywhere | (dark[:, None, None] & (number == 0)))
-        blocks = filled[:, :height, :width]
-        blocks = blocks.reshape(len(bands), height // BLOCK, BLOCK, width // BLOCK, BLOCK)
-        filled[~blocks.all((2, 4)).any((1, 2))] = False
+        filled &= ~everywhere
+        part = filled
+        lost = np.zeros(len(bands), bool)
+        if number == 0:
+            part = filled & ~cirrus & (lit | ~swir)
+            lines = (part & lit).sum((1, 2))
+            lost = (lines >= LINE) & ((distance <= APART).sum((1, 2)) < 1.1 * filled.sum((1, 2)))
+        filled[~(lost | np.any(_blocks(part).all((2, 4)), (1, 2)))] = False
         if filled.any():
             yield number, filled
+
+
+def _blocks(layers: np.ndarray) -> np.ndarray:
+    """Layers (layer, y, x) cut into blocks (layer, row, y, column, x)."""
+    rows, columns = (side // BLOCK for side in layers.shape[1:])
+    whole = layers[:, : rows * BLOCK, : columns * BLOCK]
+    return whole.reshape(len(layers), rows, BLOCK, columns, BLOCK)
+
+
+def _constants(values: np.ndarray, readings: Sequence[Reading]) -> list[float]:
+    """Numbers that are stored in all bands of a block, as a frame around an image is."""
+    blocks = _blocks(values)
+    least = blocks.min((2, 4))
+    flat = (blocks.max((2, 4)) == least).all(0)
+    if flat.all():  # of an image that shows nothing all of it is told
+        return []
+    scales = np.array([reading.scale or 1 for reading in readings])[:, None]
+    offsets = np.array([reading.offset or 0 for reading in readings])[:, None]
+    numbers = np.unique((least[:, flat] - offsets) / scales, axis=1)
+    numbers = numbers[:, np.isclose(numbers, numbers[:1], 1e-5, 1e-4).all(0)][0]
+    return [float(f"{number:.5g}") for number in numbers.tolist()]
 
 
 def _check_level(

@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import rasterio
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from rasterio.errors import RasterioError
+from rasterio.windows import Window
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
@@ -39,7 +39,7 @@ from clouddl.predict import (
     predict_plan,
     results_of,
 )
-from clouddl.products.raster import open_raster
+from clouddl.products.raster import files_of, open_raster
 from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import date_of, is_item, write_item
 from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
@@ -234,7 +234,7 @@ def _files_of(path: str) -> list[Path]:
                 others += [tile for row in layer.tiles for tile in row]
         else:
             with open_raster(file) as opened:
-                others += opened.files
+                others += files_of(opened)
     return [file, *sorted({Path(other) for other in others if os.path.isfile(other)} - {file})]
 
 
@@ -246,8 +246,9 @@ def _outcome_before(job: _Job) -> Outcome:
         return outcome
     for result in (mask, probability):
         try:
-            with rasterio.open(result) as file:
+            with open_raster(result) as file:
                 made_from = file.tags().get("made_from")
+                file.read(1, window=Window(file.width - 1, file.height - 1, 1, 1))  # not cut short
         except (RasterioError, UnicodeEncodeError):  # of a name that is not UTF-8
             return outcome
         if not job.made_from or made_from != job.made_from:
