@@ -124,8 +124,8 @@ Markdown(
     f"A pixel is **cloud** above an optical depth of {clouds.CLOUD_OPTICAL_DEPTH}, **clear** below "
     f"{clouds.CLEAR_OPTICAL_DEPTH}, and not labelled between. Types of cloud, with how often each is "
     f"simulated: {', '.join(f'{name} {100 * part:.0f} %' for name, part in clouds.CLOUDS.items())}. "
-    f"Where more than {clouds.SCATTERED_FRACTION} of the sky is cloudy, {' and '.join(clouds.SCATTERED)} "
-    "are left out: they leave gaps."
+    f"Where more than {clouds.SCATTERED_FRACTION} of the sky is cloudy, {' and '.join(clouds.SCATTERED)}, "
+    "which leave gaps, are stratus instead."
 )
 
 # %% [markdown]

@@ -27,7 +27,7 @@ CLOUDS = {
     "fog": 0.1,
 }
 
-#: Types that leave gaps: none of them covers more of the sky than SCATTERED_FRACTION.
+#: Types that leave gaps. Above SCATTERED_FRACTION of the sky they close to stratus.
 SCATTERED = ("cumulus", "contrails")
 SCATTERED_FRACTION = 0.6
 
@@ -140,11 +140,11 @@ def simulate_clouds(
 
 
 def _cloud_type(rng: Generator, fraction: float) -> str:
-    """A type by how often it occurs, among those that can cover this fraction of the sky."""
-    odds = CLOUDS
-    if fraction > SCATTERED_FRACTION:
-        odds = {name: part for name, part in CLOUDS.items() if name not in SCATTERED}
-    return str(rng.choice([*odds], p=np.array([*odds.values()]) / sum(odds.values())))
+    """A type by how often it occurs, for this fraction of the sky."""
+    cloud_type = str(rng.choice([*CLOUDS], p=[*CLOUDS.values()]))
+    if fraction > SCATTERED_FRACTION and cloud_type in SCATTERED:
+        return "stratus"
+    return cloud_type
 
 
 def _uneven(rng: Generator, size: int, outer: float, median: tuple[float, float]) -> np.ndarray:
