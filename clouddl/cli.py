@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Cloud masks for optical satellites, from a network trained on Sentinel-2 alone.
+    help="""Cloud masks for optical satellites, from a network trained on simulated Sentinel-2 scenes.
 
     First steps:
 
