@@ -296,11 +296,14 @@ def warn_of_sources(file: DatasetReader, reading: Reading) -> None:
         file: The open file.
         reading: What is given.
     """
-    for name in files_of(file)[1:] if file.driver == "VRT" else ():
+    if file.driver != "VRT":
+        return
+    stated = _tags(file)
+    for name in files_of(file)[1:]:
         tags = {}
         with suppress(RasterioError), open_raster(name) as source:
             tags = _tags(source)
-        lost = [what for what in tags if what not in _tags(file) and getattr(reading, what) is None]
+        lost = [what for what in tags if what not in stated and getattr(reading, what) is None]
         if lost:
             listed = ", ".join(f"{what} {tags[what]}" for what in lost)
             options = ", ".join(f"--{what}" for what in lost)
