@@ -21,7 +21,7 @@ from clouddl.simulate.clouds import (
     CLEAR_OPTICAL_DEPTH,
     CLOUD_OPTICAL_DEPTH,
     CLOUDS,
-    RADII_UM,
+    RADIUS_UM,
     CloudLayer,
     reflectance_above,
     simulate_clouds,
@@ -152,7 +152,8 @@ def _top_of_atmosphere(
     bottom = 0.0
     for layer in layers:
         reflectance = atmosphere.reflectance_above(reflectance, bottom, layer.height)
-        radius = np.exp(rng.uniform(*np.log(RADII_UM[layer.phase])))
+        median, spread = RADIUS_UM[layer.phase]
+        radius = median * np.exp(rng.normal(0, spread))
         reflectance = reflectance_above(layer, reflectance, sensor, sun, resolution, radius)
         bottom = layer.height
     return atmosphere.reflectance_above(reflectance, bottom, np.inf)

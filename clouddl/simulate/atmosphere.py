@@ -9,6 +9,9 @@ from clouddl.sensors import Sensor
 from clouddl.simulate.spectra import GRID, air, band_average
 from clouddl.simulate.sunlight import Sun, add_layer
 
+#: Exponents by which aerosol weakens with wavelength: dust does not, smoke does (Che 2013).
+ANGSTROM = (0.0, 1.8)
+
 VAPOUR_SCALE_M, AEROSOL_SCALE_M, AIR_SCALE_M = 2000.0, 1500.0, 8000.0  # heights of fall by e
 
 
@@ -75,8 +78,8 @@ def simulate_atmosphere(rng: Generator, sensor: Sensor, sun: Sun, ground: float)
     """
     table = air()
     rayleigh = 0.008569 * GRID**-4 * (1 + 0.0113 * GRID**-2)  # Hansen and Travis (1974)
-    turbidity = np.exp(min(rng.normal(np.log(0.12), 0.9), 0.2))
-    aerosol = turbidity * (GRID / 0.55) ** -rng.uniform(0.6, 1.6)
+    turbidity = np.exp(min(rng.normal(np.log(0.12), 1.0), 0.2))
+    aerosol = turbidity * (GRID / 0.55) ** -rng.uniform(*ANGSTROM)
     # Absorption as in SPCTRL2 (Bird and Riordan 1986), down to the ground and back up.
     mass = 1 / sun.mu + 1
     damp = table.vapour * np.exp(rng.normal(np.log(1.5), 0.6)) * mass

@@ -47,7 +47,10 @@ HEIGHTS_M = {"stratus": (500, 1800), "deep": (5000, 8500), "cumulus": (900, 3000
 FOG_HEIGHT_M, ICE_HEIGHT_M = 200.0, 9000.0
 
 ASYMMETRY = {"water": 0.85, "ice": 0.77}  # of scattering by drops and by crystals
-RADII_UM = {"water": (6, 16), "ice": (10, 120)}  # effective; crystals grow from contrails to anvils
+
+#: Effective radius of drops and of crystals: median in µm and spread (standard deviation of the
+#: logarithm). Maps of monthly means end at 40 µm (NASA 2013); single clouds spread further.
+RADIUS_UM = {"water": (10, 0.3), "ice": (30, 0.6)}
 
 
 @dataclass(frozen=True)
