@@ -95,8 +95,8 @@ for sensor in names:
 # %% [markdown]
 # ## All pairs
 #
-# Other places, again the same for all sensors, are scored. Their reference is exact: it comes from the optical depth
-# of the simulated clouds ({doc}`12_simulated_scenes`). The score is F2, which weights recall four times as much as
+# Other places, again the same for all sensors, are scored against the simulated truth: a mask that follows from the
+# optical depth of the simulated clouds ({doc}`12_simulated_scenes`). The score is F2, which weights recall four times as much as
 # precision. The **floor**, the mask that calls every pixel cloud, is scored too. A good part of the simulated places
 # is overcast, so the floor of F2 is high here, and small models may not pass it.
 
@@ -134,7 +134,7 @@ show(write_table(work, "sensor_matrix", joined[columns].round(3)))
 
 # %% [markdown]
 # *Table 9.1. Scores of all pairs: first the small models on simulated scenes, then the model of the study.
-# Compare a row with the floor of the same scored sensor. MCC ({doc}`04_sentinel2_validation`) gives the floor no
+# Compare a row with the floor of the same scored sensor. Below five places no interval is given. MCC ({doc}`04_sentinel2_validation`) gives the floor no
 # credit, and is undefined there.*
 #
 # The same F2 as a picture:
@@ -194,7 +194,7 @@ show(pairs.model_or_match(matrix).round(1))
 # the last mean that training on the scored sensor brought nothing of its own.
 #
 # Second candidate: we leave the threshold out. Average precision, the area under the curve of precision against
-# recall, measures how well a model orders pixels. F2 at the best threshold of each pair reads the reference, so
+# recall, measures how well a model orders pixels. F2 at the best threshold of each pair reads the truth, so
 # nobody could have it in practice; it is the score with the threshold's part removed.
 
 # %%

@@ -244,7 +244,7 @@ figure
 # ## 4. The quality gate in service
 #
 # The simulated sensor ages: year by year it loses signal and its noise rises. Each year the gate scores the
-# model in service on that year's reference scenes. Its demands are written at acceptance, from what the
+# model in service on that year's scenes, whose masks are exact. Its demands are written at acceptance, from what the
 # model shows then: F2 may be a little lower at most, and the **drift**, the distance of the band means from those of
 # training, must stay within a number of standard deviations. The gate scores one scene of each place, and none that
 # the model learnt from.
@@ -288,7 +288,7 @@ life.plot_gate(log, spec.f2_min)
 # wider than the margin between acceptance and demand, other scenes could turn a pass into a failure. A demand
 # on the lower end of the interval (`f2_lower_min`) is the stricter choice. F2 may also rise in the first years:
 # a darker image can lose false alarms before it loses cloud. Then F2 notices ageing late, and the drift, which needs
-# no reference mask, could notice it earlier. The column "not met" of Table 11.4 says which of the two it was.
+# no mask, could notice it earlier. The column "not met" of Table 11.4 says which of the two it was.
 
 # %% tags=["hide-input"]
 findings = [life.refinement_finding(refinement, name) for name in newcomers]

@@ -160,7 +160,7 @@ def without_threshold(
 
     Returns:
         A row for each pair: average precision; F2 at the threshold that is best for these very
-        scenes, which reads their reference, and that threshold; per cent of pixels called cloud at
+        scenes, which reads their true masks, and that threshold; per cent of pixels called cloud at
         the model's own threshold, and per cent that are cloud.
     """
     rows = []
