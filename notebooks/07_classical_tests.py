@@ -49,7 +49,7 @@ from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, panels, transfer
 from clouddl_study.pages.methods import all_cloud, peer_method, spectral_method
-from clouddl_study.tables import show
+from clouddl_study.tables import enough_units, show
 from clouddl_study.workspace import trained_model, write_table
 
 figures.style()
@@ -123,7 +123,7 @@ if catalogue.name != "simulated":
 
 evaluations = {sensor: evaluate(methods, part) for sensor, part in sets.items()}
 counts = pd.concat([evaluation.counts for evaluation in evaluations.values()])
-scores = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
+scores = enough_units(pooled(counts, by=["sensor", "run"], draws=draws, seed=seed))
 
 # %%
 show(write_table(work, "scores_spectral_tests", scores[["sensor", *bands.SHOWN]].round(3)))

@@ -42,7 +42,6 @@ draws: int = 2000  # of the bootstrap
 # %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from clouddl import figures
 from clouddl.score import pooled
@@ -52,7 +51,7 @@ from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, transfer
 from clouddl_study.pages.methods import all_cloud
-from clouddl_study.tables import points, show, title_of
+from clouddl_study.tables import enough_units, show, title_of
 from clouddl_study.workspace import trained_model, write_table
 
 figures.style()
@@ -163,7 +162,7 @@ baseline = pd.concat(
     [evaluate({"everything is cloud": all_cloud()}, part).counts for part in sets.values()]
 )
 both = pd.concat([three, baseline])
-scores = pooled(both, by=["sensor", "run"], draws=draws, seed=seed)
+scores = enough_units(pooled(both, by=["sensor", "run"], draws=draws, seed=seed))
 show(write_table(work, "scores_band_adaptation", scores[["sensor", *bands.SHOWN]].round(3)))
 
 # %% [markdown]
@@ -204,13 +203,7 @@ show(pd.DataFrame(ranked).round(3))
 # places, nothing is decided.
 
 # %%
-lines = []
-for row in differences.itertuples():
-    verdict = "no difference shown" if row.low <= 0 <= row.high else "a difference"
-    interval = f"{points(row.low)} to {points(row.high)}"
-    gain = f"**{points(row.difference)} points** of F2 ({interval})"
-    lines.append(f"- {get_sensor(row.sensor).title}, {title_of(row.run)}: {gain}, {verdict}")
-Markdown("\n".join(lines))
+bands.differences_in_words(differences)
 
 # %% [markdown]
 # **What we learnt.** The lines above are the answer: what adjusting the image, and what a model for any

@@ -59,7 +59,7 @@ from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, pairs, transfer
 from clouddl_study.pages.methods import all_cloud
-from clouddl_study.tables import ALL_CLOUD, show
+from clouddl_study.tables import ALL_CLOUD, enough_units, show
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
@@ -106,7 +106,7 @@ methods = {train: model_method(model, spot) for train, model in small.items()}
 methods[ALL_CLOUD] = all_cloud()
 counted = [evaluate(methods, part).counts.assign(test=test) for test, part in sets.items()]
 counts = pd.concat(counted).rename(columns={"run": "train"})
-matrix = pooled(counts, by=["train", "test"], draws=draws, seed=seed)
+matrix = enough_units(pooled(counts, by=["train", "test"], draws=draws, seed=seed))
 
 # %% [markdown]
 # Beside this square we put the one row that can be had with the corpus of the study: its model with SPOT's
@@ -121,7 +121,7 @@ rows = {"sentinel-2": model_method(model, spot), ALL_CLOUD: all_cloud()}
 by_sensor = transfer.by_sensor(references, STUDY_BANDS)
 scored = [evaluate(rows, part).counts for part in by_sensor.values()]
 study = pooled(pd.concat(scored), by=["sensor", "run"], draws=draws, seed=seed)
-study = study.rename(columns={"run": "train", "sensor": "test"})
+study = enough_units(study).rename(columns={"run": "train", "sensor": "test"})
 
 # %%
 blocks = {
@@ -160,7 +160,8 @@ differences = pairs.differences_to_own(counts, names, draws, seed)
 show(write_table(work, "difference_sensor_matrix", differences.round(4)))
 
 # %% [markdown]
-# *Table 9.2. Differences in F2 to the native model, in points. Look for intervals that exclude zero.*
+# *Table 9.2. Differences in F2 to the native model, the one trained on the sensor that is scored, in points. Look for
+# intervals that exclude zero.*
 #
 # A positive difference means that a model of another sensor is **ahead of the native one**. The intervals hold the
 # choice of places. They do not hold the seed: there is one fit for each sensor, and fits that differ in nothing

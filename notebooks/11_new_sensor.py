@@ -58,7 +58,7 @@ from clouddl.transfer import adapt, evaluate, left_out, model_method, open_scene
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.experiments import LEARNT_FROM, teaching_order
 from clouddl_study.pages import life, transfer
-from clouddl_study.tables import percent, show, title_of
+from clouddl_study.tables import enough_units, percent, show, title_of
 
 # %% tags=["hide-input"]
 from clouddl_study.workspace import (
@@ -98,7 +98,7 @@ Markdown(f"{sensor.title}: {uses} at {resolution:g} m; trained on {LEARNT_FROM[s
 # and all samples see the same places. The spread between samples is what the open specification costs.
 
 # %%
-before = expected(coarse, sensor, draws=draws, places=places)
+before = enough_units(expected(coarse, sensor, draws=draws, places=places))
 floor = transfer.all_cloud_f2(before.cloud.mean())
 Markdown(f"F2 of the mask that calls everything cloud, on these scenes: {percent(floor)}.")
 
@@ -210,7 +210,7 @@ for (name, count), ways in models.items():
     if count == 0:
         rows.append(life.all_cloud_scores(rows[-1]))
 by = ["of", "way", "labelled scenes"]
-refinement = pooled(pd.concat(rows), by=by, seed=seed)
+refinement = enough_units(pooled(pd.concat(rows), by=by, seed=seed))
 
 # %% tags=["hide-input"]
 show(write_table(work, "life_refinement", refinement[[*by, *measures]].round(3)))
@@ -231,9 +231,9 @@ figure
 
 # %% [markdown]
 # *Figure 11.1. F2 on scenes that were not learnt from, against the number of labelled scenes: each way of using
-# them, with 95 % intervals over places, for the simulated newcomer and for Landsat 8. The points at zero are
-# the model before any label. The dashed line is the mask that calls everything cloud: a model near it, or
-# below it, shows no skill by F2.*
+# them, with 95 % intervals over places where there are at least five, for the simulated newcomer and for Landsat 8.
+# The points at zero are the model before any label. The dashed line is the mask that calls everything cloud: a model
+# near it, or below it, shows no skill by F2.*
 #
 # Read the curves from left to right. A dip at one scene would be the collapse of the warning; not every fit has it.
 # There are enough labels where *refined* stays above its start by more than the interval. *Trained anew*
@@ -281,8 +281,8 @@ show(write_table(work, "life_gate", life.gate_table(log, spec.f2_min)))
 life.plot_gate(log, spec.f2_min)
 
 # %% [markdown]
-# *Figure 11.2. F2 of the model in service against the year, with 95 % intervals over places, and the demand of
-# acceptance. A square is the model after training again in that year; it is the one in service from then on.*
+# *Figure 11.2. F2 of the model in service against the year, with 95 % intervals over places (none below five), and the
+# demand of acceptance. A square is the model after training again in that year; it is the one in service from then on.*
 #
 # The gate judges a **point estimate**: the demand looks at F2 alone, not at its interval. Where the interval is
 # wider than the margin between acceptance and demand, other scenes could turn a pass into a failure. A demand

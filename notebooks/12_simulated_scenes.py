@@ -340,7 +340,7 @@ for learnt_from, model in models.items():
     methods[f"{learnt_from}: {', '.join(spot)}"] = transfer.model_method(model, spot)
 methods["everything is cloud"] = all_cloud()
 counts = transfer.evaluate(methods, opened).counts
-by_training = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
+by_training = enough_units(pooled(counts, by=["sensor", "run"], draws=draws, seed=seed))
 
 # %% tags=["hide-input"]
 measures = ["f2", "f2_low", "f2_high", "f1", "precision", "recall"]
@@ -353,7 +353,7 @@ show(write_table(work, "scores_with_drawn", by_training))
 # %% [markdown]
 # *Table 12.4. Models with SPOT's bands by what they learnt from, on the references of each sensor. Compare the three
 # models of one sensor with each other and with the floor, everything is cloud. The headline model is the best of four
-# seeds on validation; the two others are single fits.*
+# seeds on validation; the two others are single fits. Below five places no interval is given.*
 #
 # *Simulated scenes alone* is a model that never saw a real image in training. Where it is below *real scenes alone*,
 # the simulation may lack something that matters; where it is above, real scenes may be too few, or the labels that
@@ -425,7 +425,7 @@ for sensor_id in ("sentinel-2", "spot-4", "spot-5"):
 
 # %% tags=["hide-input"]
 counts = pd.concat(rows)
-drawn_2020 = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
+drawn_2020 = enough_units(pooled(counts, by=["sensor", "run"], draws=draws, seed=seed))
 show(write_table(work, "drawn_2020", drawn_2020[columns].round(3)))
 
 # %% [markdown]
@@ -466,9 +466,7 @@ steps.plot_place_differences(counts, one, other)
 # not evidence.*
 
 # %% tags=["hide-input"]
-overall = difference[difference.terrain == "all"].iloc[0]
-dem = f"**Elevation**: {100 * overall.difference:+.1f} points of F2 over all simulated places "
-dem += f"({100 * overall.low:+.1f} to {100 * overall.high:+.1f})."
+dem = steps.elevation_finding(difference)
 Markdown("\n\n".join([steps.bands_finding(bands), answer, dem]))
 
 # %% [markdown]

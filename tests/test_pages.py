@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,10 @@ import xarray as xr
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.scenes import Catalogue
+from clouddl.score import pooled
 from clouddl.transfer import Evaluation, left_out, score_masks
 from clouddl_study.experiments import teaching_order
-from clouddl_study.pages import transfer
+from clouddl_study.pages import bands, life, pairs, transfer
 from clouddl_study.pages.data import places_table
 from clouddl_study.pages.search import best_of
 
@@ -107,6 +109,30 @@ def test_a_difference_has_an_interval_over_places_or_within_its_one_patch(
     assert row["difference"] > 0.1 and row["units"] == patches
     assert (np.isfinite(row["low"]), np.isfinite(row["within from"])) == (over_places, within)
     assert not within or row["within from"] < row["difference"] < row["within to"]
+
+
+@pytest.mark.parametrize(("patches", "over_places"), [(4, False), (5, True)])
+def test_other_pages_keep_the_rule_for_intervals(patches: int, over_places: bool) -> None:
+    evaluation, _ = evaluated(patches, 64)
+    names = dict(zip(evaluation.masks, ("sentinel-2", "landsat-8"), strict=True))
+    ways = dict(zip(evaluation.masks, ("as it is", "moved"), strict=True))
+    runs = evaluation.counts.run
+    counts = evaluation.counts.assign(train=runs.map(names), way=runs.map(ways), test="sentinel-2")
+    own = pairs.differences_to_own(counts, list(names.values()), 50, 0)
+    third = counts[counts.way == "moved"].assign(way="any")
+    three = pd.concat([counts, third]).assign(bands="red")
+    moved = bands.differences_to_plain(three, {"moved": "moved", "any": "any"}, 50, 0)
+    for table in (own, moved):
+        assert np.isfinite(table.low).all() == np.isfinite(table.high).all() == over_places
+    words = bands.differences_in_words(moved).data
+    assert ("too few places" in words) != over_places
+
+
+@pytest.mark.parametrize("patches", [4, 5])
+def test_the_gate_tells_an_interval_where_places_are_enough(patches: int) -> None:
+    scores = pooled(evaluated(patches, 64)[0].counts, draws=50)
+    verdict = SimpleNamespace(scores=scores, passed=True)
+    assert ("too few places" in life.gate_finding([(0, verdict, None)], 0.5)) == (patches < 5)
 
 
 def test_the_front_page_says_what_is_decided() -> None:

@@ -526,6 +526,23 @@ def help_findings(differences: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def elevation_finding(differences: pd.DataFrame) -> str:
+    """Tell in a sentence what elevation changes over all simulated places.
+
+    Args:
+        differences: Rows with terrain ("all" among them), difference, low and high.
+
+    Returns:
+        A line of Markdown.
+    """
+    row = differences.set_index("terrain").loc["all"]
+    interval = "too few places for an interval"
+    if not np.isnan(row.low):
+        interval = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
+    gain = f"{100 * row.difference:+.1f} points of F2"
+    return f"**Elevation**: {gain} over all simulated places ({interval})."
+
+
 def bands_finding(table: pd.DataFrame) -> str:
     """Tell in a sentence where the simulated bands are nearest to real ones and where farthest.
 
