@@ -17,7 +17,9 @@
 # %% [markdown]
 # # 3. HyperOpt search and the final models
 #
-# This page finds the shape of the network, then trains the models that the rest of the book scores.
+# This page searches for the shape of the network, then trains the models that the rest of the book scores. Their
+# shape need not be the one found: it may have been fixed beforehand, by longer fits. The lines below the search say
+# which of the two it was in this run, and how much of a search it was.
 #
 # **What you will see.** A search over dropout, number of filters, kernel size and learning rate. Each
 # trial is a short fit, scored by F2 on the validation chips. Then: what each parameter explains, the
@@ -139,11 +141,11 @@ objective = partial(
 #     table = table + [point, score]  # written to disk at once
 # ```
 #
-# TPE stands for tree-structured Parzen estimator (Bergstra 2013). It divides the trials so far into good
+# TPE stands for tree-structured Parzen estimator {cite:p}`bergstra2013`. It divides the trials so far into good
 # and poor ones, and estimates for each parameter how its values are distributed among either. Then it
 # proposes a value that is frequent among the good trials and rare among the poor ones. It needs some
 # trials to divide, so the first third of the budget, and at least three trials, are sampled at random
-# from the space.
+# from the space. Trials that run side by side are proposed together, so the random part may be a little longer.
 
 # %%
 table = search(
@@ -158,15 +160,11 @@ table = search(
 )
 
 # %% [markdown]
-# The search ends at the number of trials or at the limit of time, whichever comes first. The next line
-# says which of the two it was.
+# The search ends at the number of trials or at the limit of time, whichever comes first. The next lines
+# say which of the two it was, how many trials TPE had a say in, and whether the final models depend on it.
 
 # %%
-fitted = table.seconds.sum() / 60
-Markdown(
-    f"**{len(table)} of {trials} trials**, {fitted:.1f} minutes of fitting; "
-    f"no trial begins after {minutes:g} minutes."
-)
+page.search_in_words(table, trials, minutes, at_once, beforehand)
 
 # %% [markdown]
 # The models ship inside the package, so they must be small. The winner is the best of the trials with at
@@ -192,8 +190,8 @@ page.trial_losses(table)
 
 # %% [markdown]
 # *Figure 3.1. Validation F2 of each trial, in the order in which they were proposed. The line is the best so
-# far. If TPE learns, the later dots lie higher than the early ones, which are random. A line that still
-# rises at the end means that more trials might have found better ones.*
+# far. Where TPE had its say and learns, the later dots lie higher than the early ones, which are random. A line that
+# still rises at the end means that more trials might have found better ones.*
 
 # %%
 page.parameter_slices(table)

@@ -18,7 +18,7 @@ from clouddl.transfer import Evaluation, left_out, score_masks
 from clouddl_study.experiments import teaching_order
 from clouddl_study.pages import bands, life, pairs, transfer
 from clouddl_study.pages.data import places_table
-from clouddl_study.pages.search import best_of
+from clouddl_study.pages.search import best_of, search_in_words
 
 SCENE = {"collection": "a", "sensor": "sentinel-2", "resolution": 10, "role": "train"}
 
@@ -64,6 +64,22 @@ def labelled(biome: str, cloud: float, group: str) -> xr.Dataset:
     """A scene of which only its mask matters, a share `cloud` of it cloudy."""
     mask = (np.arange(100) < 100 * cloud).astype(np.uint8).reshape(10, 10)
     return xr.Dataset({"mask": (("y", "x"), mask)}, attrs={"biome": biome, "group": group})
+
+
+@pytest.mark.parametrize(
+    ("trials", "at_once", "beforehand", "words"),
+    [
+        (4, 2, [0.1], ("All of them were sampled at random", "fixed beforehand")),
+        (4, 1, [], ("The first 3 were sampled at random, TPE proposed the other 1", "its winner")),
+        (30, 4, [], ("The first 12 were", "TPE proposed the other 18")),
+    ],
+)
+def test_the_search_says_how_much_of_it_is_random(
+    trials: int, at_once: int, beforehand: list[float], words: tuple[str, ...]
+) -> None:
+    table = pd.DataFrame({"seconds": [60.0] * trials})
+    said = search_in_words(table, trials, 30, at_once, beforehand).data
+    assert all(part in said for part in words)
 
 
 def test_one_scene_of_each_biome_is_labelled_first() -> None:
