@@ -402,9 +402,9 @@ tables.show(write_table(work, "normalisation", by_norm))
 # *Table 2.6. Short fits with each normalisation. The row with the highest mean is used on the pages
 # that follow.*
 #
-# The same caution holds: the study of 2020 found normalisation of each image (`chip`) important for
-# the transfer to other sensors, and validation on the training sensor can neither confirm nor refute
-# that.
+# The same caution holds. OmniCloudMask, which is made for many sensors, normalises each image by its own
+# statistics {cite:p}`wright2025`, as `chip` does. Validation on the training sensor can neither confirm nor refute
+# that this helps a transfer.
 #
 # ## Are the fits long enough?
 #
