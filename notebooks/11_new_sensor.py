@@ -76,8 +76,12 @@ from clouddl_study.workspace import (
 # was to train on Sentinel-2 with the bands that both sensors have, at the coarser resolution of the two.
 # `working_bands` and `working_resolution` read both from the card; the resolution is never finer than 30 m here.
 # `coarse_model` trains with these bands alone, on the study's chips (squares cut from its Sentinel-2 scenes): those of
-# real scenes, of simulated ones or of both, as {doc}`02_training` chose for the final models. Its threshold comes from
+# real scenes, of simulated ones or of both, as {doc}`02_training` settles for the final models. Its threshold comes from
 # all validation chips.
+#
+# The command `clouddl preflight` differs in this: it trains on real and simulated scenes together. Simulated scenes
+# alone were ahead in fits several times as long, and with SPOT's bands ({ref}`scene-trials`). Which is better in short
+# fits with other bands was not tried, so the command leaves nothing out.
 
 # %%
 figures.style()
