@@ -129,6 +129,16 @@ Markdown(
 )
 
 # %% [markdown]
+# Two ingredients follow measurements. The first is the size of the particles of a cloud, its **effective radius** (the
+# mean radius, weighted by area): for ice crystals, satellite maps of it {cite:p}`nasa2013`. The second is how fast the
+# scattering by dust, smoke and haze falls with wavelength. The power of the fall is the **Ångström exponent**
+# {cite:p}`angstrom1929`: near zero for the coarse dust over a desert {cite:p}`che2013`, larger for fine smoke.
+# {ref}`measured-air` has the measured values.
+
+# %% tags=["hide-input"]
+Markdown(steps.particles_in_words())
+
+# %% [markdown]
 # ## The landscapes
 #
 # A landscape is an entry of a table: relief, fractions of water and snow, and kinds of cover with their
@@ -197,9 +207,10 @@ steps.plot_called_by_depth(by_depth)
 #
 # ## Ice clouds and snow
 #
-# Snow and the tops of deep clouds are both ice, bright in red and dark in the short-wave infrared. How dark a top is
-# depends on its crystals and on the sun: large crystals absorb more and scatter forward what they leave, and light
-# that comes in steeply goes deeper before it turns back. We simulate overcast of deep clouds, and clear scenes
+# Snow and the tops of deep clouds are both ice, bright in red and dark in the short-wave infrared
+# {cite:p}`pilewskie1987`. How dark a top is depends on its crystals and on the sun: large crystals absorb more and
+# scatter forward what they leave {cite:p}`vandiedenhoven2014`, and light that comes in steeply goes deeper before it
+# turns back {cite:p}`hapke1981`. We simulate overcast of deep clouds, and clear scenes
 # of snow and ice, and divide one band by the other.
 
 # %%
