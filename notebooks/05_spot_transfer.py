@@ -109,7 +109,7 @@ sets = page.by_sensor(scenes)
 #   scenes alone*, with masks of processors, is the method of 2020;
 # - the same network trained on real scenes with labels of the spectral tests. These labels descend from
 #   published thresholds, and from no hand-labelled mask;
-# - a dummy that calls everything cloud, as the floor of F2;
+# - the floor of F2, a mask that calls everything cloud;
 # - spectral tests, a classical rule with published thresholds ({doc}`07_classical_tests`);
 # - ukis-csmask, a network of DLR. It was trained on hand-labelled images, those of Landsat 8 among
 #   them, and the Landsat 5 patch is from the reference set that comes with it. For it these sensors
@@ -152,13 +152,13 @@ page.forest_plot(scores, ours)
 # %% [markdown]
 # *Figure 5.1. F2 of each method (rows) on each sensor (panels): the dot is the score, the bar its 95 %
 # interval, where there are at least five places. The headline method is orange; it is the best of four seeds
-# on validation, every other model is a single fit. The dashed line is the dummy that calls everything cloud: by
+# on validation, every other model is a single fit. The dashed line is the floor, everything is cloud: by
 # F2, a method left of it is no better than no method. Compare methods of like bands. Rows with SWIR and without it tell, roughly, what that band is worth on the same
 # patches. Do not read an order into bars that overlap: the paired differences below decide that.*
 #
 # The same numbers, with the other measures, are in the folded table. Read precision and recall together: a low
 # precision at a high recall is a model that calls too much cloud. Balanced accuracy and MCC
-# ({doc}`04_sentinel2_validation`) count clear ground too, and give the dummy no credit.
+# ({doc}`04_sentinel2_validation`) count clear ground too, and give the floor no credit.
 
 # %% tags=["hide-output"]
 tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.SCORES]].round(3)))

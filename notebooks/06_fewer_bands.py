@@ -150,7 +150,7 @@ scores = pooled(pd.concat(counted), by=["images", "run"], draws=draws, seed=seed
 #
 # The two models have thresholds of their own, and F2 depends on them. The *average precision* does not: it is
 # the area under the curve of precision against recall over all thresholds, 1 for a perfect order of the
-# pixels. A dummy reaches the fraction of cloud in the set. Methods that give a mask and no probability
+# pixels. Chance gives the fraction of cloud in the set. Methods that give a mask and no probability
 # have none.
 
 # %%

@@ -113,8 +113,8 @@ show(table.rename(columns={"draw": "sample"}))
 
 # %% [markdown]
 # *Table 11.1. Expected scores before launch; a row is one sample of the specification. Compare how far the rows are
-# apart, and how far all are above the F2 of the trivial mask, which is given above. MCC is 0 for that mask
-# ({doc}`04_sentinel2_validation`).*
+# apart, and how far all are above the F2 of everything is cloud, which is given above. MCC gives that mask no credit,
+# and is undefined for it ({doc}`04_sentinel2_validation`).*
 #
 # All rows are of the same places, so their spread is that of the open figures alone: if it is small, these figures
 # hardly matter for the mask of clouds. The interval of each row is another thing: it holds the choice of places. The
@@ -166,8 +166,8 @@ newcomers = {sensor.id: (coarse, first, others)}
 # %% [markdown]
 # Landsat 8 is the real newcomer (in a build without real images it is simulated too). Its model is that of
 # SPOT's bands, which learnt from Sentinel-2, real or simulated ({doc}`03_hyperopt_search`). The labelled scenes are
-# one of each biome, as a team would spread its first labels: the first by name that holds both cloud and clear
-# ground, else the first. Biomes with both come first. Scenes of the same places are not scored.
+# one of each surface, as a team would spread its first labels: the first by name that holds both cloud and clear
+# ground, else the first. Surfaces with both come first. Scenes of the same places are not scored.
 #
 # This order has a price. Scenes with both cloud and clear ground are taken to learn from, so more of those left to
 # score are wholly clear or overcast, and scores on them do not compare with scores on all scenes. A cross-validation
