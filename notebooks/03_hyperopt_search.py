@@ -207,12 +207,12 @@ page.parameter_slices(table)
 # value for filters and kernel. The table gives the mean F2 of the best and of the worst group, and the
 # fraction of the variance of F2 that lies between the groups ("variance explained alone").
 #
-# These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at
-# alone, without holding the others fixed. TPE proposes good values together, so the parameters of the trials
-# are correlated: if the trials with a low learning rate are also those with a small kernel, both
-# are credited with the same difference in F2. With few trials this happens by chance alone. The
-# last column says what a parameter without any effect would explain on average, (groups − 1) /
-# (trials − 1). A value near it, or below, is no evidence of an effect.
+# These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at alone,
+# without holding the others fixed. TPE, where it has its say, proposes good values together, so the parameters of
+# the trials are correlated: if the trials with a low learning rate are also those with a small kernel, both are
+# credited with the same difference in F2. With few trials this happens by chance alone. The last column says what
+# a parameter without any effect would explain on average, (groups − 1) / (trials − 1). A value near it, or below,
+# is no evidence of an effect.
 
 # %%
 tables.show(page.parameter_worth(table).round(3))
@@ -246,8 +246,8 @@ Markdown(f"{'Fixed beforehand' if beforehand else 'Of the winner'}: {words}.")
 #
 # Three more fits with SPOT's bands are controls, of as many steps:
 #
-# - two trained on other scenes than `spot`, out of real and simulated ones (`spot-both`), real ones alone
-#   (`spot-real`) and simulated ones alone (`spot-simulated`);
+# - two trained on other scenes than `spot`. Of real and simulated ones (`spot-both`), real ones alone
+#   (`spot-real`) and simulated ones alone (`spot-simulated`) they are the two that `spot` is not trained on;
 # - one with labels of the spectral tests, which descend from no hand-labelled mask (`spot-spectral-tests`).
 #
 # These need real chips: a build of simulated chips alone leaves them out. Labels make a difference on
@@ -289,10 +289,10 @@ summary = page.final_models(finals, shelf)
 tables.show(write_table(work, "final_models", summary))
 
 # %% [markdown]
-# *Table 3.4. The final models; `spot` is the best of the four below it that differ in their seed. Compare a
-# row only with rows that have the same bands and the same labels: `spot-spectral-tests` is scored against the labels of the spectral tests, and so
-# against another target. The controls are single fits: compare them with the mean of the four seeds rather than with
-# `spot`.*
+# *Table 3.4. The final models; `spot` is the best of the four below it that differ in their seed. Compare a row
+# only with rows that have the same bands and the same labels: `spot-spectral-tests` is scored against the labels
+# of the spectral tests, and so against another target. The controls are single fits: compare them with the mean
+# of the four seeds rather than with `spot`.*
 #
 # ## How much is chance?
 #

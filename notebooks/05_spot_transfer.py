@@ -150,11 +150,12 @@ scores = tables.enough_units(pooled_scores)
 page.forest_plot(scores, ours)
 
 # %% [markdown]
-# *Figure 5.1. F2 of each method (rows) on each sensor (panels): the dot is the score, the bar its 95 %
-# interval, where there are at least five places. The headline method is orange; it is the best of four seeds
-# on validation, every other model is a single fit. The dashed line is the floor, everything is cloud: by
-# F2, a method left of it is no better than no method. Compare methods of like bands. Rows with SWIR and without it tell, roughly, what that band is worth on the same
-# patches. Do not read an order into bars that overlap: the paired differences below decide that.*
+# *Figure 5.1. F2 of each method (rows) on each sensor (panels): the dot is the score, the bar its 95 % interval,
+# where there are at least five places. The headline method is orange; it is the best of four seeds on validation,
+# every other model is a single fit. The dashed line is the floor, everything is cloud: by F2, a method left of it
+# is no better than no method. Compare methods of like bands. Rows with SWIR and without it tell, roughly, what
+# that band is worth on the same patches. Do not read an order into bars that overlap: the paired differences
+# below decide that.*
 #
 # The same numbers, with the other measures, are in the folded table. Read precision and recall together: a low
 # precision at a high recall is a model that calls too much cloud. Balanced accuracy and MCC

@@ -168,8 +168,9 @@ show(write_table(work, "scores_band_adaptation", scores[["sensor", *bands.SHOWN]
 # %% [markdown]
 # *Table 8.3. The three ways, and the floor. Below five places no interval is given.*
 #
-# Compare the three ways within one sensor and one set of bands. The intervals of the rows may overlap even if one way is better on every scene, because all three find the same scenes hard. The paired
-# differences below remove that: the bootstrap resamples the scenes of both ways together.
+# Compare the three ways within one sensor and one set of bands. The intervals of the rows may overlap even if one
+# way is better on every scene, because all three find the same scenes hard. The paired differences below remove
+# that: the bootstrap resamples the scenes of both ways together.
 
 # %%
 differences = bands.differences_to_plain(three, ways, draws, seed)

@@ -95,10 +95,10 @@ for sensor in names:
 # %% [markdown]
 # ## All pairs
 #
-# Other places, again the same for all sensors, are scored against the simulated truth: a mask that follows from the
-# optical depth of the simulated clouds ({doc}`12_simulated_scenes`). The score is F2, which weights recall four times as much as
-# precision. The **floor**, the mask that calls every pixel cloud, is scored too. A good part of the simulated places
-# is overcast, so the floor of F2 is high here, and small models may not pass it.
+# Other places, again the same for all sensors, are scored against the simulated truth: a mask that follows from
+# the optical depth of the simulated clouds ({doc}`12_simulated_scenes`). The score is F2, which weights recall
+# four times as much as precision. The **floor**, the mask that calls every pixel cloud, is scored too. A good
+# part of the simulated places is overcast, so the floor of F2 is high here, and small models may not pass it.
 
 # %%
 sets = {name: simulate_set(name, tested, seed=60_000 + seed, size=size) for name in names}
@@ -110,7 +110,7 @@ matrix = enough_units(pooled(counts, by=["train", "test"], draws=draws, seed=see
 
 # %% [markdown]
 # Beside this square we put the one row that can be had with the corpus of the study: its model with SPOT's
-# bands, trained on Sentinel-2 scenes (real or simulated, as {doc}`03_hyperopt_search` says). It is scored on every
+# bands, trained on Sentinel-2 scenes (real or simulated, as {doc}`02_training` settles). It is scored on every
 # reference that has all five bands of the study.
 
 # %%
@@ -134,8 +134,8 @@ show(write_table(work, "sensor_matrix", joined[columns].round(3)))
 
 # %% [markdown]
 # *Table 9.1. Scores of all pairs: first the small models on simulated scenes, then the model of the study.
-# Compare a row with the floor of the same scored sensor. Below five places no interval is given. MCC ({doc}`04_sentinel2_validation`) gives the floor no
-# credit, and is undefined there.*
+# Compare a row with the floor of the same scored sensor. Below five places no interval is given. MCC
+# ({doc}`04_sentinel2_validation`) gives the floor no credit, and is undefined there.*
 #
 # The same F2 as a picture:
 
