@@ -158,6 +158,7 @@ def test_the_front_page_says_what_is_decided() -> None:
         ["landsat-8", "ukis-csmask: red", -0.12, -0.3, -0.01, 20, np.nan, np.nan],
         ["landsat-8", "CloudDL, real scenes alone: red", 0.0, -0.1, 0.1, 20, np.nan, np.nan],
     ]
+    more = [["landsat-5", f"{name}: red", 0.1, *[np.nan] * 2, 1, 0.0, 0.1] for name in "abc"]
     table = pd.DataFrame(rows, columns=[*columns, *transfer.WITHIN])
     assert transfer.rivals_by_images(table).to_dict("list") == {
         "network minus": ["ukis-csmask", "real scenes alone"],
@@ -169,3 +170,5 @@ def test_the_front_page_says_what_is_decided() -> None:
         "- On Landsat 8, over 20 places, the network is behind ukis-csmask; "
         "not shown to differ from real scenes alone.",
     ]
+    table = pd.DataFrame(more, columns=[*columns, *transfer.WITHIN])
+    assert transfer.standing(table).endswith("its score is above that of a, b and c.")
