@@ -221,7 +221,7 @@ show(write_table(work, "life_refinement", refinement[[*by, *measures]].round(3))
 
 # %% [markdown]
 # *Table 11.3. Each way of using the labels, by newcomer and number of labelled scenes. Compare the ways at one
-# number, and each with the F2 of everything is cloud.*
+# number, and each with the F2 of everything is cloud. Below five places no interval is given.*
 #
 # The same F2 as curves:
 
