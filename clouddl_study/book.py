@@ -163,9 +163,9 @@ def _score_table(headline: Path, corpus: str, profile: str) -> str:
         rows = list(csv.reader(stream))
     head, *lines = [f"| {' | '.join(row)} |\n" for row in rows]
     introduction = (
-        f"Measured on {corpus} images, with the profile `{profile}`. F2 holds a missed cloud to be "
-        "worse than a\nfalse alarm. Its interval is over places; below five there is none. NIR "
-        "and SWIR are near and\nshort-wave infrared.\n\n"
+        f"Measured on {corpus} images, with the profile `{profile}`. F2 weights recall four "
+        "times as much as\nprecision. Its interval is over places; below five there is none. "
+        "NIR and SWIR are near and\nshort-wave infrared.\n\n"
     )
     rule = "|---" * len(rows[0]) + "|\n"
     return introduction + head + rule + "".join(lines)

@@ -85,8 +85,9 @@ tables.show(data.places_table(catalogue))
 
 # %% [markdown]
 # *Table 1.2. The surfaces, with the number of places of each; every simulated scene counts as a
-# place, and "of each" means that all surfaces of the row have as many. Look for surfaces of the reference that the training rows lack. "Not recorded" means that the
-# publisher does not state the surface. The simulated scenes show each surface equally often, by rule.*
+# place, and "of each" means that all surfaces of the row have as many. Look for surfaces of the reference that the
+# training rows lack. "Not recorded" means that the publisher does not state the surface. The simulated scenes show
+# each surface equally often, by rule.*
 #
 # Not every copy of this page is made from the same images. The next lines state what this one
 # shows.
@@ -147,7 +148,7 @@ data.terrain_figure(*data.hilliest(catalogue, store))
 # |---|---|---|
 # | s2cloudless | a classifier of single pixels, ten bands, the cirrus band among them | its package does not say |
 # | ukis-csmask | a U-Net of DLR, four bands | hand-labelled masks: SPARCS (Landsat 8), CloudSEN12+ (Sentinel-2) and others, by its README |
-# | spectral tests | published thresholds of Zhu and Woodcock (2012), six bands | nothing |
+# | spectral tests | published thresholds {cite:p}`zhu2012`, six bands | nothing |
 #
 # So a model trained on the masks of ukis-csmask, or on a vote it takes part in, has learnt from
 # hand-labelled masks at second hand; one trained on the spectral tests has not. This matters for
@@ -166,10 +167,15 @@ data.terrain_figure(*data.hilliest(catalogue, store))
 LABEL_SOURCES
 
 # %% [markdown]
-# One of them matters below: s2cloudless dilates its own masks (`dilation_m`).
+# Each line is a source. s2cloudless gives a probability: it is averaged over a disc of a radius of `average_m` metres,
+# becomes cloud from `threshold` on, and the cloud is grown by `dilation_m` metres. So masks of s2cloudless are dilated
+# already before the last section of this page dilates them further. `n_bands` says which of the two networks of
+# ukis-csmask is used. `of` names the processors of a vote, and `rule` how many must agree. The spectral tests have no
+# settings, and soft labels are not listed: they follow from the three processors.
 #
-# `study_chips` cuts the scenes into chips, all of one size, and labels each chip with every source. A simulated scene needs no processor: its exact mask is stored for every source.
-# Simulated chips are therefore left out of the comparison that follows.
+# `study_chips` cuts the scenes into chips, all of one size, and labels each chip with every source. A simulated scene
+# needs no processor: its exact mask stands in place of each. So it tells nothing of how processors differ, and
+# simulated chips are left out of the comparison that follows.
 
 # %%
 path = study_chips(catalogue, store, work, simulated)

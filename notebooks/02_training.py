@@ -94,7 +94,7 @@ tables.show(training.cloud_table({"train": train, "validation": validation}))
 #
 # ## The network
 #
-# The network is a U-Net (Ronneberger 2015) with batch normalisation and dropout, as in 2020. On the
+# The network is a U-Net {cite:p}`ronneberger2015` with batch normalisation and dropout, as in 2020. On the
 # way down, each level halves the side of the maps and doubles their number of channels: the network
 # sees more ground and less detail. On the way up, detail comes back through the skip connections.
 # The depth, the number of filters of the first level ("base filters"), the kernel size and the
@@ -221,7 +221,7 @@ tables.show(training.effects_table(augmentation, train.resolution))
 #
 # The strengths are kept small: two sensors differ by some per cent, and stronger changes would blur
 # the differences between bands by which snow, water and soil are told from cloud. **Haze** brightens
-# short wavelengths most (Ångström 1929), as real dust and smoke do, and leaves the label as it is:
+# short wavelengths most {cite:p}`angstrom1929`, as real dust and smoke do, and leaves the label as it is:
 # the network is taught that haze is no cloud. **Gaps** are filled from the nearest valid pixel, in training
 # as in use; a network that never met such ground may find clouds along the edge of a swath. What was cut
 # has no label.
@@ -255,7 +255,7 @@ tables.show(training.sampling_table(train, seed))
 #
 # Adam minimises the loss, with two devices that make short trainings reliable.
 #
-# - **One-cycle learning rate** (Smith 2018). The length of a step rises to its maximum and falls to nearly
+# - **One-cycle learning rate** {cite:p}`smith2018`. The length of a step rises to its maximum and falls to nearly
 #   zero. Small steps at first protect the random first weights from large jumps; large ones cover the
 #   distance; small ones at the end settle.
 # - **Weight averaging.** The model that is kept does not have the last weights but a moving average, in which
@@ -402,9 +402,9 @@ tables.show(write_table(work, "normalisation", by_norm))
 # *Table 2.6. Short fits with each normalisation. The row with the highest mean is used on the pages
 # that follow.*
 #
-# The same caution holds: the study of 2020 found normalisation of each image (`chip`) important for
-# the transfer to other sensors, and validation on the training sensor can neither confirm nor refute
-# that.
+# The same caution holds. OmniCloudMask, which is made for many sensors, normalises each image by its own
+# statistics {cite:p}`wright2025`, as `chip` does. Validation on the training sensor can neither confirm nor refute
+# that this helps a transfer.
 #
 # ## Are the fits long enough?
 #

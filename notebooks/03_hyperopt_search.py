@@ -17,7 +17,9 @@
 # %% [markdown]
 # # 3. HyperOpt search and the final models
 #
-# This page finds the shape of the network, then trains the models that the rest of the book scores.
+# This page searches for the shape of the network, then trains the models that the rest of the book scores. Their
+# shape need not be the one found: it may have been fixed beforehand, by longer fits. The lines below the search say
+# which of the two it was in this run, and how much of a search it was.
 #
 # **What you will see.** A search over dropout, number of filters, kernel size and learning rate. Each
 # trial is a short fit, scored by F2 on the validation chips. Then: what each parameter explains, the
@@ -139,11 +141,11 @@ objective = partial(
 #     table = table + [point, score]  # written to disk at once
 # ```
 #
-# TPE stands for tree-structured Parzen estimator (Bergstra 2013). It divides the trials so far into good
+# TPE stands for tree-structured Parzen estimator {cite:p}`bergstra2013`. It divides the trials so far into good
 # and poor ones, and estimates for each parameter how its values are distributed among either. Then it
 # proposes a value that is frequent among the good trials and rare among the poor ones. It needs some
 # trials to divide, so the first third of the budget, and at least three trials, are sampled at random
-# from the space.
+# from the space. Trials that run side by side are proposed together, so the random part may be a little longer.
 
 # %%
 table = search(
@@ -158,15 +160,11 @@ table = search(
 )
 
 # %% [markdown]
-# The search ends at the number of trials or at the limit of time, whichever comes first. The next line
-# says which of the two it was.
+# The search ends at the number of trials or at the limit of time, whichever comes first. The next lines
+# say which of the two it was, how many trials TPE had a say in, and whether the final models depend on it.
 
 # %%
-fitted = table.seconds.sum() / 60
-Markdown(
-    f"**{len(table)} of {trials} trials**, {fitted:.1f} minutes of fitting; "
-    f"no trial begins after {minutes:g} minutes."
-)
+page.search_in_words(table, trials, minutes, at_once, beforehand)
 
 # %% [markdown]
 # The models ship inside the package, so they must be small. The winner is the best of the trials with at
@@ -192,8 +190,8 @@ page.trial_losses(table)
 
 # %% [markdown]
 # *Figure 3.1. Validation F2 of each trial, in the order in which they were proposed. The line is the best so
-# far. If TPE learns, the later dots lie higher than the early ones, which are random. A line that still
-# rises at the end means that more trials might have found better ones.*
+# far. Where TPE had its say and learns, the later dots lie higher than the early ones, which are random. A line that
+# still rises at the end means that more trials might have found better ones.*
 
 # %%
 page.parameter_slices(table)
@@ -209,12 +207,12 @@ page.parameter_slices(table)
 # value for filters and kernel. The table gives the mean F2 of the best and of the worst group, and the
 # fraction of the variance of F2 that lies between the groups ("variance explained alone").
 #
-# These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at
-# alone, without holding the others fixed. TPE proposes good values together, so the parameters of the trials
-# are correlated: if the trials with a low learning rate are also those with a small kernel, both
-# are credited with the same difference in F2. With few trials this happens by chance alone. The
-# last column says what a parameter without any effect would explain on average, (groups − 1) /
-# (trials − 1). A value near it, or below, is no evidence of an effect.
+# These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at alone,
+# without holding the others fixed. TPE, where it has its say, proposes good values together, so the parameters of
+# the trials are correlated: if the trials with a low learning rate are also those with a small kernel, both are
+# credited with the same difference in F2. With few trials this happens by chance alone. The last column says what
+# a parameter without any effect would explain on average, (groups − 1) / (trials − 1). A value near it, or below,
+# is no evidence of an effect.
 
 # %%
 tables.show(page.parameter_worth(table).round(3))
@@ -248,8 +246,8 @@ Markdown(f"{'Fixed beforehand' if beforehand else 'Of the winner'}: {words}.")
 #
 # Three more fits with SPOT's bands are controls, of as many steps:
 #
-# - two trained on other scenes than `spot`, out of real and simulated ones (`spot-both`), real ones alone
-#   (`spot-real`) and simulated ones alone (`spot-simulated`);
+# - two trained on other scenes than `spot`. Of real and simulated ones (`spot-both`), real ones alone
+#   (`spot-real`) and simulated ones alone (`spot-simulated`) they are the two that `spot` is not trained on;
 # - one with labels of the spectral tests, which descend from no hand-labelled mask (`spot-spectral-tests`).
 #
 # These need real chips: a build of simulated chips alone leaves them out. Labels make a difference on
@@ -291,10 +289,10 @@ summary = page.final_models(finals, shelf)
 tables.show(write_table(work, "final_models", summary))
 
 # %% [markdown]
-# *Table 3.4. The final models; `spot` is the best of the four below it that differ in their seed. Compare a
-# row only with rows that have the same bands and the same labels: `spot-spectral-tests` is scored against the labels of the spectral tests, and so
-# against another target. The controls are single fits: compare them with the mean of the four seeds rather than with
-# `spot`.*
+# *Table 3.4. The final models; `spot` is the best of the four below it that differ in their seed. Compare a row
+# only with rows that have the same bands and the same labels: `spot-spectral-tests` is scored against the labels
+# of the spectral tests, and so against another target. The controls are single fits: compare them with the mean
+# of the four seeds rather than with `spot`.*
 #
 # ## How much is chance?
 #

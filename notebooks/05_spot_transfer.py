@@ -68,14 +68,17 @@ figures.style()
 # A model carries over only what both sensors measure. Bands are matched by their common names: the
 # green of SPOT and the green of Sentinel-2 are not the same filter, but near enough to be given to the
 # same input of the network. A band that the other sensor lacks is not filled in: a model with fewer
-# bands is used. In the table `nir` is the near infrared, and `swir16` and `swir22` are the short-wave
-# infrared at 1.6 and 2.2 µm.
+# bands is used.
 
 # %%
 others = [get_sensor(n) for n in ("spot-4", "spot-5", "pleiades", "landsat-5", "landsat-8")]
 tables.show(page.bands_shared(get_sensor("sentinel-2"), others))
 
 # %% [markdown]
+# *Table 5.1. The bands of each sensor that Sentinel-2 has too. `nir` is the near infrared, `swir16` and `swir22`
+# are the short-wave infrared at 1.6 and 2.2 µm. Look for blue and for the short-wave infrared: SPOT lacks one,
+# Pléiades the other.*
+#
 # ## The patches
 #
 # Every reference that is not of Sentinel-2 is a test patch. All are brought to the resolution of the
@@ -106,7 +109,7 @@ sets = page.by_sensor(scenes)
 #   scenes alone*, with masks of processors, is the method of 2020;
 # - the same network trained on real scenes with labels of the spectral tests. These labels descend from
 #   published thresholds, and from no hand-labelled mask;
-# - a dummy that calls everything cloud, as the floor of F2;
+# - the floor of F2, a mask that calls everything cloud;
 # - spectral tests, a classical rule with published thresholds ({doc}`07_classical_tests`);
 # - ukis-csmask, a network of DLR. It was trained on hand-labelled images, those of Landsat 8 among
 #   them, and the Landsat 5 patch is from the reference set that comes with it. For it these sensors
@@ -147,21 +150,24 @@ scores = tables.enough_units(pooled_scores)
 page.forest_plot(scores, ours)
 
 # %% [markdown]
-# *Figure 5.1. F2 of each method (rows) on each sensor (panels): the dot is the score, the bar its 95 %
-# interval, where there are at least five places. The headline method is orange; it is the best of four seeds
-# on validation, every other model is a single fit. The dashed line is the dummy that calls everything cloud: by F2, a method left of it is no better than no method. Compare methods
-# of like bands. Rows with SWIR and without it tell, roughly, what that band is worth on the same
-# patches. Do not read an order into bars that overlap: the paired differences below decide that.*
+# *Figure 5.1. F2 of each method (rows) on each sensor (panels): the dot is the score, the bar its 95 % interval,
+# where there are at least five places. The headline method is orange; it is the best of four seeds on validation,
+# every other model is a single fit. The dashed line is the floor, everything is cloud: by F2, a method left of it
+# is no better than no method. Compare methods of like bands. Rows with SWIR and without it tell, roughly, what
+# that band is worth on the same patches. Do not read an order into bars that overlap: the paired differences
+# below decide that.*
 #
-# The same numbers, with the other measures, are in the folded table; there too one model is the best of four
-# seeds, and its controls are single fits. Read precision and recall
-# together: a low precision at a high recall is a model that calls too much cloud. Balanced accuracy and
-# MCC ({doc}`04_sentinel2_validation`) count clear ground too, and give the dummy no credit.
+# The same numbers, with the other measures, are in the folded table. Read precision and recall together: a low
+# precision at a high recall is a model that calls too much cloud. Balanced accuracy and MCC
+# ({doc}`04_sentinel2_validation`) count clear ground too, and give the floor no credit.
 
 # %% tags=["hide-output"]
 tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.SCORES]].round(3)))
 
 # %% [markdown]
+# *Table 5.2 (folded). Scores of all methods on each sensor. The headline model is the best of four seeds on
+# validation, its controls are single fits.*
+#
 # ## Differences, and the noise of a seed
 #
 # Two methods that are scored on the same patches find the same patches hard. Their difference is therefore
@@ -176,7 +182,7 @@ ahead = page.differences(evaluations, sets, ours, rivals, draws, seed)
 tables.show(write_table(work, "differences_transfer", ahead.round(3)))
 
 # %% [markdown]
-# *Table 5.1. F2 of the headline model minus F2 of another method, in points (per cent). Above zero the
+# *Table 5.3. F2 of the headline model minus F2 of another method, in points (per cent). Above zero the
 # headline model is ahead; it is the best of four seeds on validation, its controls are single fits. An
 # interval that includes zero leaves open which of the two is better. Below five places none is shown.*
 #
@@ -195,6 +201,9 @@ write_table(work, "seeds_transfer", seeds)
 tables.show(page.seed_spread(seeds))
 
 # %% [markdown]
+# *Table 5.4. F2 of fits with SPOT's bands that differ in the seed alone, on each sensor. Look at the standard
+# deviation.*
+#
 # A difference between two trained models that is smaller than about two of these standard deviations is
 # not a finding, even where its interval excludes zero. With few fits the deviation is itself uncertain,
 # and with one there is none.
@@ -263,6 +272,12 @@ by_biome = tables.enough_units(pooled(rows, by=["biome"], draws=draws, seed=seed
 write_table(work, "scores_biome", by_biome[["biome", *page.SCORES, "accuracy", "cloud"]].round(3))
 tables.show(by_biome[["biome", "scenes", "cloud", "f2", "precision", "recall", "accuracy"]])
 
+# %% [markdown]
+# *Table 5.5. The headline model by surface of the Landsat 8 patches. Look for a low accuracy, and then at how many
+# scenes it rests on.*
+#
+# The same F2 as a figure, with the single patches:
+
 # %%
 page.surface_plot(rows, by_biome)
 
@@ -328,6 +343,8 @@ made = {source: name for source, name in sources.items() if page.has_model(work,
 tables.show(page.score_fits(work, made, scenes).rename(columns={"run": "labels"}))
 
 # %% [markdown]
+# *Table 5.6. Short fits with each source of labels, on each sensor.*
+#
 # Nothing is chosen from this table. Compare the labels within one sensor, and their spread with that of the
 # seeds above: a smaller spread shows no effect of the labels. The seeds are of long fits, and short ones may
 # vary more.
@@ -364,6 +381,9 @@ shown = adaptation[["sensor", "run", *page.SCORES]].round(3)
 tables.show(write_table(work, "scores_adaptation", shown))
 
 # %% [markdown]
+# *Table 5.7. The headline model before and after adaptation, on the patches that are left. Below five places no
+# interval is given.*
+#
 # Two intervals that overlap do not answer whether adaptation helped; the paired difference does. We
 # also print how hard the patches taken were. If they were harder than those left, there was little to
 # gain on the rest, and a small difference does not mean that labels are useless.
@@ -398,12 +418,20 @@ headline = page.headline_table(work, scores, adaptation, ours, new)
 tables.show(write_table(work, "headline", headline))
 
 # %% [markdown]
-# The headline model is the best of four seeds on validation, the models of other scenes are single fits. Its
-# paired differences to the other methods stand beside this table on the front page, the intervals in brackets:
+# *Table 5.8. The headline method and its rivals, as the front page shows them. CloudDL with SPOT's bands is the best of
+# four seeds on validation, the other models of ours are single fits.*
+#
+# Its paired differences to the other methods stand beside this table on the front page:
 
 # %%
 rivalry = page.headline_differences(work, ahead, ours)
 tables.show(write_table(work, "differences_headline", page.rivals_by_images(rivalry)))
+
+# %% [markdown]
+# *Table 5.9. F2 of the headline model minus that of each rival, in points. In square brackets the 95 % interval over
+# places; in round ones, for a single patch, that within this patch.*
+#
+# The numbers of this run in a sentence:
 
 # %% tags=["remove-cell"]
 (results_folder(work) / "standing.md").write_text(page.standing(rivalry) + "\n", "utf-8")

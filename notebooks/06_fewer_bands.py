@@ -67,7 +67,9 @@ figures.style()
 show(write_table(work, "sensors_shared", bands.sensor_table()))
 
 # %% [markdown]
-# *Table 6.1. What each sensor shares with Sentinel-2.* Read a row from right to left: the last column is the model to use, the column before it is what that
+# *Table 6.1. What each sensor shares with Sentinel-2.*
+#
+# Read a row from right to left: the last column is the model to use, the column before it is what that
 # model goes without. A sensor with "none" in the last column cannot fill any of the three sets, and no
 # model of these sets can be used on it.
 #
@@ -100,8 +102,8 @@ responses
 #   hand-labelled masks. They look like surface reflectance ({doc}`/data`), while the models learnt from
 #   reflectance at the top of the atmosphere. Their cloud outlines are generous, so a tight mask loses recall there.
 # - **Simulated images of the sensor itself.** Venµs and Pléiades are simulated over the same places, with
-#   their own responses, blur and noise, and with an exact reference. The simulator is the one that made the
-#   training scenes, so these scores are no forecast for real images.
+#   their own responses, blur and noise, and scored against the simulated truth. The simulator is the one that made
+#   the training scenes, so these scores are no forecast for real images.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -119,7 +121,7 @@ for name in ("venus", "pleiades"):
 
 # %% [markdown]
 # We compare two models of ours with a floor and with a network of others. The first model was trained with
-# these four bands alone. The second was trained with any subset of the five, and is given these four. The
+# these four bands alone. The second was trained with each of the three sets of bands, and is given these four. The
 # floor is the method that calls every pixel cloud. F2 weights recall four times as much as precision, so
 # this floor is high wherever there is much cloud, and an F2 below it recommends no mask. ukis-csmask, a
 # network of DLR trained on hand-labelled masks, is scored on the real images alone: it was made for real
@@ -148,7 +150,7 @@ scores = pooled(pd.concat(counted), by=["images", "run"], draws=draws, seed=seed
 #
 # The two models have thresholds of their own, and F2 depends on them. The *average precision* does not: it is
 # the area under the curve of precision against recall over all thresholds, 1 for a perfect order of the
-# pixels. A dummy reaches the fraction of cloud in the set. Methods that give a mask and no probability
+# pixels. Chance gives the fraction of cloud in the set. Methods that give a mask and no probability
 # have none.
 
 # %%
@@ -160,7 +162,9 @@ for images, scenes in sets.items():
 show(write_table(work, "scores_without_swir", shown.round(3)))
 
 # %% [markdown]
-# *Table 6.2. Scores without short-wave infrared.* Compare a method with the floor of its own set first, then with the other methods of that set. Do not
+# *Table 6.2. Scores without short-wave infrared.*
+#
+# Compare a method with the floor of its own set first, then with the other methods of that set. Do not
 # compare the real set with the simulated ones: they differ in cloud cover, and so in their floor. The
 # simulated Venµs and Pléiades show the same places, so what differs between these two is the instrument
 # alone. Then look at precision and recall. Precision is low if bright ground such as snow or sand is taken

@@ -49,7 +49,7 @@ from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, panels, transfer
 from clouddl_study.pages.methods import all_cloud, peer_method, spectral_method
-from clouddl_study.tables import show
+from clouddl_study.tables import enough_units, show
 from clouddl_study.workspace import trained_model, write_table
 
 figures.style()
@@ -123,14 +123,16 @@ if catalogue.name != "simulated":
 
 evaluations = {sensor: evaluate(methods, part) for sensor, part in sets.items()}
 counts = pd.concat([evaluation.counts for evaluation in evaluations.values()])
-scores = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
+scores = enough_units(pooled(counts, by=["sensor", "run"], draws=draws, seed=seed))
 
 # %%
 show(write_table(work, "scores_spectral_tests", scores[["sensor", *bands.SHOWN]].round(3)))
 
 # %% [markdown]
-# *Table 7.2. Tests, network and floor on the references.* Read the rows of one sensor together, starting with the floor. A sensor with one scene has no interval,
-# and a difference there is an anecdote. Whether the network and the tests truly differ is for the paired
+# *Table 7.2. Tests, network and floor on the references. Below five places no interval is given.*
+#
+# Read the rows of one sensor together, starting with the floor. A difference on a single scene is an anecdote.
+# Whether the network and the tests truly differ is for the paired
 # differences of {doc}`05_spot_transfer` to say, not for two intervals that overlap. Precision and recall
 # tell how a rule fails: low precision is clear ground called cloud, low recall is missed cloud. The pictures
 # show which ground and which cloud.
@@ -160,7 +162,9 @@ panels.panel(bands.example_rows(sets, evaluations, columns))
 show(bands.haze_test(sets).round(1))
 
 # %% [markdown]
-# *Table 7.3. The haze test with blue and with green.* Where green lets far fewer clear pixels pass and nearly as many cloud pixels, it makes the better test on
+# *Table 7.3. The haze test with blue and with green.*
+#
+# Where green lets far fewer clear pixels pass and nearly as many cloud pixels, it makes the better test on
 # these images, and that would explain a higher F2 of the tests *without* blue. It does not make green
 # the better band in general. The threshold was published for Landsat images of other
 # places, and a higher threshold on blue might do the same; we did not tune one, because the references

@@ -23,7 +23,8 @@
 # 1. **As it is.** Use the shared bands and ignore that they differ.
 # 2. **Adjust the image.** Bring its reflectances to Sentinel-2's bands before prediction. Tables call this
 #    "moved".
-# 3. **Change the model.** Use one model that was trained for any subset of the five bands.
+# 3. **Change the model.** Use the one model that was trained with each of the three sets of bands, called
+#    *one model for any bands*.
 #
 # **Why it matters.** The second way costs a few lines and no label. If it helps, the images of a new sensor
 # should always be adjusted; if it does not, that is one step less to go wrong.
@@ -41,7 +42,6 @@ draws: int = 2000  # of the bootstrap
 # %% tags=["hide-input"]
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
 
 from clouddl import figures
 from clouddl.score import pooled
@@ -51,7 +51,7 @@ from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, transfer
 from clouddl_study.pages.methods import all_cloud
-from clouddl_study.tables import points, show, title_of
+from clouddl_study.tables import enough_units, show, title_of
 from clouddl_study.workspace import trained_model, write_table
 
 figures.style()
@@ -80,7 +80,9 @@ fitted["white of 0.8 becomes"] = matrix @ np.full(len(spot), 0.8) + offset
 show(fitted.round(3))
 
 # %% [markdown]
-# *Table 8.1. The adjustment of Landsat 8.* Each row makes one band of Sentinel-2. The larger a number off the diagonal, the more the adjustment borrows
+# *Table 8.1. The adjustment of Landsat 8.*
+#
+# Each row makes one band of Sentinel-2. The larger a number off the diagonal, the more the adjustment borrows
 # from another band. The last column tests the fit on what it never saw. An ideal white target has the same
 # reflectance in every band of every sensor, so nothing should change and the column should read 0.8. A thick
 # cloud is near to that in the visible and near infrared. A departure from 0.8 is an error that the adjustment
@@ -98,7 +100,9 @@ distances = bands.distance_table(uses, sentinel)
 show(write_table(work, "band_adjustment", distances.round(4)))
 
 # %% [markdown]
-# *Table 8.2. Root mean square difference of reflectance to Sentinel-2's band of the same name.* As a picture:
+# *Table 8.2. Root mean square difference of reflectance to Sentinel-2's band of the same name.*
+#
+# As a picture:
 
 # %% tags=["wide"]
 bands.plot_distances(distances)
@@ -158,22 +162,26 @@ baseline = pd.concat(
     [evaluate({"everything is cloud": all_cloud()}, part).counts for part in sets.values()]
 )
 both = pd.concat([three, baseline])
-scores = pooled(both, by=["sensor", "run"], draws=draws, seed=seed)
+scores = enough_units(pooled(both, by=["sensor", "run"], draws=draws, seed=seed))
 show(write_table(work, "scores_band_adaptation", scores[["sensor", *bands.SHOWN]].round(3)))
 
 # %% [markdown]
-# *Table 8.3. The three ways, and the floor.* Compare the three ways within one sensor and one set of bands. The intervals of the rows may overlap
-# even if one way is better on every scene, because all three find the same scenes hard. The paired
-# differences below remove that: the bootstrap resamples the scenes of both ways together.
+# *Table 8.3. The three ways, and the floor. Below five places no interval is given.*
+#
+# Compare the three ways within one sensor and one set of bands. The intervals of the rows may overlap even if one
+# way is better on every scene, because all three find the same scenes hard. The paired differences below remove
+# that: the bootstrap resamples the scenes of both ways together.
 
 # %%
 differences = bands.differences_to_plain(three, ways, draws, seed)
 show(write_table(work, "difference_band_adaptation", differences.round(4)))
 
 # %% [markdown]
-# *Table 8.4. F2 minus the F2 of the bands as they are, in points, that is in hundredths.* An interval that
-# contains zero means that no difference is shown. One that does not may still show a difference too small to
-# matter. A sensor with a single place cannot be resampled and is left out.
+# *Table 8.4. F2 minus the F2 of the bands as they are, in points, that is in hundredths. Below five places no
+# interval is given.*
+#
+# An interval that contains zero means that no difference is shown. One that does not may still show a difference
+# too small to matter. A sensor with a single place cannot be resampled and is left out.
 #
 # The model for any bands was trained separately, so its difference also holds the chance of training: compare
 # it with the deviation between seeds in {doc}`05_spot_transfer`. It has its own threshold too, and its F2 may
@@ -184,22 +192,19 @@ show(write_table(work, "difference_band_adaptation", differences.round(4)))
 show(pd.DataFrame(ranked).round(3))
 
 # %% [markdown]
-# *Table 8.5. Average precision of each way, from 0 to 1.* If two ways are equal in average precision and differ in F2, the threshold is what differs, and it could be
+# *Table 8.5. Average precision of each way, from 0 to 1.*
+#
+# If two ways are equal in average precision and differ in F2, the threshold is what differs, and it could be
 # set anew on a few labelled pixels. If they differ in both, the ordering itself is better or worse.
 #
 # There are two reasons to expect little of an adjustment. A cloud is nearly white in the visible and near
 # infrared, and differences between filters act on colour, so they act on ground more than on cloud. And the
 # models were trained with changes of gain, so that they should tolerate small ones. The lines below put the
-# differences into words; "a difference" means that the interval excludes zero.
+# differences into words; "a difference" means that the interval excludes zero, and where there are fewer than five
+# places, nothing is decided.
 
 # %%
-lines = []
-for row in differences.itertuples():
-    verdict = "no difference shown" if row.low <= 0 <= row.high else "a difference"
-    interval = f"{points(row.low)} to {points(row.high)}"
-    gain = f"**{points(row.difference)} points** of F2 ({interval})"
-    lines.append(f"- {get_sensor(row.sensor).title}, {title_of(row.run)}: {gain}, {verdict}")
-Markdown("\n".join(lines))
+bands.differences_in_words(differences)
 
 # %% [markdown]
 # **What we learnt.** The lines above are the answer: what adjusting the image, and what a model for any

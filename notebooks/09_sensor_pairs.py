@@ -59,7 +59,7 @@ from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
 from clouddl_study.pages import bands, pairs, transfer
 from clouddl_study.pages.methods import all_cloud
-from clouddl_study.tables import ALL_CLOUD, show
+from clouddl_study.tables import ALL_CLOUD, enough_units, show
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
 
 figures.style()
@@ -95,10 +95,10 @@ for sensor in names:
 # %% [markdown]
 # ## All pairs
 #
-# Other places, again the same for all sensors, are scored. Their reference is exact: it comes from the optical depth
-# of the simulated clouds ({doc}`12_simulated_scenes`). The score is F2, which weights recall four times as much as
-# precision. The **floor**, the mask that calls every pixel cloud, is scored too. A good part of the simulated places
-# is overcast, so the floor of F2 is high here, and small models may not pass it.
+# Other places, again the same for all sensors, are scored against the simulated truth: a mask that follows from
+# the optical depth of the simulated clouds ({doc}`12_simulated_scenes`). The score is F2, which weights recall
+# four times as much as precision. The **floor**, the mask that calls every pixel cloud, is scored too. A good
+# part of the simulated places is overcast, so the floor of F2 is high here, and small models may not pass it.
 
 # %%
 sets = {name: simulate_set(name, tested, seed=60_000 + seed, size=size) for name in names}
@@ -106,11 +106,11 @@ methods = {train: model_method(model, spot) for train, model in small.items()}
 methods[ALL_CLOUD] = all_cloud()
 counted = [evaluate(methods, part).counts.assign(test=test) for test, part in sets.items()]
 counts = pd.concat(counted).rename(columns={"run": "train"})
-matrix = pooled(counts, by=["train", "test"], draws=draws, seed=seed)
+matrix = enough_units(pooled(counts, by=["train", "test"], draws=draws, seed=seed))
 
 # %% [markdown]
 # Beside this square we put the one row that can be had with the corpus of the study: its model with SPOT's
-# bands, trained on Sentinel-2 scenes (real or simulated, as {doc}`03_hyperopt_search` says). It is scored on every
+# bands, trained on Sentinel-2 scenes (real or simulated, as {doc}`02_training` settles). It is scored on every
 # reference that has all five bands of the study.
 
 # %%
@@ -121,7 +121,7 @@ rows = {"sentinel-2": model_method(model, spot), ALL_CLOUD: all_cloud()}
 by_sensor = transfer.by_sensor(references, STUDY_BANDS)
 scored = [evaluate(rows, part).counts for part in by_sensor.values()]
 study = pooled(pd.concat(scored), by=["sensor", "run"], draws=draws, seed=seed)
-study = study.rename(columns={"run": "train", "sensor": "test"})
+study = enough_units(study).rename(columns={"run": "train", "sensor": "test"})
 
 # %%
 blocks = {
@@ -134,8 +134,8 @@ show(write_table(work, "sensor_matrix", joined[columns].round(3)))
 
 # %% [markdown]
 # *Table 9.1. Scores of all pairs: first the small models on simulated scenes, then the model of the study.
-# Compare a row with the floor of the same scored sensor. MCC ({doc}`04_sentinel2_validation`) gives the floor no
-# credit, and is undefined there.*
+# Compare a row with the floor of the same scored sensor. Below five places no interval is given. MCC
+# ({doc}`04_sentinel2_validation`) gives the floor no credit, and is undefined there.*
 #
 # The same F2 as a picture:
 
@@ -160,7 +160,8 @@ differences = pairs.differences_to_own(counts, names, draws, seed)
 show(write_table(work, "difference_sensor_matrix", differences.round(4)))
 
 # %% [markdown]
-# *Table 9.2. Differences in F2 to the native model, in points. Look for intervals that exclude zero.*
+# *Table 9.2. Differences in F2 to the native model, the one trained on the sensor that is scored, in points. Look for
+# intervals that exclude zero.*
 #
 # A positive difference means that a model of another sensor is **ahead of the native one**. The intervals hold the
 # choice of places. They do not hold the seed: there is one fit for each sensor, and fits that differ in nothing
@@ -194,7 +195,7 @@ show(pairs.model_or_match(matrix).round(1))
 # the last mean that training on the scored sensor brought nothing of its own.
 #
 # Second candidate: we leave the threshold out. Average precision, the area under the curve of precision against
-# recall, measures how well a model orders pixels. F2 at the best threshold of each pair reads the reference, so
+# recall, measures how well a model orders pixels. F2 at the best threshold of each pair reads the truth, so
 # nobody could have it in practice; it is the score with the threshold's part removed.
 
 # %%

@@ -129,6 +129,16 @@ Markdown(
 )
 
 # %% [markdown]
+# Two ingredients follow measurements. The first is the size of the particles of a cloud, its **effective radius** (the
+# mean radius, weighted by area): for ice crystals, satellite maps of it {cite:p}`nasa2013`. The second is how fast the
+# scattering by dust, smoke and haze falls with wavelength. The power of the fall is the **Ångström exponent**
+# {cite:p}`angstrom1929`: near zero for the coarse dust over a desert {cite:p}`che2013`, larger for fine smoke.
+# {ref}`measured-air` has the measured values.
+
+# %% tags=["hide-input"]
+Markdown(steps.particles_in_words())
+
+# %% [markdown]
 # ## The landscapes
 #
 # A landscape is an entry of a table: relief, fractions of water and snow, and kinds of cover with their
@@ -197,9 +207,10 @@ steps.plot_called_by_depth(by_depth)
 #
 # ## Ice clouds and snow
 #
-# Snow and the tops of deep clouds are both ice, bright in red and dark in the short-wave infrared. How dark a top is
-# depends on its crystals and on the sun: large crystals absorb more and scatter forward what they leave, and light
-# that comes in steeply goes deeper before it turns back. We simulate overcast of deep clouds, and clear scenes
+# Snow and the tops of deep clouds are both ice, bright in red and dark in the short-wave infrared
+# {cite:p}`pilewskie1987`. How dark a top is depends on its crystals and on the sun: large crystals absorb more and
+# scatter forward what they leave {cite:p}`vandiedenhoven2014`, and light that comes in steeply goes deeper before it
+# turns back {cite:p}`hapke1981`. We simulate overcast of deep clouds, and clear scenes
 # of snow and ice, and divide one band by the other.
 
 # %%
@@ -340,7 +351,7 @@ for learnt_from, model in models.items():
     methods[f"{learnt_from}: {', '.join(spot)}"] = transfer.model_method(model, spot)
 methods["everything is cloud"] = all_cloud()
 counts = transfer.evaluate(methods, opened).counts
-by_training = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
+by_training = enough_units(pooled(counts, by=["sensor", "run"], draws=draws, seed=seed))
 
 # %% tags=["hide-input"]
 measures = ["f2", "f2_low", "f2_high", "f1", "precision", "recall"]
@@ -353,7 +364,7 @@ show(write_table(work, "scores_with_drawn", by_training))
 # %% [markdown]
 # *Table 12.4. Models with SPOT's bands by what they learnt from, on the references of each sensor. Compare the three
 # models of one sensor with each other and with the floor, everything is cloud. The headline model is the best of four
-# seeds on validation; the two others are single fits.*
+# seeds on validation; the two others are single fits. Below five places no interval is given.*
 #
 # *Simulated scenes alone* is a model that never saw a real image in training. Where it is below *real scenes alone*,
 # the simulation may lack something that matters; where it is above, real scenes may be too few, or the labels that
@@ -425,7 +436,7 @@ for sensor_id in ("sentinel-2", "spot-4", "spot-5"):
 
 # %% tags=["hide-input"]
 counts = pd.concat(rows)
-drawn_2020 = pooled(counts, by=["sensor", "run"], draws=draws, seed=seed)
+drawn_2020 = enough_units(pooled(counts, by=["sensor", "run"], draws=draws, seed=seed))
 show(write_table(work, "drawn_2020", drawn_2020[columns].round(3)))
 
 # %% [markdown]
@@ -466,9 +477,7 @@ steps.plot_place_differences(counts, one, other)
 # not evidence.*
 
 # %% tags=["hide-input"]
-overall = difference[difference.terrain == "all"].iloc[0]
-dem = f"**Elevation**: {100 * overall.difference:+.1f} points of F2 over all simulated places "
-dem += f"({100 * overall.low:+.1f} to {100 * overall.high:+.1f})."
+dem = steps.elevation_finding(difference)
 Markdown("\n\n".join([steps.bands_finding(bands), answer, dem]))
 
 # %% [markdown]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,12 @@ import xarray as xr
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.scenes import Catalogue
+from clouddl.score import pooled
 from clouddl.transfer import Evaluation, left_out, score_masks
 from clouddl_study.experiments import teaching_order
-from clouddl_study.pages import transfer
+from clouddl_study.pages import bands, life, pairs, transfer
 from clouddl_study.pages.data import places_table
-from clouddl_study.pages.search import best_of
+from clouddl_study.pages.search import best_of, search_in_words
 
 SCENE = {"collection": "a", "sensor": "sentinel-2", "resolution": 10, "role": "train"}
 
@@ -64,6 +66,22 @@ def labelled(biome: str, cloud: float, group: str) -> xr.Dataset:
     return xr.Dataset({"mask": (("y", "x"), mask)}, attrs={"biome": biome, "group": group})
 
 
+@pytest.mark.parametrize(
+    ("trials", "at_once", "beforehand", "words"),
+    [
+        (4, 2, [0.1], ("All of them were sampled at random", "fixed beforehand")),
+        (4, 1, [], ("The first 3 were sampled at random, TPE proposed the other 1", "its winner")),
+        (30, 4, [], ("The first 12 were", "TPE proposed the other 18")),
+    ],
+)
+def test_the_search_says_how_much_of_it_is_random(
+    trials: int, at_once: int, beforehand: list[float], words: tuple[str, ...]
+) -> None:
+    table = pd.DataFrame({"seconds": [60.0] * trials})
+    said = search_in_words(table, trials, 30, at_once, beforehand).data
+    assert all(part in said for part in words)
+
+
 def test_one_scene_of_each_biome_is_labelled_first() -> None:
     shelf = {
         "a": labelled("Forest", 0.0, "north"),
@@ -109,6 +127,30 @@ def test_a_difference_has_an_interval_over_places_or_within_its_one_patch(
     assert not within or row["within from"] < row["difference"] < row["within to"]
 
 
+@pytest.mark.parametrize(("patches", "over_places"), [(4, False), (5, True)])
+def test_other_pages_keep_the_rule_for_intervals(patches: int, over_places: bool) -> None:
+    evaluation, _ = evaluated(patches, 64)
+    names = dict(zip(evaluation.masks, ("sentinel-2", "landsat-8"), strict=True))
+    ways = dict(zip(evaluation.masks, ("as it is", "moved"), strict=True))
+    runs = evaluation.counts.run
+    counts = evaluation.counts.assign(train=runs.map(names), way=runs.map(ways), test="sentinel-2")
+    own = pairs.differences_to_own(counts, list(names.values()), 50, 0)
+    third = counts[counts.way == "moved"].assign(way="any")
+    three = pd.concat([counts, third]).assign(bands="red")
+    moved = bands.differences_to_plain(three, {"moved": "moved", "any": "any"}, 50, 0)
+    for table in (own, moved):
+        assert np.isfinite(table.low).all() == np.isfinite(table.high).all() == over_places
+    words = bands.differences_in_words(moved).data
+    assert ("too few places" in words) != over_places
+
+
+@pytest.mark.parametrize("patches", [4, 5])
+def test_the_gate_tells_an_interval_where_places_are_enough(patches: int) -> None:
+    scores = pooled(evaluated(patches, 64)[0].counts, draws=50)
+    verdict = SimpleNamespace(scores=scores, passed=True)
+    assert ("too few places" in life.gate_finding([(0, verdict, None)], 0.5)) == (patches < 5)
+
+
 def test_the_front_page_says_what_is_decided() -> None:
     columns = ["images", "CloudDL minus", "difference", "low", "high", "units"]
     rows = [
@@ -116,6 +158,7 @@ def test_the_front_page_says_what_is_decided() -> None:
         ["landsat-8", "ukis-csmask: red", -0.12, -0.3, -0.01, 20, np.nan, np.nan],
         ["landsat-8", "CloudDL, real scenes alone: red", 0.0, -0.1, 0.1, 20, np.nan, np.nan],
     ]
+    more = [["landsat-5", f"{name}: red", 0.1, *[np.nan] * 2, 1, 0.0, 0.1] for name in "abc"]
     table = pd.DataFrame(rows, columns=[*columns, *transfer.WITHIN])
     assert transfer.rivals_by_images(table).to_dict("list") == {
         "network minus": ["ukis-csmask", "real scenes alone"],
@@ -127,3 +170,5 @@ def test_the_front_page_says_what_is_decided() -> None:
         "- On Landsat 8, over 20 places, the network is behind ukis-csmask; "
         "not shown to differ from real scenes alone.",
     ]
+    table = pd.DataFrame(more, columns=[*columns, *transfer.WITHIN])
+    assert transfer.standing(table).endswith("its score is above that of a, b and c.")

@@ -21,7 +21,7 @@ from clouddl.sensors import Sensor, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
 from clouddl_study.pages.cards import fitting_sets
-from clouddl_study.tables import percent, points, title_of
+from clouddl_study.tables import enough_units, percent, points, title_of
 
 # Columns of a table of scores, after that which says on which images.
 SHOWN = ["run", "scenes", "f2", "f2_low", "f2_high", "f1", "mcc", "precision", "recall"]
@@ -367,8 +367,10 @@ def differences_to_plain(
         seed: Of the bootstrap.
 
     Returns:
-        A row for each sensor, band set and way. A sensor with a single group is left out.
+        A row for each sensor, band set and way, its interval by the rule of `enough_units`.
+        A sensor with a single group is left out.
     """
+    columns = ["sensor", "run", "difference", "low", "high", "units"]
     rows = []
     for (sensor, bands), part in counts.groupby(["sensor", "bands"], sort=False):
         base = part[part.way == "as it is"]
@@ -376,4 +378,24 @@ def differences_to_plain(
             for way in ("moved", "any"):
                 difference = paired(part[part.way == way], base, draws=draws, seed=seed)
                 rows.append({"sensor": sensor, "run": f"{titles[way]}: {bands}", **difference})
-    return pd.DataFrame(rows)
+    return enough_units(pd.DataFrame(rows, columns=columns))
+
+
+def differences_in_words(differences: pd.DataFrame) -> Markdown:
+    """Say of each difference whether its interval excludes zero.
+
+    Args:
+        differences: As `differences_to_plain` returns them.
+
+    Returns:
+        A line for each row.
+    """
+    lines = []
+    for row in differences.itertuples():
+        words = "too few places for an interval"
+        if not np.isnan(row.low):
+            verdict = "no difference shown" if row.low <= 0 <= row.high else "a difference"
+            words = f"{points(row.low)} to {points(row.high)}: {verdict}"
+        gain = f"**{points(row.difference)} points** of F2 ({words})"
+        lines.append(f"- {get_sensor(row.sensor).title}, {title_of(row.run)}: {gain}")
+    return Markdown("\n".join(lines))

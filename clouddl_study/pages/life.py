@@ -18,7 +18,7 @@ from clouddl.score import best_threshold
 from clouddl.train import Schedule, fit
 from clouddl.transfer import Scenes, pixels, predictions
 from clouddl_study.experiments import simulated_person
-from clouddl_study.tables import ALL_CLOUD, percent, title_of
+from clouddl_study.tables import ALL_CLOUD, enough_units, percent, title_of
 
 MIXED = (0.05, 0.7)  # fraction of cloud of the scenes that are worth labelling
 LABELLED = 5  # scenes that the simulated annotator labels
@@ -233,7 +233,7 @@ def refinement_finding(table: pd.DataFrame, newcomer: str) -> str:
 
 
 def gate_finding(log: Sequence[tuple[int, Verdict, Verdict | None]], f2_min: float) -> str:
-    """Tell in a sentence when the gate failed, and how wide the interval of its F2 is.
+    """Tell in two sentences when the gate failed, and how wide the interval of its F2 is.
 
     Args:
         log: As for `gate_table`.
@@ -242,15 +242,16 @@ def gate_finding(log: Sequence[tuple[int, Verdict, Verdict | None]], f2_min: flo
     Returns:
         A line of Markdown.
     """
-    first = log[0][1].scores.iloc[0]
+    first = enough_units(log[0][1].scores).iloc[0]
     failures = [str(year) for year, verdict, _ in log if not verdict.passed]
     when = "in no year"
     if failures:
         when = f"in year {', '.join(failures)}"
-    return (
-        f"**Gate**: it demands an F2 of {100 * f2_min:.1f} %, and fails {when}. The interval of "
-        f"F2 in year {log[0][0]} goes from {100 * first.f2_low:.1f} to {100 * first.f2_high:.1f} %."
-    )
+    interval = "There are too few places for an interval."
+    if not np.isnan(first.f2_low):
+        ends = f"{100 * first.f2_low:.1f} to {100 * first.f2_high:.1f} %"
+        interval = f"The interval of F2 in year {log[0][0]} goes from {ends}."
+    return f"**Gate**: it demands an F2 of {100 * f2_min:.1f} %, and fails {when}. {interval}"
 
 
 def all_cloud_scores(counts: pd.DataFrame) -> pd.DataFrame:
@@ -274,6 +275,7 @@ def _f2(verdict: Verdict) -> float:
 def _line_with_intervals(
     axis: Axes, x: Sequence[int] | pd.Series, table: pd.DataFrame, label: str
 ) -> None:
-    """Plot F2 of the rows of a table against x, with intervals."""
+    """Plot F2 of the rows of a table against x, with intervals where places are enough."""
+    table = enough_units(table)
     ends = np.abs([table.f2 - table.f2_low, table.f2_high - table.f2])
     axis.errorbar(x, table.f2, yerr=ends, fmt="o-", capsize=3, label=label)

@@ -14,7 +14,7 @@ from clouddl.model import CloudModel
 from clouddl.score import paired, precision_recall
 from clouddl.sensors import get_sensor, middle
 from clouddl.transfer import Scenes, pixels, predictions
-from clouddl_study.tables import ALL_CLOUD, percent
+from clouddl_study.tables import ALL_CLOUD, enough_units, percent
 
 # Sensors in the order in which the page shows them, and the trivial method.
 TITLES = {
@@ -104,7 +104,7 @@ def differences_to_own(
         seed: Of the bootstrap.
 
     Returns:
-        A row for each pair of different sensors.
+        A row for each pair of different sensors, its interval by the rule of `enough_units`.
     """
     rows = []
     for test, part in counts.groupby("test", sort=False):
@@ -114,7 +114,7 @@ def differences_to_own(
                 difference = paired(part[part.train == train], own, draws=draws, seed=seed)
                 about = {"scored on": TITLES[test], "trained on": TITLES[train]}
                 rows.append(about | difference)
-    return pd.DataFrame(rows)
+    return enough_units(pd.DataFrame(rows))
 
 
 def model_or_match(scores: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +160,7 @@ def without_threshold(
 
     Returns:
         A row for each pair: average precision; F2 at the threshold that is best for these very
-        scenes, which reads their reference, and that threshold; per cent of pixels called cloud at
+        scenes, which reads their true masks, and that threshold; per cent of pixels called cloud at
         the model's own threshold, and per cent that are cloud.
     """
     rows = []

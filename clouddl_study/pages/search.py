@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from hyperopt.pyll import dfs
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -52,6 +53,43 @@ def space() -> pd.DataFrame:
         row = {"parameter": name, "meaning": MEANINGS.get(name, "")}
         rows.append({**row, "distribution": law, "values": values})
     return pd.DataFrame(rows)
+
+
+def search_in_words(
+    table: pd.DataFrame, trials: int, minutes: float, at_once: int, beforehand: Sequence[float]
+) -> Markdown:
+    """Say how long a search was, how many of its trials are random, and what rests on it.
+
+    Args:
+        table: The trials, as `search.search` returns them.
+        trials: How many there were to be.
+        minutes: Of fitting, after which none begins.
+        at_once: Trials proposed together.
+        beforehand: Settings of the final models, fixed before the search; none: the winner's.
+
+    Returns:
+        Three sentences.
+    """
+    # As in `search.search`: the first third is random, three at least, and so are all trials of a
+    # round that begins among them.
+    first = max(3, trials // 3)
+    count = len(table)
+    random = min(count, first + -first % at_once)
+    said = (
+        f"**{count} of {trials} trials**, {table.seconds.sum() / 60:.1f} minutes of fitting; "
+        f"no trial begins after {minutes:g} minutes. "
+    )
+    if random < count:
+        said += (
+            f"The first {random} were sampled at random, TPE proposed the other {count - random}. "
+        )
+    else:
+        said += "All of them were sampled at random, so this search is no test of TPE. "
+    if beforehand:
+        said += "Nothing rests on it: the settings of the final models were fixed beforehand."
+    else:
+        said += "The final models have the settings of its winner."
+    return Markdown(said)
 
 
 def trial_losses(table: pd.DataFrame) -> Figure:

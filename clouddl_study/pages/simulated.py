@@ -20,7 +20,8 @@ from clouddl.mission.classical import multi_temporal_test
 from clouddl.scenes import SIMULATED
 from clouddl.score import COUNTS, f_beta
 from clouddl.sensors import STUDY_BANDS, Sensor
-from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, CLOUD_OPTICAL_DEPTH
+from clouddl.simulate.atmosphere import ANGSTROM
+from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, CLOUD_OPTICAL_DEPTH, RADIUS_UM
 from clouddl.simulate.landscape import LANDSCAPES, Ground
 from clouddl.transfer import Scenes
 from clouddl_study.pages import panels
@@ -524,6 +525,37 @@ def help_findings(differences: pd.DataFrame) -> str:
         compared = f"**{title_of(row.sensor)}**, headline model minus {row.minus}"
         lines.append(f"- {compared}: {points} ({verdict})")
     return "\n".join(lines)
+
+
+def particles_in_words() -> str:
+    """Tell the sizes of cloud particles and the spectra of aerosol that the simulator draws from.
+
+    Returns:
+        Two sentences.
+    """
+    drops, crystals = (RADIUS_UM[phase][0] for phase in ("water", "ice"))
+    least, most = ANGSTROM
+    return (
+        f"Effective radii are log-normal, with a median of {drops} µm for drops and {crystals} µm "
+        f"for ice crystals. Ångström exponents are uniform between {least:g} and {most:g}."
+    )
+
+
+def elevation_finding(differences: pd.DataFrame) -> str:
+    """Tell in a sentence what elevation changes over all simulated places.
+
+    Args:
+        differences: Rows with terrain ("all" among them), difference, low and high.
+
+    Returns:
+        A line of Markdown.
+    """
+    row = differences.set_index("terrain").loc["all"]
+    interval = "too few places for an interval"
+    if not np.isnan(row.low):
+        interval = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
+    gain = f"{100 * row.difference:+.1f} points of F2"
+    return f"**Elevation**: {gain} over all simulated places ({interval})."
 
 
 def bands_finding(table: pd.DataFrame) -> str:

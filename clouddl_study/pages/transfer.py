@@ -519,9 +519,15 @@ def standing(table: pd.DataFrame) -> str:
             where = f"On {title_of(images)} ({number}: too few to decide) its score is"
             sides = {"above that of": part.difference > 0, "below that of": part.difference < 0}
         names = part[MINUS].str.partition(": ")[0].str.removeprefix("CloudDL, ")
-        said = [f"{side} {', '.join(names[on])}" for side, on in sides.items() if on.any()]
+        said = [f"{side} {_listed(names[on])}" for side, on in sides.items() if on.any()]
         sentences.append(f"- {where} {'; '.join(said) or 'that of all rivals'}.")
     return "\n".join(sentences)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def front_page_numbers(scores: pd.DataFrame, adaptation: pd.DataFrame, run: str) -> dict[str, str]:
