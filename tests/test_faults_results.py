@@ -22,7 +22,7 @@ from clouddl.labels import read_mask
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.predict import Options, check_results, predict_array, predict_file, results_of
-from clouddl.products import ProductImage, open_image
+from clouddl.products import ProductImage, open_image, open_product
 from clouddl.products.readers import find_product
 from clouddl.products.reading import Reading
 from clouddl.products.stac import is_item
@@ -320,10 +320,32 @@ def test_arrays_whose_bands_are_named_elsewhere() -> None:
     assert list(open_image(VALUES.tolist(), reading=Reading(bands=",".join(names))).bands) == names
 
 
-@pytest.mark.parametrize("source", [None, VALUES.astype(complex), "", [[1, 2], [3]]])
-def test_what_holds_no_image(source: object) -> None:
-    with pytest.raises(InputError):
-        open_image(source, reading=Reading(bands=tuple(cube().band.values)))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        *[(wrong, "no image; give the path of a file as text, or an array")
+          for wrong in (None, 5, b"a.tif", [], ["a.tif", "b.tif"], [[1, 2], [3]], {})],
+        ("", "'' is no path"),
+        (VALUES.astype(complex), "image: holds complex numbers"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_image(source: Any, message: str) -> None:
+    for sensor in (None, SENSOR):
+        with pytest.raises(InputError, match=message):
+            open_image(source, sensor, Reading(bands=tuple(cube().band.values)))
+
+
+@pytest.mark.parametrize("path", [None, 5, b"a.zip", [], " "])
+def test_what_is_no_path_of_a_product(path: Any) -> None:
+    with pytest.raises(InputError, match="is no path; give that of an image or a product"):
+        open_product(path)
+
+
+@pytest.mark.parametrize("bands", [5, (1, 2, 3, 4), (b"red",)])
+def test_what_are_no_names_of_bands(bands: Any) -> None:
+    for given in ({"reading": Reading(bands=bands)}, {"options": Options(use=bands)}):
+        with pytest.raises(InputError, match="is no name of a band; name the layers in the order"):
+            predict_file(cube(), SENSOR, "out", **given)
 
 
 def test_scenes_without_a_name_or_named_twice(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def open_product(
     """
     from clouddl.products.readers import find_product  # late: it brings all readers
 
+    check_name(path)
     product = find_product(path)
     image = product.read(bands, resolution)
     dataset = image.dataset().assign_attrs(group=image.name, role="extra", product=product.format)

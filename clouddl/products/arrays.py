@@ -1,7 +1,9 @@
 """Arrays and Datasets as odc-stac, stackstac, rioxarray, netCDF and Zarr hold images."""
 
+import reprlib
 import warnings
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import rioxarray
@@ -9,12 +11,16 @@ import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning
 
 from clouddl.errors import InputError, readable
+from clouddl.products.raster import BY_COORDINATES
 from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
 AXES = {"latitude": "y", "lat": "y", "longitude": "x", "lon": "x"}
 LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
+WANTED = "give the path of a file as text, or an array (band, y, x) of numbers"
 NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers
+
+_Held = TypeVar("_Held", xr.DataArray, xr.Dataset)
 
 
 def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArray:
@@ -44,9 +50,13 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
         else:
             with warnings.catch_warnings():  # what it lacks of its place is said later, by name
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                opened = rioxarray.open_rasterio(path, mask_and_scale=decode)
+                opened = rioxarray.open_rasterio(
+                    path, mask_and_scale=decode, decode_times=False, **BY_COORDINATES
+                )
     if isinstance(opened, list):
         raise InputError(f"{path}: holds arrays of several grids; name one: NETCDF:{path}:ARRAY")
+    if opened.rio.transform().is_identity:  # GDAL turns what has no coordinates upside down
+        opened = opened.isel(y=slice(None, None, -1))
     return opened.assign_attrs(scene=str(path))
 
 
@@ -66,14 +76,18 @@ def as_array(
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
     if not isinstance(source, xr.DataArray | xr.Dataset):
-        with readable(
-            "image", "array", "give an array (band, y, x) of numbers, or the path of one file"
-        ):
-            array = xr.DataArray(np.asanyarray(source, None if hasattr(source, "dtype") else float))
+        try:
+            numbers = np.asanyarray(source, None if hasattr(source, "dtype") else float)
+        except (TypeError, ValueError):
+            numbers = np.empty(0)
+        if numbers.ndim < 2:
+            raise InputError(f"image: is {reprlib.repr(source)}, and no image; {WANTED}")
+        array = xr.DataArray(numbers)
         _check_size(array, "image")
         return array
     name = str(source.attrs.get("scene", "image"))
     _check_size(source, name)
+    source = _with_crs(source, name)
     if isinstance(source, xr.Dataset):
         source = _stack(source, sensor, name)
     array = source.rename({old: new for old, new in AXES.items() if old in source.dims})
@@ -103,6 +117,19 @@ def _check_size(image: xr.DataArray | xr.Dataset, name: str) -> None:
     shape = tuple(image.sizes.values())
     if 0 in shape:
         raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
+
+
+def _with_crs(image: _Held, name: str) -> _Held:
+    """With the CRS that some variable holds, though the bands do not name it (openEO)."""
+    variables = image.coords if isinstance(image, xr.DataArray) else image.variables
+    with readable(name, "CRS", "correct it, or drop the variable that holds it"):
+        crs = image.rio.crs
+        for variable in variables.values():
+            crs = crs or variable.attrs.get("crs_wkt") or variable.attrs.get("spatial_ref")
+        if crs:
+            image = image.copy(deep=False)
+            image.rio.write_crs(crs, inplace=True)
+    return image
 
 
 def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArray:

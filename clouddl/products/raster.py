@@ -23,6 +23,10 @@ from clouddl.sensors import STUDY_BANDS, Sensor, band_name
 OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
 NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (convmv)"
 
+# GDAL places a netCDF file by x and y also where these have no attributes of CF; else it turns it
+# upside down.
+BY_COORDINATES = {"IGNORE_XY_AXIS_NAME_CHECKS": "YES"}
+
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
 
@@ -36,9 +40,10 @@ def open_raster(path: Path | str) -> DatasetReader:
     Returns:
         The open file, for a `with` statement.
     """
+    options = BY_COORDINATES if str(path).lower().startswith("netcdf:") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
+        return rasterio.open(path, **options)
 
 
 def files_of(file: DatasetReader) -> list[str]:
@@ -68,8 +73,10 @@ def check_name(path: Path | str) -> None:
         path: A path, or another name that GDAL knows.
 
     Raises:
-        InputError: Its name is not UTF-8, or it is neither a file nor a folder.
+        InputError: It is no name, not UTF-8, or of what is neither a file nor a folder.
     """
+    if not isinstance(path, Path | str) or not str(path).strip():
+        raise InputError(f"{path!r} is no path; give that of an image or a product as text")
     if re.search("[\\ud800-\\udfff]", str(path)):  # as Python keeps other bytes than UTF-8
         raise InputError(f"{path}: {NOT_UTF_8}")
     special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
