@@ -374,7 +374,7 @@ def test_the_crs_of_a_dataset_that_no_band_names(tmp_path: Path) -> None:
         image = open_image(source, "sentinel-2")
         assert image.grid.crs == CRS.from_epsg(32631) and image.resolution == 30
     dataset["crs"].attrs["crs_wkt"] = "nonsense"
-    with pytest.raises(InputError, match="image: the CRS cannot be read .* correct it"):
+    with pytest.raises(InputError, match=r"image: the CRS cannot be read .* correct it"):
         open_image(dataset, "sentinel-2")
     unplaced = dataset.drop_vars("crs").assign_coords(x=dataset.x / 3, y=dataset.y / 3)
     with pytest.warns(UserWarning, match="has steps of 10; if they are metres, give --resolution"):

@@ -114,8 +114,7 @@ def open_image(
         from clouddl.products.arrays import as_array  # late, too
 
         return open_array(as_array(source, sensor), reading, sensor)
-    if not is_local(source):
-        limit_waiting()
+    limit_waiting()  # also of a VRT whose sources are elsewhere
     allowed = Reading(resolution=reading.resolution)
     if is_item(source):
         product = read_item(source, sensor, reading)

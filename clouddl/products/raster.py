@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -53,17 +53,27 @@ def files_of(file: DatasetReader) -> list[str]:
         file: The open file.
 
     Returns:
-        Its own name first; of a VRT also the files that its sources are made of.
+        Its own name first; of a VRT also the files of this machine that its sources are made of.
     """
     files = list(file.files)
-    waiting = files[1:] if file.driver == "VRT" else []
+    for source in _sources(file, os.path.isfile):
+        files += source.files
+    return list(dict.fromkeys(files))
+
+
+def _sources(
+    file: DatasetReader, wanted: Callable[[str], object] = bool
+) -> Iterator[DatasetReader]:
+    """Open the sources of a VRT whose names are wanted, and theirs, each once."""
+    waiting = list(file.files)[1:] if file.driver == "VRT" else []
+    opened: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if os.path.isfile(name):
+        if name not in opened and wanted(name):
+            opened.add(name)
             with suppress(RasterioError), open_raster(name) as source:
-                new = [other for other in source.files if other not in files]
-                files, waiting = files + new, waiting + new
-    return files
+                waiting += source.files[1:] if source.driver == "VRT" else []
+                yield source
 
 
 def check_name(path: Path | str) -> None:
@@ -303,20 +313,16 @@ def warn_of_sources(file: DatasetReader, reading: Reading) -> None:
         file: The open file.
         reading: What is given.
     """
-    if file.driver != "VRT":
-        return
     stated = _tags(file)
-    for name in files_of(file)[1:]:
-        tags = {}
-        with suppress(RasterioError), open_raster(name) as source:
-            tags = _tags(source)
+    for source in _sources(file):
+        tags = _tags(source)
         lost = [what for what in tags if what not in stated and getattr(reading, what) is None]
         if lost:
             listed = ", ".join(f"{what} {tags[what]}" for what in lost)
             options = ", ".join(f"--{what}" for what in lost)
             warnings.warn(
-                f"{file.name}: its source {name} says {listed}, which it leaves out and which is "
-                f"not used; make it by gdalbuildvrt, or give {options}",
+                f"{file.name}: its source {source.name} says {listed}, which it leaves out and "
+                f"which is not used; make it by gdalbuildvrt, or give {options}",
                 stacklevel=3,
             )
             return
