@@ -424,6 +424,8 @@ def test_a_part_of_a_product_names_the_product(tmp_path: Path) -> None:
         (["x_3B_AnalyticMS_SR_8b.tif"], "_8b.tif lacks the metadata of its product"),
         (["DIM_PHR1B_P_2016.XML"], "is panchromatic; give the multispectral"),
         (["in.SAFE.zip"], "in.SAFE.zip is an archive; give it, unpacked"),
+        (["a.hdr"], "a.hdr: it is the header of an image: give the file beside it"),
+        (["a.dim"], "a.dim: of a product of SNAP give a GeoTIFF"),
         (["item.json"], "if item.json is a STAC item, give it itself"),
     ],
 )
@@ -434,6 +436,12 @@ def test_what_is_near_to_a_product_is_told_its_mend(
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=re.escape(message)):
         find_product(tmp_path)
+    if "GeoTIFF" in message or "header" in message:
+        with pytest.raises(InputError, match=message.partition(": ")[2]):
+            open_image(tmp_path / names[0], "sentinel-2")
+    (tmp_path / "x_MTL.txt").touch()
+    with pytest.raises(InputError, match="leave --sensor out if these are the metadata"):
+        open_image(tmp_path / "x_MTL.txt", "landsat-8")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import rioxarray
 import torch
 import xarray as xr
 from affine import Affine
@@ -198,6 +199,14 @@ def test_any_way_to_hold_an_image(tmp_path: Path, model: CloudModel) -> None:
         "number sign": path,
         "gdal": f"/vsisubfile/0_{path.stat().st_size},{path}",
     }
+    for first, second in (("Y", "X"), ("northing", "easting"), ("row", "col")):
+        ways[first] = array.rename(y=first, x=second).transpose(second, "band", first)
+    ways["numbers of rows"] = ways["row"].assign_coords(y=("row", array.y.values),
+                                                        x=("col", array.x.values))  # fmt: skip
+    ways["slash"] = f"{path}/"
+    with rasterio.open(write_image(tmp_path / "b.tif"), "r+") as file:
+        file.descriptions = COMMON
+    ways["variables"] = rioxarray.open_rasterio(tmp_path / "b.tif", band_as_variable=True)
     right = None
     for name, source in ways.items():
         out = tmp_path / name
@@ -212,6 +221,8 @@ def test_any_way_to_hold_an_image(tmp_path: Path, model: CloudModel) -> None:
 def test_what_cannot_be_an_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"time has 2 entries.*isel\(time=0\)"):
         open_image(xr.concat([cube(), cube()], "time"), "spot-5")
+    with pytest.raises(InputError, match=r"shape \(.*\) and the bands \('green',\)"):
+        open_image(cube()[0], "spot-5")
     with pytest.raises(InputError, match="none of its variables"):
         open_image(xr.Dataset({"rain": ("y", np.zeros(3))}), "spot-5")
     with pytest.raises(InputError, match="differ in size, scale"):
@@ -405,6 +416,8 @@ def test_a_model_may_be_given_as_text(tmp_path: Path) -> None:
         ({"reading": Reading(nodata="0")}, "its nodata is '0'; give a number"),
         ({"model": 3}, "model 3: give a model, its name or the path of its card"),
         ({"out": None}, "out is None: give the folder for the results"),
+        ({"out": " "}, "out is ' ': give the folder for the results"),
+        ({"out": "s3://bucket/masks"}, "out is 's3://bucket/masks': .* this machine"),
     ],
 )
 def test_arguments_of_another_type(given: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ def open_image(
     check_numbers(str(source) if isinstance(source, Path | str) else "image", reading)
     if isinstance(source, Path | str):
         check_name(source)
+        if is_local(source):
+            source = Path(source)  # without a slash at its end
         name = str(source).lower().rstrip("/")
         if sensor and name.endswith(DATASETS) and is_local(source):
             from clouddl.products.arrays import open_dataset  # late: it brings xarray

@@ -15,7 +15,9 @@ from clouddl.products.raster import BY_COORDINATES
 from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
-AXES = {"latitude": "y", "lat": "y", "longitude": "x", "lon": "x"}
+# Names of the dimensions y and x, in lower case.
+AXES = dict.fromkeys(("y", "latitude", "lat", "northing", "row", "line"), "y")
+AXES |= dict.fromkeys(("x", "longitude", "lon", "easting", "col", "column", "pixel"), "x")
 LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
 WANTED = "give the path of a file as text, or an array (band, y, x) of numbers"
 NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers
@@ -87,10 +89,8 @@ def as_array(
         return array
     name = str(source.attrs.get("scene", "image"))
     _check_size(source, name)
-    source = _with_crs(source, name)
-    if isinstance(source, xr.Dataset):
-        source = _stack(source, sensor, name)
-    array = source.rename({old: new for old, new in AXES.items() if old in source.dims})
+    source = _with_axes(_with_crs(source, name))
+    array = _stack(source, sensor, name) if isinstance(source, xr.Dataset) else source
     others = [layer for layer in LAYERS if layer in array.dims]
     if "band" not in array.dims and len(others) == 1:
         array = array.rename({others[0]: "band"})
@@ -132,11 +132,27 @@ def _with_crs(image: _Held, name: str) -> _Held:
     return image
 
 
+def _with_axes(image: _Held) -> _Held:
+    """With dimensions that are called y and x."""
+    for old in image.dims:
+        new = AXES.get(str(old).lower())
+        if new is None or new in image.dims:
+            continue
+        if new not in image.coords:
+            image = image.rename({old: new})
+        elif image[new].dims == (old,):
+            image = image.swap_dims({old: new})
+    return image
+
+
 def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArray:
     """The reflectance of a scene, or the variables of a Dataset that are bands, as one array."""
     if "reflectance" in dataset:
         return dataset.reflectance.assign_attrs(dataset.attrs)
     variables = {str(key): band_name(str(key), sensor) for key in dataset.data_vars}
+    if not any(variables.values()):  # as of rioxarray: band_1, and what that is
+        for key in variables:
+            variables[key] = band_name(str(dataset[key].attrs.get("long_name", "")), sensor)
     bands = {key: band for key, band in variables.items() if band}
     if not bands:
         images = [key for key in variables if dataset[key].ndim >= 3]
@@ -163,7 +179,7 @@ def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArra
 
 def _one_date(array: xr.DataArray, name: str) -> xr.DataArray:
     """The array without dimensions of length 1; InputError for several dates."""
-    layers = ("band", "y", "x", "latitude", "longitude", "lat", "lon", *LAYERS)
+    layers = ("band", "y", "x", *LAYERS)
     for dimension in [dimension for dimension in array.dims if dimension not in layers]:
         if array.sizes[dimension] == 1:
             array = array.squeeze(dimension, drop=True)

@@ -382,7 +382,7 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     name = str(array.attrs.get("scene", "image"))
     layers = reading.bands
     if layers is None and "band" in array.coords:
-        layers = tuple(array.band.values.tolist())
+        layers = tuple(np.ravel(array.band.values).tolist())
     if layers is not None:
         layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):

@@ -27,6 +27,14 @@ NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (conv
 # upside down.
 BY_COORDINATES = {"IGNORE_XY_AXIS_NAME_CHECKS": "YES"}
 
+# What people give in place of an image, by the ending of its name.
+IN_PLACE_OF = {
+    ".hdr": "it is the header of an image: give the file beside it that holds the pixels",
+    ".txt": "leave --sensor out if these are the metadata of a product",
+    ".xml": "leave --sensor out if these are the metadata of a product",
+    ".dim": "of a product of SNAP give a GeoTIFF: in SNAP, File, Export, GeoTIFF",
+}
+
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
 
@@ -116,6 +124,7 @@ def readable_raster(name: str) -> Iterator[None]:
             advice = "check the address and the connection, and whether it wants credentials"
         elif ":" not in name[2:]:  # else a file in a product
             check_path(split_member(name)[0], "an image", ", or a product without --sensor")
+            advice = IN_PLACE_OF.get(Path(name).suffix.lower(), DAMAGED)
             if name.lower().endswith((".zip", ".tar", ".gz", ".tgz")):
                 advice = (
                     "leave --sensor out if it is a product; an image in an archive is named as "
