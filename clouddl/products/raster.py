@@ -161,8 +161,9 @@ def find_layers(
     if alpha and len(layers) == file.count - 1:
         layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
     check_layers(name, layers, file.dtypes, sensor)
-    if sensor:  # of a product the metadata say the order, and colours are for display
-        _warn_of_other_order(name, layers, described)
+    _warn_of_other_order(
+        name, layers, described, "--bands" if sensor else "the metadata or catalogue"
+    )
     return layers, alpha
 
 
@@ -200,8 +201,8 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
     if wrong:
         of = f"not a band of {sensor.id}, or " if sensor else ""
         raise InputError(
-            f"{name}: {', '.join(wrong)}: {of}named twice; choose of {', '.join(known)} (- skips "
-            "a layer)"
+            f"{name}: {', '.join(wrong)}: {of}named twice; name the layers by --bands, of "
+            f"{', '.join(dict.fromkeys(known))} (- skips one)"
         )
 
 
@@ -213,11 +214,15 @@ class _Described(NamedTuple):
 
 
 def _described_layers(file: DatasetReader, sensor: Sensor | None) -> list[_Described]:
-    """What a file says of its layers, by their descriptions, else by their colours."""
+    """What a file says of its layers, by their descriptions, else by their colours.
+
+    Of a product, which has no sensor yet, colours are for display.
+    """
     layers = []
     for text, colour, dtype in zip(file.descriptions, file.colorinterp, file.dtypes, strict=True):
         # GDAL itself calls any three layers of bytes red, green, blue.
-        if not text and colour.name in COLOURS and (dtype != "uint8" or colour.name == "alpha"):
+        seen = colour.name in COLOURS and (dtype != "uint8" or colour.name == "alpha")
+        if sensor and seen and not text:
             text = colour.name
         layers.append(_Described(text or "", band_name(text, sensor) if text else None))
     return layers
@@ -246,14 +251,16 @@ def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[
     return tuple(layer.band if layer.text else missing[0] for layer in described)
 
 
-def _warn_of_other_order(name: str, layers: Layers, described: Sequence[_Described]) -> None:
-    """Warn where the bands that are given are not those the file names."""
+def _warn_of_other_order(
+    name: str, layers: Layers, described: Sequence[_Described], given: str
+) -> None:
+    """Warn where the bands that are given, and by what, are not those the file names."""
     pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
     wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
     if wrong:
         message = (
-            f"{name}: --bands contradicts what the file says of its layers: {', '.join(wrong)}; "
-            "--bands is used: leave it out if the file is right"
+            f"{name}: {given} contradicts what the file says of its layers: {', '.join(wrong)}; "
+            f"{given} is used: leave it out, or correct it, if the file is right"
         )
         warnings.warn(message, stacklevel=4)
 
