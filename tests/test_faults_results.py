@@ -469,6 +469,12 @@ def test_a_probability_is_no_mask(tmp_path: Path) -> None:
 def test_a_missing_source_of_a_vrt_is_named(tmp_path: Path) -> None:
     source = write_image(tmp_path / "a.tif")
     rasterio.shutil.copy(source, tmp_path / "b.vrt", driver="VRT")
+    text = (tmp_path / "b.vrt").read_text()
+    *others, last = text.split("a.tif</SourceFilename>")
+    one_band = "a.tif</SourceFilename>".join(others) + "c.tif</SourceFilename>" + last
+    (tmp_path / "c.vrt").write_text(one_band)
+    with pytest.raises(InputError, match=r"c\.vrt: its source .*c\.tif is missing; put it back"):
+        open_image(tmp_path / "c.vrt", SENSOR)
     source.unlink()
-    with pytest.raises(InputError, match=r"b\.vrt: cannot be read as an image.*a\.tif"):
-        open_image(tmp_path / "b.vrt", SENSOR).read()
+    with pytest.raises(InputError, match=r"b\.vrt: its source .*a\.tif is missing"):
+        open_image(tmp_path / "b.vrt", SENSOR)

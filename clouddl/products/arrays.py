@@ -3,7 +3,7 @@
 import reprlib
 import warnings
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import rioxarray
@@ -22,7 +22,7 @@ LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
 WANTED = "give the path of a file as text, or an array (band, y, x) of numbers"
 NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers
 
-_Held = TypeVar("_Held", xr.DataArray, xr.Dataset)
+_Held: TypeAlias = xr.DataArray | xr.Dataset
 
 
 def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArray:
@@ -39,7 +39,7 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
         InputError: It cannot be read.
     """
     decode = (reading.scale, reading.offset, reading.nodata) == (None, None, None)
-    opened: xr.Dataset | xr.DataArray | list[xr.Dataset]
+    opened: _Held | list[xr.Dataset]
     with readable(path, "image", "give a GeoTIFF, or one array of it as NETCDF:FILE:ARRAY"):
         if str(path).rstrip("/").lower().endswith(".zarr"):
             opened = xr.open_dataset(

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -25,7 +25,7 @@ NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (conv
 
 # GDAL places a netCDF file by x and y also where these have no attributes of CF; else it turns it
 # upside down.
-BY_COORDINATES = {"IGNORE_XY_AXIS_NAME_CHECKS": "YES"}
+BY_COORDINATES: dict[str, Any] = {"IGNORE_XY_AXIS_NAME_CHECKS": "YES"}
 
 # What people give in place of an image, by the ending of its name.
 IN_PLACE_OF = {
@@ -72,13 +72,18 @@ def files_of(file: DatasetReader) -> list[str]:
 def _sources(
     file: DatasetReader, wanted: Callable[[str], object] = bool
 ) -> Iterator[DatasetReader]:
-    """Open the sources of a VRT whose names are wanted, and theirs, each once."""
+    """Open the sources of a VRT whose names are wanted, and theirs, each once.
+
+    GDAL itself reads a band whose file is missing as nodata.
+    """
     waiting = list(file.files)[1:] if file.driver == "VRT" else []
     opened: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name not in opened and wanted(name):
             opened.add(name)
+            if is_local(name) and not os.path.exists(name):
+                raise InputError(f"{file.name}: its source {name} is missing; put it back")
             with suppress(RasterioError), open_raster(name) as source:
                 waiting += source.files[1:] if source.driver == "VRT" else []
                 yield source
@@ -328,6 +333,9 @@ def warn_of_sources(file: DatasetReader, reading: Reading) -> None:
     Args:
         file: The open file.
         reading: What is given.
+
+    Raises:
+        InputError: A source is missing.
     """
     stated = _tags(file)
     for source in _sources(file):
