@@ -1,6 +1,7 @@
 """The errors that bad input and a full disk raise, and how reading a file raises them."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,10 +50,14 @@ def folder_of(out: Path | str) -> Path:
         out: The folder.
 
     Raises:
-        InputError: It is no path.
+        InputError: It is no path, or an address.
     """
-    if not isinstance(out, Path | str):
-        raise InputError(f"out is {out!r}: give the folder for the results")
+    if (
+        not isinstance(out, Path | str)
+        or not str(out).strip()
+        or re.match(r"[a-z]\w+://|/vsi", str(out))
+    ):
+        raise InputError(f"out is {out!r}: give the folder for the results, on this machine")
     return Path(out)
 
 

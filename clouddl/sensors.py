@@ -8,7 +8,7 @@ figure as a range, [low, high]; `Sensor.sample` and `Sensor.middle` choose a num
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -275,12 +275,21 @@ def band_names(spellings: Sequence[Any], sensor: Sensor | None = None) -> tuple[
 
     Returns:
         As many names.
+
+    Raises:
+        InputError: One is neither a text nor None.
     """
     if isinstance(spellings, str):
         spellings = re.split(r"\s*[,;]\s*", spellings.strip())
-    return tuple(
-        (band_name(name, sensor) or name) if isinstance(name, str) else name for name in spellings
-    )
+    names: list[str | None] = []
+    for name in spellings if isinstance(spellings, Iterable) else [spellings]:
+        if not isinstance(name, str | None):
+            raise InputError(
+                f"bands: {name!r} is no name of a band; name the layers in the order of the file, "
+                "such as green,red,nir,swir16 (None skips one)"
+            )
+        names.append(name and (band_name(name, sensor) or name))
+    return tuple(names)
 
 
 @cache

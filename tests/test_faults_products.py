@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from rasterio.crs import CRS
 from test_products import (
     SIZE,
     edit,
@@ -28,6 +29,7 @@ from test_products import (
 from clouddl.errors import InputError
 from clouddl.files import Store, write_registry
 from clouddl.mission.labelling import label_image
+from clouddl.predict import make_plan
 from clouddl.products import open_image, open_product
 from clouddl.products.readers import find_product
 from clouddl.products.reading import Reading
@@ -314,8 +316,12 @@ def test_an_image_is_labelled_with_the_name_of_its_sensor(tmp_path: Path) -> Non
     assert len(json.loads(proposals.read_text())["features"]) == 3
 
 
-def netcdf(path: Path, placed: bool = True) -> np.ndarray:
-    """A netCDF file of int16 variables, with scale, offset and fill; returns the numbers."""
+def netcdf(path: Path, conventions: bool = True) -> tuple[np.ndarray, xr.Dataset]:
+    """A netCDF file of int16 variables, with scale, offset and fill; its numbers, and as xarray.
+
+    Without conventions it is as of openEO: time comes first, no variable names its CRS, and x and
+    y have no attributes.
+    """
     stored = numbers(300, 6000, 4, SIZE, SIZE, dtype="int16")
     stored[:, 0, 0] = -999
     attributes = {"scale_factor": 1e-4, "add_offset": -0.01, "_FillValue": np.int16(-999)}
@@ -323,15 +329,18 @@ def netcdf(path: Path, placed: bool = True) -> np.ndarray:
               for name, layer in zip(("B3", "B4", "B8", "B11"), stored, strict=True)}  # fmt: skip
     centres = np.arange(SIZE) * 30 + 15
     dataset = xr.Dataset(layers, {"x": 500_000 + centres, "y": 4_800_000 - centres})
-    dataset = dataset.rio.write_crs("EPSG:32631")
-    if placed:
-        dataset = dataset.rio.write_coordinate_system()
+    if conventions:
+        dataset = dataset.rio.write_crs("EPSG:32631").rio.write_coordinate_system()
+    else:
+        day = np.array(["2022-03-01"], "datetime64[ns]")
+        dataset = dataset.expand_dims(t=day)
+        dataset["crs"] = (), np.int32(0), {"crs_wkt": CRS.from_epsg(32631).to_wkt()}
     dataset.to_netcdf(path, engine="scipy")
-    return stored
+    return stored, dataset
 
 
 def test_netcdf_is_read_by_its_own_scale_offset_and_fill(tmp_path: Path) -> None:
-    stored = netcdf(tmp_path / "a.nc")
+    stored, _ = netcdf(tmp_path / "a.nc")
     image = open_image(tmp_path / "a.nc", "sentinel-2")
     assert image.bands == ("green", "red", "nir", "swir16")
     assert image.resolution == pytest.approx(30) and image.grid.crs
@@ -344,11 +353,32 @@ def test_netcdf_is_read_by_its_own_scale_offset_and_fill(tmp_path: Path) -> None
                                atol=1e-6)  # fmt: skip
 
 
-def test_netcdf_that_gdal_cannot_place_is_refused(tmp_path: Path) -> None:
-    """Without the CF attributes of x and y GDAL would turn it upside down, without a place."""
-    netcdf(tmp_path / "a.nc", placed=False)
-    with pytest.raises(InputError, match=r"a\.nc: has the CRS EPSG:32631 but no transform"):
-        open_image(tmp_path / "a.nc", "sentinel-2")
+def test_netcdf_without_conventions_keeps_its_rows_and_its_place(tmp_path: Path) -> None:
+    stored, dataset = netcdf(tmp_path / "a.nc", conventions=False)
+    expected = np.where(stored == -999, np.nan, stored * 1e-4 - 0.01)
+    image = open_image(tmp_path / "a.nc", "sentinel-2")
+    np.testing.assert_allclose(image.read(), expected, atol=1e-6)
+    assert tuple(image.grid.transform)[:6] == (30, 0, 500_000, 0, -30, 4_800_000)
+    layer = open_image(f"NETCDF:{tmp_path}/a.nc:B4", "sentinel-2", Reading(("red",)))
+    np.testing.assert_allclose(layer.read(), expected[1:2], atol=1e-6)
+    dataset.isel(t=0).drop_vars(["t", "x", "y", "crs"]).to_netcdf(tmp_path / "b.nc", engine="scipy")
+    np.testing.assert_allclose(
+        open_image(tmp_path / "b.nc", "sentinel-2").read(), expected, atol=1e-6
+    )
+
+
+def test_the_crs_of_a_dataset_that_no_band_names(tmp_path: Path) -> None:
+    _, dataset = netcdf(tmp_path / "a.nc", conventions=False)
+    dataset.to_zarr(tmp_path / "a.zarr", consolidated=False)
+    for source in (dataset, dataset.set_coords("crs"), tmp_path / "a.zarr"):
+        image = open_image(source, "sentinel-2")
+        assert image.grid.crs == CRS.from_epsg(32631) and image.resolution == 30
+    dataset["crs"].attrs["crs_wkt"] = "nonsense"
+    with pytest.raises(InputError, match=r"image: the CRS cannot be read .* correct it"):
+        open_image(dataset, "sentinel-2")
+    unplaced = dataset.drop_vars("crs").assign_coords(x=dataset.x / 3, y=dataset.y / 3)
+    with pytest.warns(UserWarning, match="has steps of 10; if they are metres, give --resolution"):
+        make_plan(unplaced, "sentinel-2")
 
 
 def test_a_zip_with_the_separators_of_windows(tmp_path: Path) -> None:
@@ -394,6 +424,8 @@ def test_a_part_of_a_product_names_the_product(tmp_path: Path) -> None:
         (["x_3B_AnalyticMS_SR_8b.tif"], "_8b.tif lacks the metadata of its product"),
         (["DIM_PHR1B_P_2016.XML"], "is panchromatic; give the multispectral"),
         (["in.SAFE.zip"], "in.SAFE.zip is an archive; give it, unpacked"),
+        (["a.hdr"], "a.hdr: it is the header of an image: give the file beside it"),
+        (["a.dim"], "a.dim: of a product of SNAP give a GeoTIFF"),
         (["item.json"], "if item.json is a STAC item, give it itself"),
     ],
 )
@@ -404,6 +436,12 @@ def test_what_is_near_to_a_product_is_told_its_mend(
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=re.escape(message)):
         find_product(tmp_path)
+    if "GeoTIFF" in message or "header" in message:
+        with pytest.raises(InputError, match=message.partition(": ")[2]):
+            open_image(tmp_path / names[0], "sentinel-2")
+    (tmp_path / "x_MTL.txt").touch()
+    with pytest.raises(InputError, match="leave --sensor out if these are the metadata"):
+        open_image(tmp_path / "x_MTL.txt", "landsat-8")
 
 
 @pytest.mark.parametrize(

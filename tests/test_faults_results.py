@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import rioxarray
 import torch
 import xarray as xr
 from affine import Affine
@@ -22,7 +23,7 @@ from clouddl.labels import read_mask
 from clouddl.model import CloudModel, load_model
 from clouddl.network import ModelCard, build
 from clouddl.predict import Options, check_results, predict_array, predict_file, results_of
-from clouddl.products import ProductImage, open_image
+from clouddl.products import ProductImage, open_image, open_product
 from clouddl.products.readers import find_product
 from clouddl.products.reading import Reading
 from clouddl.products.stac import is_item
@@ -198,6 +199,14 @@ def test_any_way_to_hold_an_image(tmp_path: Path, model: CloudModel) -> None:
         "number sign": path,
         "gdal": f"/vsisubfile/0_{path.stat().st_size},{path}",
     }
+    for first, second in (("Y", "X"), ("northing", "easting"), ("row", "col")):
+        ways[first] = array.rename(y=first, x=second).transpose(second, "band", first)
+    ways["numbers of rows"] = ways["row"].assign_coords(y=("row", array.y.values),
+                                                        x=("col", array.x.values))  # fmt: skip
+    ways["slash"] = f"{path}/"
+    with rasterio.open(write_image(tmp_path / "b.tif"), "r+") as file:
+        file.descriptions = COMMON
+    ways["variables"] = rioxarray.open_rasterio(tmp_path / "b.tif", band_as_variable=True)
     right = None
     for name, source in ways.items():
         out = tmp_path / name
@@ -212,6 +221,8 @@ def test_any_way_to_hold_an_image(tmp_path: Path, model: CloudModel) -> None:
 def test_what_cannot_be_an_image_is_refused() -> None:
     with pytest.raises(InputError, match=r"time has 2 entries.*isel\(time=0\)"):
         open_image(xr.concat([cube(), cube()], "time"), "spot-5")
+    with pytest.raises(InputError, match=r"shape \(.*\) and the bands \('green',\)"):
+        open_image(cube()[0], "spot-5")
     with pytest.raises(InputError, match="none of its variables"):
         open_image(xr.Dataset({"rain": ("y", np.zeros(3))}), "spot-5")
     with pytest.raises(InputError, match="differ in size, scale"):
@@ -320,10 +331,32 @@ def test_arrays_whose_bands_are_named_elsewhere() -> None:
     assert list(open_image(VALUES.tolist(), reading=Reading(bands=",".join(names))).bands) == names
 
 
-@pytest.mark.parametrize("source", [None, VALUES.astype(complex), "", [[1, 2], [3]]])
-def test_what_holds_no_image(source: object) -> None:
-    with pytest.raises(InputError):
-        open_image(source, reading=Reading(bands=tuple(cube().band.values)))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        *[(wrong, "no image; give the path of a file as text, or an array")
+          for wrong in (None, 5, b"a.tif", [], ["a.tif", "b.tif"], [[1, 2], [3]], {})],
+        ("", "'' is no path"),
+        (VALUES.astype(complex), "image: holds complex numbers"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_image(source: Any, message: str) -> None:
+    for sensor in (None, SENSOR):
+        with pytest.raises(InputError, match=message):
+            open_image(source, sensor, Reading(bands=tuple(cube().band.values)))
+
+
+@pytest.mark.parametrize("path", [None, 5, b"a.zip", [], " "])
+def test_what_is_no_path_of_a_product(path: Any) -> None:
+    with pytest.raises(InputError, match="is no path; give that of an image or a product"):
+        open_product(path)
+
+
+@pytest.mark.parametrize("bands", [5, (1, 2, 3, 4), (b"red",)])
+def test_what_are_no_names_of_bands(bands: Any) -> None:
+    for given in ({"reading": Reading(bands=bands)}, {"options": Options(use=bands)}):
+        with pytest.raises(InputError, match="is no name of a band; name the layers in the order"):
+            predict_file(cube(), SENSOR, "out", **given)
 
 
 def test_scenes_without_a_name_or_named_twice(tmp_path: Path) -> None:
@@ -383,6 +416,8 @@ def test_a_model_may_be_given_as_text(tmp_path: Path) -> None:
         ({"reading": Reading(nodata="0")}, "its nodata is '0'; give a number"),
         ({"model": 3}, "model 3: give a model, its name or the path of its card"),
         ({"out": None}, "out is None: give the folder for the results"),
+        ({"out": " "}, "out is ' ': give the folder for the results"),
+        ({"out": "s3://bucket/masks"}, "out is 's3://bucket/masks': .* this machine"),
     ],
 )
 def test_arguments_of_another_type(given: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -434,6 +469,12 @@ def test_a_probability_is_no_mask(tmp_path: Path) -> None:
 def test_a_missing_source_of_a_vrt_is_named(tmp_path: Path) -> None:
     source = write_image(tmp_path / "a.tif")
     rasterio.shutil.copy(source, tmp_path / "b.vrt", driver="VRT")
+    text = (tmp_path / "b.vrt").read_text()
+    *others, last = text.split("a.tif</SourceFilename>")
+    one_band = "a.tif</SourceFilename>".join(others) + "c.tif</SourceFilename>" + last
+    (tmp_path / "c.vrt").write_text(one_band)
+    with pytest.raises(InputError, match=r"c\.vrt: its source .*c\.tif is missing; put it back"):
+        open_image(tmp_path / "c.vrt", SENSOR)
     source.unlink()
-    with pytest.raises(InputError, match=r"b\.vrt: cannot be read as an image.*a\.tif"):
-        open_image(tmp_path / "b.vrt", SENSOR).read()
+    with pytest.raises(InputError, match=r"b\.vrt: its source .*a\.tif is missing"):
+        open_image(tmp_path / "b.vrt", SENSOR)

@@ -15,7 +15,7 @@ from test_predict import BANDS, SPOT, make_model, scene, write
 from clouddl.errors import InputError
 from clouddl.predict import predict_array, predict_file
 from clouddl.products import open_image
-from clouddl.products.raster import files_of
+from clouddl.products.raster import files_of, open_raster
 from clouddl.products.reading import Reading, check_reflectance
 
 SCALED = Reading(scale=1e-4)
@@ -143,11 +143,23 @@ def test_what_a_vrt_leaves_out_of_its_sources_is_warned_of(
         assert has_gap(open_image(inner, SPOT).read())
         assert has_gap(open_image(outer, SPOT, Reading(scale=1e-4, nodata=0)).read())
     with rasterio.open(outer) as file:
-        assert {Path(name).name for name in files_of(file)} == {
-            "gap.outer.vrt",
-            "gap.vrt",
-            "gap.tif",
-        }
+        names = [Path(name).name for name in files_of(file)]
+    assert names == ["gap.outer.vrt", "gap.vrt", "gap.tif"]
+
+
+def test_sources_of_a_vrt_are_opened_once(
+    values: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = virtual(virtual(write(tmp_path / "a.tif", values)))
+    opened = []
+
+    def note(path: Path | str) -> rasterio.DatasetReader:
+        opened.append(Path(path).name)
+        return open_raster(path)
+
+    monkeypatch.setattr("clouddl.products.raster.open_raster", note)
+    open_image(outer, SPOT, SCALED)
+    assert sorted(opened) == ["a.tif", "a.vrt"]
 
 
 def test_nodata_of_arrays(values: np.ndarray) -> None:
@@ -455,6 +467,16 @@ def test_a_frame_of_any_number(number: int, reading: Reading, five: np.ndarray) 
     five[:, :16] = reading.reflectance(np.array([number], np.int64))
     (words,) = told(five, readings=[reading] * 5)
     assert words.endswith(f"--nodata {number}") and "fills 25% of the pixels" in words
+
+
+@pytest.mark.parametrize("highest", [1.0, 0.9])
+def test_saturated_cloud_is_no_gap(highest: float, five: np.ndarray) -> None:
+    y, x = np.indices(five.shape[1:])
+    cloud = 3 * np.exp(-((y - 30) ** 2 + (x - 40) ** 2) / 200)
+    bright = np.minimum(five + cloud.astype(np.float32), np.float32(highest))
+    assert (bright == highest).all(0)[24:32, 32:40].all() and told(bright) == []
+    bright[3] = np.nan
+    assert not [words for words in told(bright) if "fills" in words]
 
 
 def test_nodata_that_float32_does_not_hold(values: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """STAC: items are read as products, and the masks get items that any catalogue can take."""
 
 import json
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -387,3 +388,22 @@ def test_what_an_item_leaves_to_the_user_is_checked_as_of_a_plain_image(tmp_path
         read_item(tmp_path / "item.json").read()
     with pytest.warns(UserWarning, match=r"no pixel is below 0\.1.*--offset -0\.1"):
         read_item(tmp_path / "item.json", reading=Reading(scale=1e-4, nodata=0)).read()
+
+
+def test_an_item_that_contradicts_the_names_of_the_layers_is_warned_of(tmp_path: Path) -> None:
+    """In silence the bands would be read in the wrong order."""
+    names = ["green", "red", "nir", "swir16"]
+    values = np.random.default_rng(0).integers(1500, 6000, (4, 40, 40)).astype(np.uint16)
+    tiff(tmp_path / "all.tif", values, 30)
+    with rasterio.open(tmp_path / "all.tif", "r+") as file:
+        file.descriptions = names
+    for order in (names, names[::-1]):
+        stated = [{"common_name": name} for name in order]
+        asset = {"href": "all.tif", "eo:bands": stated, "raster:bands": [NUMBERS] * 4}
+        item(tmp_path, assets={"all": asset})
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            open_product(tmp_path / "item.json")
+        told = [str(one.message) for one in caught if "contradicts" in str(one.message)]
+        assert bool(told) == (order != names)
+    assert "all.tif: the metadata or catalogue contradicts what the file says of its" in told[0]

@@ -105,6 +105,8 @@ def open_image(
     check_numbers(str(source) if isinstance(source, Path | str) else "image", reading)
     if isinstance(source, Path | str):
         check_name(source)
+        if is_local(source):
+            source = Path(source)  # without a slash at its end
         name = str(source).lower().rstrip("/")
         if sensor and name.endswith(DATASETS) and is_local(source):
             from clouddl.products.arrays import open_dataset  # late: it brings xarray
@@ -114,8 +116,7 @@ def open_image(
         from clouddl.products.arrays import as_array  # late, too
 
         return open_array(as_array(source, sensor), reading, sensor)
-    if not is_local(source):
-        limit_waiting()
+    limit_waiting()  # also of a VRT whose sources are elsewhere
     allowed = Reading(resolution=reading.resolution)
     if is_item(source):
         product = read_item(source, sensor, reading)
@@ -170,6 +171,7 @@ def open_product(
     """
     from clouddl.products.readers import find_product  # late: it brings all readers
 
+    check_name(path)
     product = find_product(path)
     image = product.read(bands, resolution)
     dataset = image.dataset().assign_attrs(group=image.name, role="extra", product=product.format)

@@ -1,7 +1,9 @@
 """Arrays and Datasets as odc-stac, stackstac, rioxarray, netCDF and Zarr hold images."""
 
+import reprlib
 import warnings
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import rioxarray
@@ -9,12 +11,18 @@ import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning
 
 from clouddl.errors import InputError, readable
+from clouddl.products.raster import BY_COORDINATES
 from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
-AXES = {"latitude": "y", "lat": "y", "longitude": "x", "lon": "x"}
+# Names of the dimensions y and x, in lower case.
+AXES = dict.fromkeys(("y", "latitude", "lat", "northing", "row", "line"), "y")
+AXES |= dict.fromkeys(("x", "longitude", "lon", "easting", "col", "column", "pixel"), "x")
 LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
+WANTED = "give the path of a file as text, or an array (band, y, x) of numbers"
 NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers
+
+_Held: TypeAlias = xr.DataArray | xr.Dataset
 
 
 def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArray:
@@ -31,7 +39,7 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
         InputError: It cannot be read.
     """
     decode = (reading.scale, reading.offset, reading.nodata) == (None, None, None)
-    opened: xr.Dataset | xr.DataArray | list[xr.Dataset]
+    opened: _Held | list[xr.Dataset]
     with readable(path, "image", "give a GeoTIFF, or one array of it as NETCDF:FILE:ARRAY"):
         if str(path).rstrip("/").lower().endswith(".zarr"):
             opened = xr.open_dataset(
@@ -44,9 +52,13 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
         else:
             with warnings.catch_warnings():  # what it lacks of its place is said later, by name
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                opened = rioxarray.open_rasterio(path, mask_and_scale=decode)
+                opened = rioxarray.open_rasterio(
+                    path, mask_and_scale=decode, decode_times=False, **BY_COORDINATES
+                )
     if isinstance(opened, list):
         raise InputError(f"{path}: holds arrays of several grids; name one: NETCDF:{path}:ARRAY")
+    if opened.rio.transform().is_identity:  # GDAL turns what has no coordinates upside down
+        opened = opened.isel(y=slice(None, None, -1))
     return opened.assign_attrs(scene=str(path))
 
 
@@ -66,17 +78,19 @@ def as_array(
         InputError: Several dates, no variable that is a band, or bands that are read differently.
     """
     if not isinstance(source, xr.DataArray | xr.Dataset):
-        with readable(
-            "image", "array", "give an array (band, y, x) of numbers, or the path of one file"
-        ):
-            array = xr.DataArray(np.asanyarray(source, None if hasattr(source, "dtype") else float))
+        try:
+            numbers = np.asanyarray(source, None if hasattr(source, "dtype") else float)
+        except (TypeError, ValueError):
+            numbers = np.empty(0)
+        if numbers.ndim < 2:
+            raise InputError(f"image: is {reprlib.repr(source)}, and no image; {WANTED}")
+        array = xr.DataArray(numbers)
         _check_size(array, "image")
         return array
     name = str(source.attrs.get("scene", "image"))
     _check_size(source, name)
-    if isinstance(source, xr.Dataset):
-        source = _stack(source, sensor, name)
-    array = source.rename({old: new for old, new in AXES.items() if old in source.dims})
+    source = _with_axes(_with_crs(source, name))
+    array = _stack(source, sensor, name) if isinstance(source, xr.Dataset) else source
     others = [layer for layer in LAYERS if layer in array.dims]
     if "band" not in array.dims and len(others) == 1:
         array = array.rename({others[0]: "band"})
@@ -105,11 +119,40 @@ def _check_size(image: xr.DataArray | xr.Dataset, name: str) -> None:
         raise InputError(f"{name}: has no pixels (shape {shape}); check how it was cropped")
 
 
+def _with_crs(image: _Held, name: str) -> _Held:
+    """With the CRS that some variable holds, though the bands do not name it (openEO)."""
+    variables = image.coords if isinstance(image, xr.DataArray) else image.variables
+    with readable(name, "CRS", "correct it, or drop the variable that holds it"):
+        crs = image.rio.crs
+        for variable in variables.values():
+            crs = crs or variable.attrs.get("crs_wkt") or variable.attrs.get("spatial_ref")
+        if crs:
+            image = image.copy(deep=False)
+            image.rio.write_crs(crs, inplace=True)
+    return image
+
+
+def _with_axes(image: _Held) -> _Held:
+    """With dimensions that are called y and x."""
+    for old in image.dims:
+        new = AXES.get(str(old).lower())
+        if new is None or new in image.dims:
+            continue
+        if new not in image.coords:
+            image = image.rename({old: new})
+        elif image[new].dims == (old,):
+            image = image.swap_dims({old: new})
+    return image
+
+
 def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArray:
     """The reflectance of a scene, or the variables of a Dataset that are bands, as one array."""
     if "reflectance" in dataset:
         return dataset.reflectance.assign_attrs(dataset.attrs)
     variables = {str(key): band_name(str(key), sensor) for key in dataset.data_vars}
+    if not any(variables.values()):  # as of rioxarray: band_1, and what that is
+        for key in variables:
+            variables[key] = band_name(str(dataset[key].attrs.get("long_name", "")), sensor)
     bands = {key: band for key, band in variables.items() if band}
     if not bands:
         images = [key for key in variables if dataset[key].ndim >= 3]
@@ -136,7 +179,7 @@ def _stack(dataset: xr.Dataset, sensor: Sensor | None, name: str) -> xr.DataArra
 
 def _one_date(array: xr.DataArray, name: str) -> xr.DataArray:
     """The array without dimensions of length 1; InputError for several dates."""
-    layers = ("band", "y", "x", "latitude", "longitude", "lat", "lon", *LAYERS)
+    layers = ("band", "y", "x", *LAYERS)
     for dimension in [dimension for dimension in array.dims if dimension not in layers]:
         if array.sizes[dimension] == 1:
             array = array.squeeze(dimension, drop=True)

@@ -382,7 +382,7 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     name = str(array.attrs.get("scene", "image"))
     layers = reading.bands
     if layers is None and "band" in array.coords:
-        layers = tuple(array.band.values.tolist())
+        layers = tuple(np.ravel(array.band.values).tolist())
     if layers is not None:
         layers = band_names(layers, sensor)
     if array.ndim != 3 or layers is None or len(layers) != len(array):
@@ -408,6 +408,10 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
         check_place(name, grid)
         resolution = resolution or spacing_of(grid)[0]
+    elif resolution is None and {"y", "x"} <= set(array.coords) and min(grid.shape) > 1:
+        transform = array.rio.transform()
+        if transform.a != 1:  # else these are numbers of columns
+            grid = Grid(grid.shape, transform)
     reading = replace(reading, bands=layers, resolution=resolution)
     level = array.attrs.get("level", "toa")
     numbers = array.values

@@ -4,10 +4,10 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -23,6 +23,18 @@ from clouddl.sensors import STUDY_BANDS, Sensor, band_name
 OVERVIEW = 1024  # pixels a side of the decimated image that checks and statistics are made from
 NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (convmv)"
 
+# GDAL places a netCDF file by x and y also where these have no attributes of CF; else it turns it
+# upside down.
+BY_COORDINATES: dict[str, Any] = {"IGNORE_XY_AXIS_NAME_CHECKS": "YES"}
+
+# What people give in place of an image, by the ending of its name.
+IN_PLACE_OF = {
+    ".hdr": "it is the header of an image: give the file beside it that holds the pixels",
+    ".txt": "leave --sensor out if these are the metadata of a product",
+    ".xml": "leave --sensor out if these are the metadata of a product",
+    ".dim": "of a product of SNAP give a GeoTIFF: in SNAP, File, Export, GeoTIFF",
+}
+
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
 
@@ -36,9 +48,10 @@ def open_raster(path: Path | str) -> DatasetReader:
     Returns:
         The open file, for a `with` statement.
     """
+    options = BY_COORDINATES if str(path).lower().startswith("netcdf:") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
+        return rasterio.open(path, **options)
 
 
 def files_of(file: DatasetReader) -> list[str]:
@@ -48,17 +61,32 @@ def files_of(file: DatasetReader) -> list[str]:
         file: The open file.
 
     Returns:
-        Its own name first; of a VRT also the files that its sources are made of.
+        Its own name first; of a VRT also the files of this machine that its sources are made of.
     """
     files = list(file.files)
-    waiting = files[1:] if file.driver == "VRT" else []
+    for source in _sources(file, os.path.isfile):
+        files += source.files
+    return list(dict.fromkeys(files))
+
+
+def _sources(
+    file: DatasetReader, wanted: Callable[[str], object] = bool
+) -> Iterator[DatasetReader]:
+    """Open the sources of a VRT whose names are wanted, and theirs, each once.
+
+    GDAL itself reads a band whose file is missing as nodata.
+    """
+    waiting = list(file.files)[1:] if file.driver == "VRT" else []
+    opened: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if os.path.isfile(name):
+        if name not in opened and wanted(name):
+            opened.add(name)
+            if is_local(name) and not os.path.exists(name):
+                raise InputError(f"{file.name}: its source {name} is missing; put it back")
             with suppress(RasterioError), open_raster(name) as source:
-                new = [other for other in source.files if other not in files]
-                files, waiting = files + new, waiting + new
-    return files
+                waiting += source.files[1:] if source.driver == "VRT" else []
+                yield source
 
 
 def check_name(path: Path | str) -> None:
@@ -68,8 +96,10 @@ def check_name(path: Path | str) -> None:
         path: A path, or another name that GDAL knows.
 
     Raises:
-        InputError: Its name is not UTF-8, or it is neither a file nor a folder.
+        InputError: It is no name, not UTF-8, or of what is neither a file nor a folder.
     """
+    if not isinstance(path, Path | str) or not str(path).strip():
+        raise InputError(f"{path!r} is no path; give that of an image or a product as text")
     if re.search("[\\ud800-\\udfff]", str(path)):  # as Python keeps other bytes than UTF-8
         raise InputError(f"{path}: {NOT_UTF_8}")
     special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
@@ -99,6 +129,7 @@ def readable_raster(name: str) -> Iterator[None]:
             advice = "check the address and the connection, and whether it wants credentials"
         elif ":" not in name[2:]:  # else a file in a product
             check_path(split_member(name)[0], "an image", ", or a product without --sensor")
+            advice = IN_PLACE_OF.get(Path(name).suffix.lower(), DAMAGED)
             if name.lower().endswith((".zip", ".tar", ".gz", ".tgz")):
                 advice = (
                     "leave --sensor out if it is a product; an image in an archive is named as "
@@ -135,8 +166,9 @@ def find_layers(
     if alpha and len(layers) == file.count - 1:
         layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
     check_layers(name, layers, file.dtypes, sensor)
-    if sensor:  # of a product the metadata say the order, and colours are for display
-        _warn_of_other_order(name, layers, described)
+    _warn_of_other_order(
+        name, layers, described, "--bands" if sensor else "the metadata or catalogue"
+    )
     return layers, alpha
 
 
@@ -174,8 +206,8 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
     if wrong:
         of = f"not a band of {sensor.id}, or " if sensor else ""
         raise InputError(
-            f"{name}: {', '.join(wrong)}: {of}named twice; choose of {', '.join(known)} (- skips "
-            "a layer)"
+            f"{name}: {', '.join(wrong)}: {of}named twice; name the layers by --bands, of "
+            f"{', '.join(dict.fromkeys(known))} (- skips one)"
         )
 
 
@@ -187,11 +219,15 @@ class _Described(NamedTuple):
 
 
 def _described_layers(file: DatasetReader, sensor: Sensor | None) -> list[_Described]:
-    """What a file says of its layers, by their descriptions, else by their colours."""
+    """What a file says of its layers, by their descriptions, else by their colours.
+
+    Of a product, which has no sensor yet, colours are for display.
+    """
     layers = []
     for text, colour, dtype in zip(file.descriptions, file.colorinterp, file.dtypes, strict=True):
         # GDAL itself calls any three layers of bytes red, green, blue.
-        if not text and colour.name in COLOURS and (dtype != "uint8" or colour.name == "alpha"):
+        seen = colour.name in COLOURS and (dtype != "uint8" or colour.name == "alpha")
+        if sensor and seen and not text:
             text = colour.name
         layers.append(_Described(text or "", band_name(text, sensor) if text else None))
     return layers
@@ -220,14 +256,16 @@ def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[
     return tuple(layer.band if layer.text else missing[0] for layer in described)
 
 
-def _warn_of_other_order(name: str, layers: Layers, described: Sequence[_Described]) -> None:
-    """Warn where the bands that are given are not those the file names."""
+def _warn_of_other_order(
+    name: str, layers: Layers, described: Sequence[_Described], given: str
+) -> None:
+    """Warn where the bands that are given, and by what, are not those the file names."""
     pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
     wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
     if wrong:
         message = (
-            f"{name}: --bands contradicts what the file says of its layers: {', '.join(wrong)}; "
-            "--bands is used: leave it out if the file is right"
+            f"{name}: {given} contradicts what the file says of its layers: {', '.join(wrong)}; "
+            f"{given} is used: leave it out, or correct it, if the file is right"
         )
         warnings.warn(message, stacklevel=4)
 
@@ -295,21 +333,20 @@ def warn_of_sources(file: DatasetReader, reading: Reading) -> None:
     Args:
         file: The open file.
         reading: What is given.
+
+    Raises:
+        InputError: A source is missing.
     """
-    if file.driver != "VRT":
-        return
     stated = _tags(file)
-    for name in files_of(file)[1:]:
-        tags = {}
-        with suppress(RasterioError), open_raster(name) as source:
-            tags = _tags(source)
+    for source in _sources(file):
+        tags = _tags(source)
         lost = [what for what in tags if what not in stated and getattr(reading, what) is None]
         if lost:
             listed = ", ".join(f"{what} {tags[what]}" for what in lost)
             options = ", ".join(f"--{what}" for what in lost)
             warnings.warn(
-                f"{file.name}: its source {name} says {listed}, which it leaves out and which is "
-                f"not used; make it by gdalbuildvrt, or give {options}",
+                f"{file.name}: its source {source.name} says {listed}, which it leaves out and "
+                f"which is not used; make it by gdalbuildvrt, or give {options}",
                 stacklevel=3,
             )
             return

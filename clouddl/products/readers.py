@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 from clouddl.errors import InputError
 from clouddl.products.archives import list_files
 from clouddl.products.product import READERS, Product, Reader
+from clouddl.products.raster import IN_PLACE_OF
 from clouddl.products.stac import is_item, read_item
 
 for module in iter_modules([str(Path(__file__).parent)]):  # every reader registers itself
@@ -26,6 +27,8 @@ HINTS = {
         "add them, or give an image with --sensor"
     ),
     r"\.(zip|tar|tgz|gz|bz2|xz|7z|rar)$": "{} is an archive; give it, unpacked if it lies in one",
+    r"\.dim$": "{}: " + IN_PLACE_OF[".dim"] + ", with --sensor",
+    r"\.hdr$": "{}: " + IN_PLACE_OF[".hdr"] + ", with --sensor",
     r"\.(geo)?json$": "if {} is a STAC item, give it itself",
 }
 

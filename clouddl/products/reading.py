@@ -14,6 +14,7 @@ BLOCK = 8  # pixels a side of the smallest gap of a band that is looked for
 LINE = 64  # pixels of the shortest lost line of a band that is looked for
 LIT = 0.2  # reflectance in another band that no water has
 APART = 0.02  # from 0 to the next reflectance: what is clipped at 0 has neighbours nearer than this
+SATURATED = 0.85  # of the highest level: more is around what is saturated
 FEW = 1e-3  # of the pixels: fewer of 0 in all bands may be dark ground
 LARGEST = float(np.finfo(np.float32).max)
 # Usual nodata numbers, the last one of netCDF.
@@ -303,6 +304,8 @@ def _fills(
         distance = np.abs(values - levels[:, None, None])
         filled = distance <= near[:, None, None]
         everywhere = filled.all(0)
+        if _is_saturation(everywhere, values, levels):
+            continue
         if everywhere.mean() > (0 if number else FEW):
             yield number, filled & everywhere
         filled &= ~everywhere
@@ -315,6 +318,23 @@ def _fills(
         filled[~(lost | np.any(_blocks(part).all((2, 4)), (1, 2)))] = False
         if filled.any():
             yield number, filled
+
+
+def _is_saturation(where: np.ndarray, values: np.ndarray, levels: np.ndarray) -> bool:
+    """Whether pixels (y, x) are at the highest level of all bands, and so is what is around them.
+
+    Of 255 clipped images of Sentinel-2 the median around them was at that level, along a frame of
+    such a number at 0.67 of it at most.
+    """
+    above = np.fmax.reduce(values, (1, 2)) > levels * (1 + 1e-5)
+    if not where.any() or above.any() or levels.min() <= 0:
+        return False
+    from scipy.ndimage import binary_dilation  # late: few images have such pixels
+
+    around = binary_dilation(where, np.ones((3, 3))) & ~where
+    nearby = values[:, around] / levels[:, None]
+    nearby = nearby[np.isfinite(nearby)]
+    return bool(nearby.size and np.median(nearby) > SATURATED)
 
 
 def _blocks(layers: np.ndarray) -> np.ndarray:
