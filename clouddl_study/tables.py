@@ -1,5 +1,7 @@
 """Tables of results as the pages and the README show them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
@@ -114,6 +116,20 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             in_points = name in POINTS and "difference" in table
             shown[head] = column.map(points) if in_points else _text(column)
     return pd.DataFrame(shown)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown.
+
+    Args:
+        rows: The text of its cells; the first row has the heads.
+
+    Returns:
+        The table, a line a row.
+    """
+    head, *lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    rule = "|---" * len(rows[0]) + "|\n"
+    return head + rule + "".join(lines)
 
 
 def title_of(name: str) -> str:
