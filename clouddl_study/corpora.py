@@ -136,6 +136,19 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
     return "truth" if all(scene.simulated for scene in catalogue.select("train")) else SOFT
 
 
+def by_origin(chips: Chips) -> dict[str, Chips]:
+    """Divide chips into those of real and those of simulated images.
+
+    Args:
+        chips: Of one role.
+
+    Returns:
+        Chips by "real" and "simulated"; a part without chips is left out.
+    """
+    parts = dict(zip(("real", "simulated"), chips.real_and_simulated(), strict=True))
+    return {name: part for name, part in parts.items() if part.dataset.sizes["chip"]}
+
+
 def yardsticks(chips: Path, bands: Sequence[str]) -> dict[str, Chips]:
     """Open the validation chips on which sources of labels are compared.
 
