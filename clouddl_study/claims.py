@@ -1,6 +1,6 @@
 """What became of each claim of 2020, worded from the tables of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,14 @@ def claims_map(results: Path) -> str:
             verdict, reason = ABSENT
         rows.append((claim, where, images, f"**{verdict}**", reason))
     return markdown(rows)
+
+
+def _graded(flags: Iterable[bool], if_all: str, if_some: str, if_none: str) -> str:
+    """The verdict on several cases."""
+    flags = list(flags)
+    if all(flags):
+        return if_all
+    return if_some if any(flags) else if_none
 
 
 def _f2(results: Path, table: str, images: str) -> pd.Series:
@@ -94,7 +102,7 @@ def _robust(results: Path, degradations: tuple[str, ...]) -> Verdict:
     cells = table[table.index.str.startswith(degradations)].stack()
     cells = cells[cells != "–"]
     borne = cells.str.startswith("not by")
-    verdict = "holds" if borne.all() else "in part" if borne.any() else "not so"
+    verdict = _graded(borne, "holds", "in part", "not so")
     unbroken = borne.groupby(level=0).all()
     names = "; ".join(name.partition(" (")[0] for name in unbroken.index[unbroken])
     return verdict, (
@@ -124,7 +132,7 @@ def _refined(results: Path) -> Verdict:
     for newcomer, rows in life.groupby("of", sort=False):
         gains[f"{title_of(newcomer)} (page 11)"] = rows.f2.iloc[-1] - rows.f2.iloc[0]
     up = [gain > 0 for gain in gains.values()]
-    verdict = "more F2 each time" if all(up) else "open" if any(up) else "not shown"
+    verdict = _graded(up, "more F2 each time", "open", "not shown")
     said = ", ".join(f"{where} {points(gain)}" for where, gain in gains.items())
     return verdict, (
         f"points of F2 gained with the most labels tried, one seed each: {said}; "
