@@ -446,8 +446,10 @@ def gate(
     print(_table(verdict.rows))
     if report:
         print(verdict.write(report, f"reference scenes of {catalogue}"))
-    print("passed" if verdict.passed else "FAILED")
-    raise typer.Exit(0 if verdict.passed else 1)
+    if not verdict.passed:
+        print("FAILED")
+        raise typer.Exit(1)
+    print("passed")
 
 
 @command
