@@ -127,9 +127,6 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
         requested: One of `LABEL_SOURCES`, soft, truth, or auto: soft labels for real images, and
             for simulated ones alone their truth, since processors are made for real images.
         catalogue: The corpus.
-
-    Returns:
-        The source.
     """
     if requested != "auto":
         return requested

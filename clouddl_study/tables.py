@@ -149,9 +149,6 @@ def percent(fraction: float) -> str:
 
     Args:
         fraction: From 0 to 1.
-
-    Returns:
-        The text.
     """
     return f"{_per_cent(fraction)}\N{NO-BREAK SPACE}%"
 

@@ -55,9 +55,6 @@ def read_spec(path: Path | str) -> Spec:
     Args:
         path: The file.
 
-    Returns:
-        The demands.
-
     Raises:
         InputError: The message names the file and the field.
     """
