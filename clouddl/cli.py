@@ -58,7 +58,7 @@ HELP = {
 
 # What Typer is to know of an option beside its help.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mirror": {"envvar": "CLOUDDL_MIRROR", "show_envvar": True},
+    "mirror": {"envvar": "CLOUDDL_MIRROR"},
     "threshold": {"min": 0, "max": 1},
     "dilation": {"min": 0},
     "tile": {"min": 64},

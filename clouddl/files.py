@@ -245,7 +245,7 @@ def ask(url: str, method: str = "GET", **options: Any) -> requests.Response:
         with requests.Session() as session:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=retry))
-            response = session.request(method, url, timeout=30, allow_redirects=True, **options)
+            response = session.request(method, url, timeout=30, **options)
             if response.status_code != 404:
                 response.raise_for_status()
             return response
