@@ -58,7 +58,7 @@ HELP = {
 
 # What Typer is to know of an option beside its help.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mirror": {"envvar": "CLOUDDL_MIRROR", "show_envvar": True},
+    "mirror": {"envvar": "CLOUDDL_MIRROR"},
     "threshold": {"min": 0, "max": 1},
     "dilation": {"min": 0},
     "tile": {"min": 64},
@@ -333,25 +333,16 @@ def score(
     """
     import pandas as pd
 
-    from clouddl.labels import read_mask
-    from clouddl.score import COUNTS, MEASURES, counts, pooled
+    from clouddl.score import MEASURES, pooled
 
     if len(masks) != len(reference):
         raise InputError(
             f"{len(masks)} masks but {len(reference)} references: give one --reference each"
         )
-    rows = []
-    for name, truth in zip(masks, reference, strict=True):
-        if os.path.abspath(name) == os.path.abspath(truth):
-            raise InputError(f"{name}: is given as the mask and as its reference; give two files")
-        days = [_day_of(name), _day_of(truth)]
-        if all(days) and days[0] != days[1]:
-            _warn(f"{name}: is of {days[0]} and its reference {truth} of {days[1]}, by their names")
-        mask = read_mask(name, "binary")
-        decoded = read_mask(truth, codes, like=mask)
-        rows.append({"scene": name, **counts(mask.values, decoded.values)})
-        if not any(rows[-1][key] for key in COUNTS):
-            _warn(f"{name}: nowhere do both it and {truth} say cloud or clear; check --codes")
+    rows = [
+        {"scene": name, **_counts(name, truth, codes)}
+        for name, truth in zip(masks, reference, strict=True)
+    ]
     table = pd.DataFrame(rows)
     total = pooled(table, unit="scene")
     single = pooled(table, by=["scene"], unit="scene")
@@ -362,6 +353,33 @@ def score(
     if len(rows) > 1:
         interval = f"{total.f2_low[0]:.3f} to {total.f2_high[0]:.3f}"
         print(f"F2 {total.f2[0]:.3f}, 95 % interval {interval}")
+
+
+def _counts(name: str, truth: str, codes: str) -> dict[str, int]:
+    """Pixels of a mask against its reference; a warning where the two hardly go together."""
+    from clouddl.labels import read_mask
+    from clouddl.score import counts
+
+    if os.path.abspath(name) == os.path.abspath(truth):
+        raise InputError(f"{name}: is given as the mask and as its reference; give two files")
+    days = [_day_of(name), _day_of(truth)]
+    if all(days) and days[0] != days[1]:
+        _warn(f"{name}: is of {days[0]} and its reference {truth} of {days[1]}, by their names")
+    mask = read_mask(name, "binary")
+    decoded = read_mask(truth, codes, like=mask)
+    counted = counts(mask.values, decoded.values)
+    if not any(counted.values()):
+        _warn(f"{name}: nowhere do both it and {truth} say cloud or clear; check --codes")
+    return counted
+
+
+def _day_of(path: str) -> str | None:
+    """The day in the name of a file, None if there is none."""
+    from clouddl.products.stac import date_of
+
+    with suppress(InputError):
+        return date_of(path)[:10]
+    return None
 
 
 @command
@@ -428,8 +446,10 @@ def gate(
     print(_table(verdict.rows))
     if report:
         print(verdict.write(report, f"reference scenes of {catalogue}"))
-    print("passed" if verdict.passed else "FAILED")
-    raise typer.Exit(0 if verdict.passed else 1)
+    if not verdict.passed:
+        print("FAILED")
+        raise typer.Exit(1)
+    print("passed")
 
 
 @command
@@ -482,9 +502,7 @@ def preflight(
 
 
 @command
-def register(
-    catalogue: str,
-) -> None:
+def register(catalogue: str) -> None:
     """Write the registry of a catalogue of your own: size and SHA-256 of each file it names.
 
     Images and masks are used only while they are what was registered. Register again on purpose.
@@ -555,19 +573,23 @@ def sensors(
     names = names[plot:]
     chosen = [get_sensor(name) for name in names] or list(shipped().values())
     if plot:
-        from clouddl.figures import save, sensor_responses, style
-
-        out = out or Path("sensors.png")
-        if out.suffix not in (".png", ".svg", ".pdf"):
-            raise InputError(f"{out}: cannot be drawn to; give a file ending in .png, .svg or .pdf")
-        style()
-        save(sensor_responses(chosen), out)
-        print(out)
+        _plot_responses(chosen, out or Path("sensors.png"))
         return
     for sensor in chosen:
         print(_describe(sensor))
     if names:
         _print_shared(chosen)
+
+
+def _plot_responses(chosen: "list[Sensor]", out: Path) -> None:
+    """Draw the spectral responses of sensors to a file."""
+    from clouddl.figures import save, sensor_responses, style
+
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{out}: cannot be drawn to; give a file ending in .png, .svg or .pdf")
+    style()
+    save(sensor_responses(chosen), out)
+    print(out)
 
 
 def _describe(sensor: "Sensor") -> str:
@@ -587,15 +609,6 @@ def _describe(sensor: "Sensor") -> str:
     if sensor.missing:
         line += f"   lacks {', '.join(sensor.missing)}"
     return f"{line}\n{'':<12} {bands}"
-
-
-def _day_of(path: str) -> str | None:
-    """The day in the name of a file, None if there is none."""
-    from clouddl.products.stac import date_of
-
-    with suppress(InputError):
-        return date_of(path)[:10]
-    return None
 
 
 def _print_shared(chosen: "list[Sensor]") -> None:
@@ -653,7 +666,7 @@ def main() -> None:
     """Entry point: a bad input is a line on standard error and exit code 2; a warning a line."""
     warnings.showwarning = _warn
     try:
-        app(standalone_mode=True)
+        app()
     except (InputError, OSError) as error:
         print("clouddl:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

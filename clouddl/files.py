@@ -148,15 +148,17 @@ def load_array(path: str, count: int) -> np.ndarray:
 def _find_member(name: str, arrays: np.lib.npyio.NpzFile, count: int) -> str:
     """The only array of `count` bands, first or last, in a .npz; of one band also 2-D."""
     shapes = {key: arrays[key].shape for key in arrays.files}
-    images = [
-        key
-        for key, shape in shapes.items()
-        if (len(shape) == 3 and count in (shape[0], shape[2])) or (len(shape) == 2 and count == 1)
-    ]
+    images = [key for key, shape in shapes.items() if _has_bands(shape, count)]
     if len(images) != 1:
         choice = ", ".join(f"{name}#{key} {shape}" for key, shape in shapes.items())
         raise InputError(f"{name}: which array is the image of {count} bands? Name one of {choice}")
     return images[0]
+
+
+def _has_bands(shape: tuple[int, ...], count: int) -> bool:
+    if len(shape) == 2:
+        return count == 1
+    return len(shape) == 3 and count in (shape[0], shape[2])
 
 
 def masks_of(file: DatasetReader) -> tuple[bool, bool]:
@@ -243,7 +245,7 @@ def ask(url: str, method: str = "GET", **options: Any) -> requests.Response:
         with requests.Session() as session:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=retry))
-            response = session.request(method, url, timeout=30, allow_redirects=True, **options)
+            response = session.request(method, url, timeout=30, **options)
             if response.status_code != 404:
                 response.raise_for_status()
             return response

@@ -467,18 +467,17 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
             hidden |= stored.values == declared
         values = decode(stored.values, codes, hidden)
     mask = on_grid(values, stored, source=Path(path).name, codes=codes)
-    if like is None:
-        return mask
+    return mask if like is None else _brought_to(like, mask, path)
+
+
+def _brought_to(like: Gridded, mask: "xr.DataArray", path: str | Path) -> "xr.DataArray":
+    """The mask on the grid of an image, as `read_mask` promises it."""
     systems = mask.rio.crs, like.rio.crs
     same_shape = mask.shape == (like.sizes["y"], like.sizes["x"])
     fits = same_shape
     if all(systems) or (_is_placed(mask) and _is_placed(like)):
         mask = _turned_as(like, mask)
-        # Grids of the same ground may differ at the edge by a part of the coarser pixel.
-        pixel = np.abs([mask.rio.resolution(), like.rio.resolution()]).max()
-        apart = np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max()
-        fits = apart < pixel * (0.01 if same_shape else 1)
-        fits &= systems[0] == systems[1] or None in systems
+        fits = _same_ground(mask, like) and (systems[0] == systems[1] or None in systems)
     if not fits:
         raise InputError(
             f"{path}: its grid ({_describe_grid(mask)}) is not the image's ({_describe_grid(like)})"
@@ -491,6 +490,18 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
         tagged = mask.rio.write_nodata(NODATA)
         mask = tagged.rio.reproject_match(like, resampling=Resampling.mode)
     return on_grid(mask.values, like, **attributes)
+
+
+def _same_ground(mask: "xr.DataArray", like: Gridded) -> bool:
+    """Whether two grids cover the same ground, with an edge apart by less than a pixel.
+
+    Grids of other pixels may differ by a part of the coarser one, those of the same ones hardly.
+    """
+    pixel = np.abs([mask.rio.resolution(), like.rio.resolution()]).max()
+    apart = np.abs(np.subtract(mask.rio.bounds(), like.rio.bounds())).max()
+    if mask.shape == (like.sizes["y"], like.sizes["x"]):
+        pixel *= 0.01
+    return bool(apart < pixel)
 
 
 def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":

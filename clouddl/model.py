@@ -120,9 +120,6 @@ def load_model(
         device: Where it runs; default CUDA if there is one, else the CPU.
         backend: How it runs, one of `clouddl.scale.backends.BACKENDS`; default the fastest.
 
-    Returns:
-        The model.
-
     Raises:
         InputError: The card or the weights cannot be read, or do not belong together.
     """
@@ -171,9 +168,6 @@ def read_card(path: str | Path) -> ModelCard:
     Args:
         path: The card or the weights.
 
-    Returns:
-        The card.
-
     Raises:
         InputError: The card cannot be read, or a field is wrong; names file and field.
     """
@@ -206,9 +200,6 @@ def pick_model(available: Sequence[str]) -> str:
 
     Args:
         available: Common names of the bands of the image.
-
-    Returns:
-        The name of the model.
 
     Raises:
         InputError: No shipped model works from these bands.

@@ -220,8 +220,8 @@ def _by_threshold(probability: np.ndarray, truth: np.ndarray) -> dict[str, np.nd
         np.histogram(probability[chosen], edges)[0][::-1].cumsum()[::-1]
         for chosen in (truth, ~truth)
     )
-    above = [cloud[1:], clear[1:], cloud[0] - cloud[1:], clear[0] - clear[1:]]
-    return measures(np.stack(above, -1))
+    tp, fp = cloud[1:], clear[1:]
+    return measures(np.stack([tp, fp, cloud[0] - tp, clear[0] - fp], -1))
 
 
 def best_threshold(probability: np.ndarray, truth: np.ndarray) -> tuple[float, float]:

@@ -116,12 +116,18 @@ def read_trials(path: Path | str) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     with readable(path, "table of trials", "delete it to search anew"):
         table = pd.read_csv(path, float_precision="round_trip")
-        complete = list(table.columns) == COLUMNS and np.isfinite(table.astype(float)).all(None)
-        numbered = complete and table.trial.tolist() == list(range(len(table)))
-        if not numbered or not all(table[name].isin(CHOICES[name]).all() for name in CHOICES):
+        if not _is_search(table):
             raise ValueError(f"not all of {', '.join(COLUMNS)}, or not of this space")
     whole_numbers = dict.fromkeys(("trial", *CHOICES), int)
     return table.astype(dict.fromkeys(COLUMNS, float) | whole_numbers)
+
+
+def _is_search(table: pd.DataFrame) -> bool:
+    """Whether a table is of this space, with all of its trials up to the last one."""
+    if list(table.columns) != COLUMNS or not np.isfinite(table.astype(float)).all(None):
+        return False
+    numbered = table.trial.tolist() == list(range(len(table)))
+    return numbered and all(table[name].isin(CHOICES[name]).all() for name in CHOICES)
 
 
 def best_trial(table: pd.DataFrame) -> Point:

@@ -114,9 +114,6 @@ def model_method(
         model: The model.
         use: As for `probability`.
         dilation_m: Metres to grow clouds by.
-
-    Returns:
-        The method.
     """
 
     def mask(scene: xr.Dataset) -> np.ndarray:
@@ -217,9 +214,6 @@ def adapt(
         epochs: Passes over the scenes.
         learning_rate: Of Adam, at its highest.
         size: Pixels a side of the chips.
-
-    Returns:
-        The adapted model.
     """
     bare = [
         name for name, scene in scenes.items() if "mask" in scene and (scene.mask == NODATA).all()

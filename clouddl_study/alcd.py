@@ -92,14 +92,11 @@ class L1cProduct:
         return f"tiles/{self.zone}/{self.latitude}/{self.square}/{self.name}.SAFE/"
 
 
-def gather(cache: Path | None = None) -> list[str]:
+def gather() -> list[str]:
     """Fetch what is public, prepare the scenes, and write `data/catalogue/alcd.yaml`.
 
     Sentinel-2 is brought to 30 m, the six bands that models and ukis-csmask use, int16 reflectance
     × 10000. Called again, it does what is missing.
-
-    Args:
-        cache: Folder for what is fetched and prepared; default that of `Store`.
 
     Returns:
         Lines to print: what was gathered, which scenes could not be had and why, and by name what
@@ -109,7 +106,7 @@ def gather(cache: Path | None = None) -> list[str]:
         InputError: A server does not answer, an archive is not safe, or there is no scene at all.
         WriteError: The disk is full.
     """
-    store = Store(None, cache)
+    store = Store(None)
     folder = store.cache / FOLDER
     (folder / BY_HAND).mkdir(parents=True, exist_ok=True)
     masks = _fetch_masks(store)

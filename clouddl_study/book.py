@@ -19,7 +19,7 @@ from clouddl_study import workspace
 from clouddl_study.claims import claims_map
 from clouddl_study.manifest import Manifest
 from clouddl_study.pages.cards import SHIPPED, model_table, sensor_table
-from clouddl_study.tables import readable
+from clouddl_study.tables import markdown, readable
 
 PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
 SHOWN = (".csv", ".md", ".png")  # endings of the results that pages show
@@ -161,11 +161,9 @@ def _score_table(headline: Path, corpus: str, profile: str) -> str:
     """The scores as README.md shows them."""
     with headline.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
-    head, *lines = [f"| {' | '.join(row)} |\n" for row in rows]
     introduction = (
         f"Measured on {corpus} images, with the profile `{profile}`. F2 weights recall four "
         "times as much as\nprecision. Its interval is over places; below five there is none. "
         "NIR and SWIR are near and\nshort-wave infrared.\n\n"
     )
-    rule = "|---" * len(rows[0]) + "|\n"
-    return introduction + head + rule + "".join(lines)
+    return introduction + markdown(rows)

@@ -1,11 +1,12 @@
 """What became of each claim of 2020, worded from the tables of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, percent, points, title_of
+from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, markdown, percent, points, title_of
 
 Verdict = tuple[str, str]  # in a word or two, and what it rests on
 ABSENT: Verdict = ("not in this build", "the tables it rests on are missing")
@@ -23,15 +24,22 @@ def claims_map(results: Path) -> str:
     Returns:
         A table in Markdown. Its links lead from a page of text of the book.
     """
-    lines = ["| claim of 2020 | where it is tried | on | verdict of this run | it rests on |"]
-    lines.append("|---|---|---|---|---|")
+    rows = [("claim of 2020", "where it is tried", "on", "verdict of this run", "it rests on")]
     for claim, where, images, judge in CLAIMS:
         try:
             verdict, reason = judge(results)
         except (FileNotFoundError, KeyError, IndexError):
             verdict, reason = ABSENT
-        lines.append(f"| {claim} | {where} | {images} | **{verdict}** | {reason} |")
-    return "\n".join(lines) + "\n"
+        rows.append((claim, where, images, f"**{verdict}**", reason))
+    return markdown(rows)
+
+
+def _graded(flags: Iterable[bool], if_all: str, if_some: str, if_none: str) -> str:
+    """The verdict on several cases."""
+    flags = list(flags)
+    if all(flags):
+        return if_all
+    return if_some if any(flags) else if_none
 
 
 def _f2(results: Path, table: str, images: str) -> pd.Series:
@@ -89,26 +97,18 @@ def _elevation(results: Path) -> Verdict:
     )
 
 
-def _robust(results: Path, kinds: Sequence[str]) -> Verdict:
+def _robust(results: Path, degradations: tuple[str, ...]) -> Verdict:
     table = pd.read_csv(results / "robustness_breaks.csv", dtype=str).set_index("degradation")
-    cells = table[table.index.str.startswith(tuple(kinds))].stack()
+    cells = table[table.index.str.startswith(degradations)].stack()
     cells = cells[cells != "–"]
     borne = cells.str.startswith("not by")
-    verdict = "holds" if borne.all() else "in part" if borne.any() else "not so"
+    verdict = _graded(borne, "holds", "in part", "not so")
     unbroken = borne.groupby(level=0).all()
     names = "; ".join(name.partition(" (")[0] for name in unbroken.index[unbroken])
     return verdict, (
         f"Table 10.2 of the page: in {borne.sum()} of {len(cells)} cases, each a degradation on a "
         f"set, no level breaks it. On all sets alike it bears: {names or 'none of them'}"
     )
-
-
-def _radiometry(results: Path) -> Verdict:
-    return _robust(results, RADIOMETRIC)
-
-
-def _geometry(results: Path) -> Verdict:
-    return _robust(results, GEOMETRIC)
 
 
 def _search(results: Path) -> Verdict:
@@ -132,7 +132,7 @@ def _refined(results: Path) -> Verdict:
     for newcomer, rows in life.groupby("of", sort=False):
         gains[f"{title_of(newcomer)} (page 11)"] = rows.f2.iloc[-1] - rows.f2.iloc[0]
     up = [gain > 0 for gain in gains.values()]
-    verdict = "more F2 each time" if all(up) else "open" if any(up) else "not shown"
+    verdict = _graded(up, "more F2 each time", "open", "not shown")
     said = ", ".join(f"{where} {points(gain)}" for where, gain in gains.items())
     return verdict, (
         f"points of F2 gained with the most labels tried, one seed each: {said}; "
@@ -174,9 +174,14 @@ CLAIMS: list[tuple[str, str, str, Callable[[Path], Verdict]]] = [
         "robust to radiometric quality",
         "{doc}`notebooks/10_robustness`",
         "real Sentinel-2, Landsat 5 and 8, simulated SPOT-5",
-        _radiometry,
+        partial(_robust, degradations=RADIOMETRIC),
     ),
-    ("robust to geometric quality", "{doc}`notebooks/10_robustness`", "as above", _geometry),
+    (
+        "robust to geometric quality",
+        "{doc}`notebooks/10_robustness`",
+        "as above",
+        partial(_robust, degradations=GEOMETRIC),
+    ),
     (
         "HyperOpt finds the network",
         "{doc}`notebooks/03_hyperopt_search`",

@@ -127,13 +127,23 @@ def training_labels(requested: str, catalogue: Catalogue) -> str:
         requested: One of `LABEL_SOURCES`, soft, truth, or auto: soft labels for real images, and
             for simulated ones alone their truth, since processors are made for real images.
         catalogue: The corpus.
-
-    Returns:
-        The source.
     """
     if requested != "auto":
         return requested
     return "truth" if all(scene.simulated for scene in catalogue.select("train")) else SOFT
+
+
+def by_origin(chips: Chips) -> dict[str, Chips]:
+    """Divide chips into those of real and those of simulated images.
+
+    Args:
+        chips: Of one role.
+
+    Returns:
+        Chips by "real" and "simulated"; a part without chips is left out.
+    """
+    parts = dict(zip(("real", "simulated"), chips.real_and_simulated(), strict=True))
+    return {name: part for name, part in parts.items() if part.dataset.sizes["chip"]}
 
 
 def yardsticks(chips: Path, bands: Sequence[str]) -> dict[str, Chips]:

@@ -29,6 +29,7 @@ LEARNT_FROM = {
     "real": "real scenes alone",
     "simulated": "simulated scenes alone",
 }
+SECONDS_PER_POINT = 20  # that an answer takes a person: an assumption, not a measurement
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,6 @@ def teaching_order(scenes: Scenes) -> list[str]:
 
     Args:
         scenes: With `mask`.
-
-    Returns:
-        Scene ids.
     """
 
     def rank(name: str) -> tuple[bool, str, str]:
@@ -163,7 +161,6 @@ def simulated_person(
     per_round: int,
     seed: int = 0,
     error_rate: float = 0.0,
-    seconds_per_point: float = 20.0,
 ) -> pd.DataFrame:
     """Simulate a person who answers from the truth: what each round of labels brings.
 
@@ -177,7 +174,6 @@ def simulated_person(
         per_round: Places proposed in each.
         seed: Seed of answers and forests.
         error_rate: Fraction of the answers that are wrong.
-        seconds_per_point: How long an answer takes: an assumption, not a measurement.
 
     Returns:
         A row a round: round, points, minutes, f2 and accuracy over all pixels.
@@ -203,7 +199,7 @@ def simulated_person(
             {
                 "round": number,
                 "points": points,
-                "minutes": points * seconds_per_point / 60,
+                "minutes": points * SECONDS_PER_POINT / 60,
                 "f2": float(scores["f2"]),
                 "accuracy": float(scores["accuracy"]),
             }

@@ -60,9 +60,6 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: Path | str) 
         name: The name.
         known: The names there are.
         where: The file or option that gives it.
-
-    Returns:
-        The error to raise.
     """
     known = sorted(known)
     suggestion = did_you_mean(name, known) or ";"

@@ -43,9 +43,6 @@ def load_profile(name: str) -> Profile:
     Args:
         name: Of `notebooks/profiles/<name>.yaml`.
 
-    Returns:
-        The profile.
-
     Raises:
         InputError: There is no such profile, or a field is wrong; the message names it.
     """

@@ -1,5 +1,7 @@
 """Tables of results as the pages and the README show them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
@@ -116,6 +118,20 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Write a table in Markdown.
+
+    Args:
+        rows: The text of its cells; the first row has the heads.
+
+    Returns:
+        The table, a line a row.
+    """
+    head, *lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    rule = "|---" * len(rows[0]) + "|\n"
+    return head + rule + "".join(lines)
+
+
 def title_of(name: str) -> str:
     """Name a sensor, an image, a set of images or a run as tables do, such as "Landsat 8".
 
@@ -133,9 +149,6 @@ def percent(fraction: float) -> str:
 
     Args:
         fraction: From 0 to 1.
-
-    Returns:
-        The text.
     """
     return f"{_per_cent(fraction)}\N{NO-BREAK SPACE}%"
 

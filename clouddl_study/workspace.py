@@ -26,9 +26,6 @@ def work_folder(work: Path | str) -> Path:
 
     Args:
         work: Its path; a relative one starts at the project's root.
-
-    Returns:
-        The folder.
     """
     path = ROOT / work
     path.mkdir(parents=True, exist_ok=True)
@@ -106,9 +103,6 @@ def write_corpus_note(catalogue: Catalogue, path: Path) -> str:
     Args:
         catalogue: The corpus.
         path: Markdown file to write.
-
-    Returns:
-        The text.
     """
     roles = {"training": "train", "validation": "validation", "test": "reference"}
     numbers = ", ".join(f"{title} {_patches(catalogue, role)}" for title, role in roles.items())

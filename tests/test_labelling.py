@@ -133,10 +133,10 @@ def test_features_are_nodata_where_a_band_is(scene: xr.Dataset) -> None:
 
 def test_a_person_brings_the_mask_near_the_truth(scene: xr.Dataset) -> None:
     truth = scene.mask.values
-    table = simulated_person(scene, truth, rounds=4, per_round=10, seconds_per_point=30)
+    table = simulated_person(scene, truth, rounds=4, per_round=10)
     assert table["round"].tolist() == [1, 2, 3, 4]
     assert table.points.iloc[-1] in (40, 41)  # one more if the first ten were all alike
-    np.testing.assert_allclose(table.minutes, table.points / 2)
+    np.testing.assert_allclose(table.minutes, table.points / 3)
     assert table.accuracy.iloc[-1] > max(0.9, table.accuracy.iloc[0])
     assert table.f2.iloc[-1] > max(0.85, table.f2.iloc[0])
 

@@ -55,9 +55,6 @@ def read_spec(path: Path | str) -> Spec:
     Args:
         path: The file.
 
-    Returns:
-        The demands.
-
     Raises:
         InputError: The message names the file and the field.
     """
@@ -182,10 +179,12 @@ def _judge(
     rows = [
         ("f2 at least", ALL, f2[ALL], spec.f2_min),
         ("f2 lower bound at least", ALL, scores.f2_low[ALL], spec.f2_lower_min),
-        *(("f2 at least", name, f2.get(name), limit) for name, limit in (demanded or {}).items()),
-        ("calibration error at most", ALL, error, spec.calibration_max),
-        *((f"drift of {name} at most", ALL, value, spec.drift_max) for name, value in drifts),
     ]
+    for surface, limit in (demanded or {}).items():
+        rows.append(("f2 at least", surface, f2.get(surface), limit))
+    rows.append(("calibration error at most", ALL, error, spec.calibration_max))
+    for name, distance in drifts:
+        rows.append((f"drift of {name} at most", ALL, distance, spec.drift_max))
     table = pd.DataFrame(rows, columns=["criterion", "surface", "found", "demanded"])
     table = table.astype({"found": float, "demanded": float})
     table = table.dropna(subset="demanded").reset_index(drop=True)

@@ -107,26 +107,16 @@ def read_labels(path: Path | str, scene: xr.Dataset) -> np.ndarray:
     Raises:
         InputError: A file, a class or a place is wrong; the message names file and feature.
     """
-    size = scene.sizes["y"], scene.sizes["x"]
-    frame = shapely.box(0, 0, *size[::-1])
     shapes, number = [], 0
     for number, (text, geometry, crs) in enumerate(_vectors(path), 1):
         name = " ".join(text.lower().replace("_", " ").split())
         if not name:
             continue
+        feature = f"{path}: feature {number}"
         if name not in CLASSES:
-            raise InputError(
-                f"{path}: feature {number}: class {text!r} is unknown; "
-                f"choose of {', '.join(CLASSES)}"
-            )
-        if not geometry:
-            raise InputError(f"{path}: feature {number} has no geometry; draw it, or remove it")
-        outline = _in_pixels(geometry, crs, scene)
-        if not (np.isfinite(outline.bounds).all() and outline.intersects(frame)):
-            raise InputError(
-                f"{path}: feature {number} lies outside the image; "
-                f"save the file in its right CRS (it says {crs})"
-            )
+            choice = ", ".join(CLASSES)
+            raise InputError(f"{feature}: class {text!r} is unknown; choose of {choice}")
+        outline = _outline(geometry, crs, scene, feature)
         # A polygon between the centres of pixels still labels the pixel it lies in.
         inside = shapely.point_on_surface(outline)
         shapes += [(outline, CLASSES[name]), (inside, CLASSES[name])]
@@ -135,12 +125,28 @@ def read_labels(path: Path | str, scene: xr.Dataset) -> np.ndarray:
             f"{path}: none of its {number} features has a class; "
             f"fill the attribute `class` with one of {', '.join(CLASSES)}"
         )
+    size = scene.sizes["y"], scene.sizes["x"]
     cloud, labelled = (
         rasterize(layer, size, merge_alg=MergeAlg.add, dtype="int32")
         for layer in (shapes, [(outline, 1) for outline, _ in shapes])
     )
     _warn_of_overlap(path, (cloud > 0) & (cloud < labelled))
     return rasterize(shapes, size, fill=NODATA, dtype="uint8")
+
+
+def _outline(
+    geometry: shapely.Geometry | None, crs: str, scene: xr.Dataset, feature: str
+) -> shapely.Geometry:
+    """The geometry of a feature in columns and rows of a scene that it lies in."""
+    if not geometry:
+        raise InputError(f"{feature} has no geometry; draw it, or remove it")
+    outline = _in_pixels(geometry, crs, scene)
+    frame = shapely.box(0, 0, scene.sizes["x"], scene.sizes["y"])
+    if not (np.isfinite(outline.bounds).all() and outline.intersects(frame)):
+        raise InputError(
+            f"{feature} lies outside the image; save the file in its right CRS (it says {crs})"
+        )
+    return outline
 
 
 def _warn_of_overlap(path: Path | str, both: np.ndarray) -> None:
@@ -311,11 +317,7 @@ def label_image(
         raise InputError(f"{path}: has no CRS to lay labels on; georeference it (gdal_edit.py)")
     scene = image.dataset()
     check_reflectance(scene.reflectance.values, image.bands, str(path), image.readings)
-    given = np.full(image.shape, NODATA, np.uint8)
-    for file in labels:
-        more = read_labels(file, scene)
-        _warn_of_overlap(file, (given != NODATA) & (more != NODATA) & (given != more))
-        given = np.where(more == NODATA, given, more)
+    given = _all_labels(labels, scene)
     stem = folder_of(out) / Path(path).stem
     proposals = Path(f"{stem}_next.geojson")
     if proposals.exists() and any(name for name, _, _ in _vectors(proposals)):
@@ -332,8 +334,25 @@ def label_image(
             Path(f"{stem}_confidence.tif"): on_grid(confidence, scene).rio.write_nodata(np.nan),
         }
     places = json.dumps(propose(unlabelled, points, scene), indent=1)
-    with writing(out), ExitStack() as files:  # all or none
+    with writing(out):
         Path(out).mkdir(parents=True, exist_ok=True)
+        _write_together(proposals, places, rasters)
+    return [proposals, *rasters]
+
+
+def _all_labels(files: Sequence[Path | str], scene: xr.Dataset) -> np.ndarray:
+    """The labels (y, x) of several files, the later one where they overlap."""
+    labels = np.full((scene.sizes["y"], scene.sizes["x"]), NODATA, np.uint8)
+    for file in files:
+        more = read_labels(file, scene)
+        _warn_of_overlap(file, (labels != NODATA) & (more != NODATA) & (labels != more))
+        labels = np.where(more == NODATA, labels, more)
+    return labels
+
+
+def _write_together(proposals: Path, places: str, rasters: dict[Path, xr.DataArray]) -> None:
+    """Write the proposals and the rasters: all of them, or none."""
+    with ExitStack() as files:
         files.enter_context(replacing(proposals)).write_text(places)
         for target, raster in rasters.items():
             raster.rio.to_raster(
@@ -343,4 +362,3 @@ def label_image(
                 predictor="YES",
                 overview_resampling="NEAREST" if raster.dtype == np.uint8 else "AVERAGE",
             )
-    return [proposals, *rasters]

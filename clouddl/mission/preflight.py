@@ -83,9 +83,6 @@ def coarse_model(
         scenes: To train on: "all", "real" or "simulated" ones. Validation always has all.
         epochs: Passes over the archive.
         seed: Seed of the training.
-
-    Returns:
-        The model.
     """
     bands = working_bands(card)
     train, validation = (

@@ -176,7 +176,7 @@ class Backend:
                 warnings.warn(f"OpenVINO: {error}; PyTorch is used instead", stacklevel=2)
         net = folded(self.net) if half else self.net
         if self.device.type == "cpu":
-            return CPUEngine(net.multiple, self.card, torch_buffers(net, half), self.workers)
+            return CPUEngine(net.multiple, self.card, _torch_buffers(net, half), self.workers)
         return GPUEngine(net, self.card, self.device, half)
 
 
@@ -334,16 +334,8 @@ def _in_blocks(work: Callable[[slice], Any], rows: int, pixels: int) -> list[Any
         return list(pool.map(work, blocks))
 
 
-def torch_buffers(net: UNet, half: bool) -> MakeBuffer:
-    """Prepare PyTorch.
-
-    Args:
-        net: The network, folded if it is to run in half precision.
-        half: Whether to use bfloat16.
-
-    Returns:
-        A function that makes a buffer for a shape of the input.
-    """
+def _torch_buffers(net: UNet, half: bool) -> MakeBuffer:
+    """Prepare PyTorch, for half precision with a network that is `folded`."""
     network = _Squares(net)
 
     def make(shape: tuple[int, ...]) -> Buffer:
@@ -366,9 +358,6 @@ def openvino_buffers(net: UNet, card: ModelCard, half: bool) -> MakeBuffer:
         net: The network.
         card: The card of its model.
         half: Whether to use bfloat16.
-
-    Returns:
-        A function that makes a buffer for a shape of the input.
     """
     # No telemetry: with this package, every import of openvino sends a report.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -380,7 +369,7 @@ def openvino_buffers(net: UNet, card: ModelCard, half: bool) -> MakeBuffer:
         (cache / "compiled").mkdir(parents=True, exist_ok=True)
         if os.access(cache / "compiled", os.W_OK):
             core.set_property({"CACHE_DIR": str(cache / "compiled")})
-    network = openvino_network(core, net, card, cache)
+    network = _openvino_network(core, net, card, cache)
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "NUM_STREAMS": 1,
@@ -405,17 +394,10 @@ def openvino_buffers(net: UNet, card: ModelCard, half: bool) -> MakeBuffer:
     return make
 
 
-def openvino_network(core: Any, net: UNet, card: ModelCard, cache: Path) -> Any:
-    """Convert a network for OpenVINO, or take what was made of the same weights before.
+def _openvino_network(core: Any, net: UNet, card: ModelCard, cache: Path) -> Any:
+    """The network as OpenVINO's, or what was made of the same weights before, from the cache.
 
-    Args:
-        core: The `openvino.Core`.
-        net: The network.
-        card: The card of its model.
-        cache: Folder to keep it in; without one that can be written to, it is made each time.
-
-    Returns:
-        The `openvino.Model`.
+    Without a cache that can be written to, it is made each time.
     """
     import openvino
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Span:
 
 
 Tile = tuple[Span, ...]  # rows, columns
+TileValues = tuple[Tile, np.ndarray, bool]  # on the network's grid, and whether they have gaps
 
 
 class Axis:
@@ -123,14 +124,14 @@ class TilePredictor:
         first = len(self.tiles) * number // count
         last = len(self.tiles) * (number + 1) // count
         tiles = self.tiles[first:last]
-        work = zip(tiles, ahead(self._read, tiles, 1), strict=True)
+        work = ahead(self._read, tiles, 1)
         with tqdm(total=len(tiles), desc=label, unit="tile", delay=1, disable=label is None) as bar:
             for tile, probability, gaps in ahead(self._compute, work, self.model.backend.workers):
                 bar.update()
                 yield from self._on_image(tile, probability, gaps)
 
-    def _read(self, tile: Tile) -> tuple[np.ndarray, bool]:
-        """Reflectance on the network's grid, as the model wants it; and whether it has gaps."""
+    def _read(self, tile: Tile) -> TileValues:
+        """Reflectance of a tile, as the model wants it."""
         rows, columns = tile
         if self.same_grid:
             gaps = False
@@ -139,7 +140,7 @@ class TilePredictor:
             down = self.rows.to_network[rows.view]
             across = self.columns.to_network[columns.view]
             values, gaps = self._resample(down, across)
-        return self._arrange(values), gaps
+        return tile, self._arrange(values), gaps
 
     def _resample(self, down: csr_array, across: csr_array) -> tuple[np.ndarray, bool]:
         """The part of the network's grid of these weights (band, y, x), read strip by strip.
@@ -162,9 +163,9 @@ class TilePredictor:
                 weight[index] += sums[1]
         return mean_of_sums(total, weight), bool(gaps.all())
 
-    def _compute(self, work: tuple[Tile, tuple[np.ndarray, bool]]) -> tuple[Tile, np.ndarray, bool]:
-        """Probability of a tile, on the network's grid; and whether it has gaps."""
-        tile, (reflectance, gaps) = work
+    def _compute(self, values: TileValues) -> TileValues:
+        """Probability of a tile, of its reflectance."""
+        tile, reflectance, gaps = values
         return tile, self.model.probability(reflectance, self.statistics), gaps
 
     def _on_image(self, tile: Tile, probability: np.ndarray, gaps: bool) -> Iterator[Prediction]:
@@ -285,11 +286,11 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
     step = round_up(between / math.ceil(between / round_up(tile)))
     size = min(round_up(extent), step + 2 * margin)
     starts = range(0, between, step)
-    ends = [*(start + margin for start in starts[1:]), extent]
+    edges = [0, *(start + margin for start in starts[1:]), extent]
     spans = []
-    for start, core in zip(starts, map(slice, [0, *ends[:-1]], ends), strict=True):
+    for start, core in zip(starts, pairwise(edges), strict=True):
         first = min(start, round_up(extent) - size)
-        spans.append(Span(core, slice(first, min(first + size, extent))))
+        spans.append(Span(slice(*core), slice(first, min(first + size, extent))))
     return spans
 
 

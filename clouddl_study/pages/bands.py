@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score
 
 from clouddl.files import Store
-from clouddl.labels import CLEAR, CLOUD, NODATA, to_mask
+from clouddl.labels import CLEAR, CLOUD, to_mask
 from clouddl.model import CloudModel
 from clouddl.predict import predict_array
 from clouddl.scenes import Catalogue, open_scene
@@ -21,6 +21,7 @@ from clouddl.sensors import Sensor, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
 from clouddl_study.pages.cards import fitting_sets
+from clouddl_study.pages.panels import far_from_half
 from clouddl_study.tables import enough_units, percent, points, title_of
 
 # Columns of a table of scores, after that which says on which images.
@@ -154,12 +155,7 @@ def example(scenes: Scenes) -> str:
     Returns:
         Its id.
     """
-
-    def distance(name: str) -> float:
-        mask = scenes[name].mask.values
-        return abs(float((mask[mask != NODATA] == CLOUD).mean()) - 0.5)
-
-    return min(scenes, key=distance)
+    return min(scenes, key=lambda name: far_from_half(scenes[name].mask.values))
 
 
 def example_rows(

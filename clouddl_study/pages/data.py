@@ -109,9 +109,7 @@ def half_cloudy(scenes: Sequence[tuple[str, xr.Dataset]]) -> tuple[str, xr.Datas
     """
 
     def distance(scene: xr.Dataset) -> float:
-        mask = scene.mask.values if "mask" in scene else np.array(NODATA)
-        known = mask[mask != NODATA]
-        return abs(float((known == 1).mean()) - 0.5) if known.size else np.inf
+        return panels.far_from_half(scene.mask.values) if "mask" in scene else np.inf
 
     # Reversed, so that of equal ones the last is taken.
     return min(reversed(scenes), key=lambda pair: distance(pair[1]))

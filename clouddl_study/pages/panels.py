@@ -85,6 +85,21 @@ def errors(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.select([nodata, detected & cloud, cloud, detected], [4, 1, 2, 3], 0)
 
 
+def far_from_half(mask: np.ndarray) -> float:
+    """Tell how far a mask is from half cloud, half clear: the nearest shows a method best.
+
+    Args:
+        mask: (y, x), 0 clear, 1 cloud, 255 nodata.
+
+    Returns:
+        From 0 to a half; infinite where nothing is labelled.
+    """
+    labelled = mask[mask != NODATA]
+    if not labelled.size:
+        return np.inf
+    return abs(float((labelled == CLOUD).mean()) - 0.5)
+
+
 def panel(rows: Sequence[tuple[str, xr.Dataset, Mapping[str, np.ndarray]]]) -> Figure:
     """Show scenes and their masks, one scene a row: image, reference, each mask with its errors.
 

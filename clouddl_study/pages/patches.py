@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -110,6 +111,8 @@ def _figure(patch: Patch) -> str:
     verdicts = [_verdict(*pair, patch.scene) for pair in zip(steps, masks, strict=True)]
     first, last = steps.index(patch.threshold), len(steps) - 1
     rgb, content = panels.picture(patch.scene)
+    photograph = _address(rgb, "jpeg", pil_kwargs={"quality": 85})
+    drawing = _address(_coloured(masks, patch.scene), "png")
     height, width = masks[0].shape
     name = escape(title_of(patch.name))
     # The masks are one picture, one below the other; the style shows one of them.
@@ -119,9 +122,9 @@ def _figure(patch: Patch) -> str:
     return f"""<figure style="--step:{first};--cut:50%" data-verdicts="{spoken}">
 <figcaption>{name}<br><output>{verdicts[first]}</output></figcaption>
 <div class="pair">
-<img width="{width}" alt="{name}: image, {content}" src="{_jpeg(rgb)}">
+<img width="{width}" alt="{name}: image, {content}" src="{photograph}">
 <img width="{width}" alt="{name}: mask of CloudDL and its errors, {verdicts[first]}"
- style="{crop};{place}" src="{_png(_coloured(masks, patch.scene))}">
+ style="{crop};{place}" src="{drawing}">
 </div>
 <label hidden>Image or mask <input type="range" min="0" max="100" value="50"></label>
 <label hidden>Threshold <input type="range" min="0" max="{last}" value="{first}"></label>
@@ -144,15 +147,8 @@ def _coloured(masks: Sequence[np.ndarray], scene: xr.Dataset) -> np.ndarray:
     return np.concatenate([colours[panels.errors(mask, scene.mask.values)] for mask in masks])
 
 
-def _jpeg(rgb: np.ndarray) -> str:
-    """A photograph (y, x, 3) as the address of an image."""
+def _address(rgb: np.ndarray, form: str, **options: Any) -> str:
+    """A picture (y, x, 3) as the address of an image."""
     file = BytesIO()
-    matplotlib.image.imsave(file, rgb, format="jpeg", pil_kwargs={"quality": 85})
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _png(rgb: np.ndarray) -> str:
-    """A drawing of few colours (y, x, 3) as the address of an image."""
-    file = BytesIO()
-    matplotlib.image.imsave(file, rgb, format="png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    matplotlib.image.imsave(file, rgb, format=form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"

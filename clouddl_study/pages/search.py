@@ -20,6 +20,7 @@ from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
 from clouddl.score import THRESHOLDS, plateau
 from clouddl.search import CHOICES, SPACE
+from clouddl_study.corpora import by_origin
 from clouddl_study.experiments import worth
 from clouddl_study.pages.training import parameters
 
@@ -301,11 +302,9 @@ def validation_parts(chips: Path, card: ModelCard) -> dict[str, Chips]:
         card: Its bands and labels are used.
 
     Returns:
-        Chips by "real" and "simulated"; a part without chips is left out.
+        As `corpora.by_origin`.
     """
-    validation = Chips.open(chips, card.bands, card.labels, "validation")
-    parts = dict(zip(("real", "simulated"), validation.real_and_simulated(), strict=True))
-    return {name: part for name, part in parts.items() if part.dataset.sizes["chip"]}
+    return by_origin(Chips.open(chips, card.bands, card.labels, "validation"))
 
 
 def mean_curve(curves: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

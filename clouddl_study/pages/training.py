@@ -29,6 +29,7 @@ from clouddl.train import (
     labelled,
     on_validation,
 )
+from clouddl_study.corpora import by_origin
 from clouddl_study.pages import panels
 from clouddl_study.tables import percent
 
@@ -409,11 +410,8 @@ def threshold_figure(model: CloudModel, validation: Chips) -> Figure:
         The figure.
     """
     figure, axis = plt.subplots(figsize=(6.5, 3.6))
-    names = ("real", "simulated")
     curves = []
-    for name, part in zip(names, validation.real_and_simulated(), strict=True):
-        if not part.dataset.sizes["chip"]:
-            continue
+    for name, part in by_origin(validation).items():
         probability, truth = on_validation(model, part)
         if truth.any():
             f2 = precision_recall(probability, truth).f2

@@ -482,15 +482,14 @@ def rivals_by_images(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows: dict[str, dict[str, str]] = {}
     for row in table.to_dict("records"):
-        places = "1 patch" if row["units"] == 1 else f"{row['units']} places"
         text = points(row["difference"])
         if np.isfinite(row["low"]):
             text += f" [{points(row['low'])} to {points(row['high'])}]"
         elif np.isfinite(row[WITHIN[0]]):
             within = " to ".join(points(row[end]) for end in WITHIN)
             text += f" (within the patch {within})"
-        rival = row[MINUS].partition(": ")[0].removeprefix("CloudDL, ")
-        rows.setdefault(rival, {})[f"{title_of(row['images'])} ({places})"] = text
+        images = f"{title_of(row['images'])} ({_places(row['units'])})"
+        rows.setdefault(_short(row[MINUS]), {})[images] = text
     shown = pd.DataFrame.from_dict(rows, orient="index").fillna("–")
     return shown.rename_axis("network minus").reset_index()
 
@@ -515,13 +514,21 @@ def standing(table: pd.DataFrame) -> str:
             "not shown to differ from": (part.low <= 0) & (part.high >= 0),
         }
         if part.low.isna().all():
-            number = "1 patch" if places == 1 else f"{places} places"
-            where = f"On {title_of(images)} ({number}: too few to decide) its score is"
+            where = f"On {title_of(images)} ({_places(places)}: too few to decide) its score is"
             sides = {"above that of": part.difference > 0, "below that of": part.difference < 0}
-        names = part[MINUS].str.partition(": ")[0].str.removeprefix("CloudDL, ")
+        names = part[MINUS].map(_short)
         said = [f"{side} {_listed(names[on])}" for side, on in sides.items() if on.any()]
         sentences.append(f"- {where} {'; '.join(said) or 'that of all rivals'}.")
     return "\n".join(sentences)
+
+
+def _short(run: str) -> str:
+    """The name of a rival without its bands."""
+    return run.partition(": ")[0].removeprefix("CloudDL, ")
+
+
+def _places(units: int) -> str:
+    return "1 patch" if units == 1 else f"{units} places"
 
 
 def _listed(names: Sequence[str]) -> str:
