@@ -7,10 +7,11 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EDQUOT, EFBIG, EIO, ENOSPC
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ NO_NETWORK = (
     "no network: name a folder that holds the files with --mirror or CLOUDDL_MIRROR, "
     "or use `--corpus simulated`"
 )
+WORK, IN_USE = ".clouddl-", "in_use"  # of temporary folders: how names begin, and the lock inside
 
 Row = dict[str, str]  # of a registry: path, bytes, sha256, url
 
@@ -45,7 +47,7 @@ def replacing(target: Path, work: Path | None = None) -> Iterator[Path]:
     """Write a file or a folder completely, or leave it as it was.
 
     Args:
-        target: The file or folder.
+        target: The file or folder; one thread of a process at a time.
         work: Folder for the temporary one, in the same file system; default that of the target.
 
     Yields:
@@ -62,6 +64,35 @@ def replacing(target: Path, work: Path | None = None) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def working_folder(out: Path) -> Iterator[Path]:
+    """Make a temporary folder, which `clear_work` leaves alone while it is in use.
+
+    Args:
+        out: The folder to make it in.
+
+    Yields:
+        The folder, removed at the end.
+    """
+    from filelock import FileLock  # late: it takes asyncio along
+
+    with TemporaryDirectory(prefix=WORK, dir=out) as folder, FileLock(Path(folder, IN_USE)):
+        yield Path(folder)
+
+
+def clear_work(out: Path) -> None:
+    """Remove the temporary folders that a killed process left.
+
+    Args:
+        out: The folder they are in.
+    """
+    from filelock import FileLock, Timeout
+
+    for folder in out.glob(f"{WORK}*"):
+        with suppress(Timeout, OSError), FileLock(folder / IN_USE, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_whole(target: Path, data: bytes) -> None:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -28,7 +27,7 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from clouddl.errors import InputError, WriteError, absent, folder_of
-from clouddl.files import is_local, replacing, split_member, writing
+from clouddl.files import is_local, replacing, split_member, working_folder, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, pick_model, shared_model
 from clouddl.network import TRAINED, ModelCard
@@ -357,12 +356,11 @@ def _write(
     # In a folder next to the results: within one file system a file is moved at once.
     with (
         writing(out),
-        TemporaryDirectory(prefix=".clouddl-", dir=out) as folder,
+        working_folder(Path(out)) as work,
         rasterio.Env(GDAL_CACHEMAX=CACHE, COG_TMP_COMPRESSION="NONE"),  # of overviews, for a moment
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        work = Path(folder)
         raw_mask, raw_probability = work / "mask.tif", work / "probability.tif"
         dtype = plan.options.probability_type
         nodata = NODATA_OF[dtype]

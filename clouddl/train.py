@@ -130,7 +130,7 @@ def fit(
 
 
 def calibrated(model: CloudModel, validation: Chips) -> CloudModel:
-    """Calibrate a model, and choose its threshold: that of the highest F2 on validation.
+    """Calibrate a model, and choose its threshold on validation: see `score.common_threshold`.
 
     Real and simulated chips count alike, however many they are: the real ones hold little snow,
     sand and bare soil, the simulated ones are not real. The calibration goes into the last

@@ -22,6 +22,7 @@ from rasterio.transform import from_origin
 
 from clouddl import model, predict
 from clouddl.errors import InputError
+from clouddl.files import working_folder
 from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
 from clouddl.predict import Options
@@ -163,7 +164,9 @@ def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch
     assert report.status.tolist() == ["done", "done", "failed", "not run"]
     left_behind = place / "out" / ".clouddl-killed"  # what SIGKILL leaves
     left_behind.mkdir()
-    assert run() == ["left", "left", "failed", "done"]
+    with working_folder(place / "out") as at_work:  # of a `predict_file` beside this run
+        assert run() == ["left", "left", "failed", "done"]
+        assert at_work.is_dir() and not left_behind.exists()
     assert whole(place / "out", ["a.tif", "b é.tif", "d.tif"])
 
 

@@ -8,8 +8,9 @@ Three backends give the same mask, or so nearly that tests/test_backends.py boun
 - `openvino`: the same network compiled by OpenVINO (the extra `fast`), in this process, in bfloat16
   where the processor computes with it. What was made of some weights is kept in the user's cache.
 
-`auto` takes the fastest of these. The argument `backend` of `load_model`, or the environment
-variable CLOUDDL_BACKEND, asks for one by name.
+`auto` takes the fastest of these: on a processor `openvino` if it is installed, else `mixed` where
+the device computes in half precision, else `float32`. The argument `backend` of `load_model`, or
+the environment variable CLOUDDL_BACKEND, asks for one by name.
 """
 
 import copy

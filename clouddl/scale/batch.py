@@ -8,7 +8,6 @@ and back.
 
 import hashlib
 import os
-import shutil
 import time
 import warnings
 from collections import deque
@@ -25,7 +24,7 @@ from rasterio.windows import Window
 from tqdm import tqdm
 
 from clouddl.errors import InputError, WriteError
-from clouddl.files import is_local, split_member, write_rows
+from clouddl.files import WORK, clear_work, is_local, split_member, write_rows
 from clouddl.model import shared_model, shipped_models
 from clouddl.predict import (
     DEFAULT,
@@ -47,7 +46,6 @@ from clouddl.sensors import Sensor, get_sensor, is_sensor_name, sensors
 
 LOCK, REPORT = ".clouddl.lock", "report.csv"
 METADATA = (".xml", ".txt", ".json", ".geojson")  # of products, which name files of bands
-WORK = ".clouddl-"  # how the names of temporary folders in the folder of results begin
 
 
 class Outcome(BaseModel):
@@ -389,21 +387,15 @@ def _folder_for_one_run(out: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{out}: cannot be written to ({error.strerror})") from error
     try:
-        _clear(out)
+        clear_work(out)
         yield
     finally:
-        _clear(out)
+        clear_work(out)
         (out / LOCK).unlink(missing_ok=True)  # while it is held: the next run makes its own
         lock.release()
         if new:
             with suppress(OSError):  # not empty: there are results
                 out.rmdir()
-
-
-def _clear(out: Path) -> None:
-    """Remove temporary folders."""
-    for folder in out.glob(f"{WORK}*"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
