@@ -1,0 +1,83 @@
+"""Every picture of the book has words, and a phone is told which are broad."""
+
+import re
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+pytest.importorskip("sphinx")
+from sphinx.application import Sphinx
+
+EXTENSIONS = Path(__file__).parents[1] / "book" / "_ext"
+PAGE = """
+# Scores
+
+````{container} cell
+```{image} broad.png
+```
+````
+
+*Figure 4.1. F2 (0.5 to 1) of each scene. Look at the spread.*
+
+## Curves
+
+````{container} cell
+**Landsat 5**
+
+```{image} narrow.png
+```
+````
+
+Between.
+
+*Figure 4.2. Precision.* Compare the two.
+
+## Maps
+
+![](narrow.png)
+
+```{figure} narrow.png
+What a user waits for: seconds. Lower is faster.
+```
+
+```{figure} narrow.png
+:alt: Its own words
+Another caption.
+```
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """The pictures of a page as Sphinx writes them."""
+    folder = tmp_path_factory.mktemp("figures")
+    (folder / "index.md").write_text(PAGE, "utf-8")
+    for name, width in (("broad", 900), ("narrow", 300)):
+        matplotlib.image.imsave(folder / f"{name}.png", np.zeros((4, width, 3)))
+    settings = {"extensions": ["myst_parser", "figure_texts"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXTENSIONS))
+        app = Sphinx(
+            folder, None, folder / "html", folder / "trees", "html", settings,
+            status=None, warning=sys.stderr,
+        )  # fmt: skip
+        app.build()
+    text = (folder / "html" / "index.html").read_text("utf-8")
+    return [dict(re.findall(r'(\w+)="([^"]*)"', tag)) for tag in re.findall(r"<img[^>]*>", text)]
+
+
+def test_a_picture_has_the_first_sentence_of_its_caption(images: list[dict[str, str]]) -> None:
+    assert [image["alt"] for image in images] == [
+        "Figure 4.1. F2 (0.5 to 1) of each scene.",
+        "Landsat 5: Figure 4.2. Precision.",
+        "Maps",
+        "What a user waits for: seconds.",
+        "Its own words",
+    ]
+
+
+def test_broad_pictures_are_marked(images: list[dict[str, str]]) -> None:
+    assert ["broad" in image.get("class", "") for image in images] == [True] + [False] * 4
