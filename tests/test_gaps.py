@@ -115,4 +115,4 @@ def test_the_gaps_of_landsat_7_hide_no_more_than_themselves(patches: list[xr.Dat
         assert (np.isnan(probability) == gap).all()
         changed += int(((probability >= model.card.threshold) & ~expected & ~gap).sum())
         pixels += int((~gap).sum())
-    assert changed / pixels < 0.005  # it was 5 to 8 % with the training mean in the gaps
+    assert changed / pixels < 0.003  # it was 5 to 8 % with the training mean in the gaps
