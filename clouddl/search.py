@@ -147,6 +147,18 @@ def best_trial(table: pd.DataFrame) -> Point:
     return _plain(table.loc[table.val_f2.idxmax()])
 
 
+def random_trials(trials: int) -> int:
+    """Count the first trials, which are random: a third of the budget, as so few allow.
+
+    Args:
+        trials: Of the whole search.
+
+    Returns:
+        How many TPE has no say in, three at least.
+    """
+    return max(3, trials // 3)
+
+
 def _propose(table: pd.DataFrame, trial: int, seed: int, trials: int) -> Point:
     """The point that trial number `trial` of `trials` tries, after a table of earlier ones."""
     rng = np.random.default_rng([seed, trial])
@@ -155,8 +167,7 @@ def _propose(table: pd.DataFrame, trial: int, seed: int, trials: int) -> Point:
         Domain(None, SPACE),
         _as_hyperopt(table),
         int(rng.integers(2**31 - 1)),
-        # TPE's first proposals are random; a third of the budget, as so few trials allow.
-        n_startup_jobs=max(3, trials // 3),
+        n_startup_jobs=random_trials(trials),
         verbose=False,
     )
     values = {name: value for name, (value,) in proposed["misc"]["vals"].items()}

@@ -338,7 +338,10 @@ def test_arrays_have_no_crs(tmp_path, model, name):
 
 BAD = {
     "bands": ({"bands": BANDS[:3]}, "has 4 bands, but 3 are named: green, red, nir"),
-    "band": ({"bands": [*BANDS[:3], "blue"]}, "blue: not a band of spot-5.*of green, red, nir, swir16"),
+    "band": (
+        {"bands": [*BANDS[:3], "blue"]},
+        "blue: not a band of spot-5.*of green, red, nir, swir16",
+    ),
     "twice": ({"bands": [*BANDS[:3], "red"]}, "red, red: not a band.*or named twice"),
     "use": ({"use": ["green", "blue"]}, "has no band 'blue'; it has green, red"),
     "set": ({"use": ["green", "red"]}, "has green, red, but model random works from"),

@@ -19,7 +19,7 @@ from clouddl.errors import InputError
 from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
 from clouddl.score import THRESHOLDS, plateau
-from clouddl.search import CHOICES, SPACE
+from clouddl.search import CHOICES, SPACE, random_trials
 from clouddl_study.corpora import by_origin
 from clouddl_study.experiments import worth
 from clouddl_study.pages.training import parameters
@@ -71,11 +71,9 @@ def search_in_words(
     Returns:
         Three sentences.
     """
-    # As in `search.search`: the first third is random, three at least, and so are all trials of a
-    # round that begins among them.
-    first = max(3, trials // 3)
     count = len(table)
-    random = min(count, first + -first % at_once)
+    first = random_trials(trials)
+    random = min(count, first + -first % at_once)  # all of a round that begins among them
     said = (
         f"**{count} of {trials} trials**, {table.seconds.sum() / 60:.1f} minutes of fitting; "
         f"no trial begins after {minutes:g} minutes. "
