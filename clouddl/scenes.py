@@ -199,8 +199,8 @@ def _scenes_of(collections: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return scenes
 
 
-def _simulated_places(roles: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
-    """Scenes of `simulate.places`: for each role their count and the seed of the first."""
+def _simulated_places(roles: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Scenes of `simulate.places`: for each role its arguments."""
     return [
         {
             "id": f"simulated_{arguments['surface']}_{arguments['seed']}",

@@ -21,8 +21,8 @@ from clouddl.simulate.clouds import (
     CLEAR_OPTICAL_DEPTH,
     CLOUD_OPTICAL_DEPTH,
     CLOUDS,
-    RADIUS_UM,
     CloudLayer,
+    effective_radius,
     reflectance_above,
     simulate_clouds,
 )
@@ -53,6 +53,7 @@ def simulate_scene(
     cloud_fraction: float = 0.2,
     clouds: str | None = None,
     weather: int = 0,
+    rare: float = 0.0,
 ) -> xr.Dataset:
     """Simulate one scene as the sensor would see it.
 
@@ -70,6 +71,9 @@ def simulate_scene(
         cloud_fraction: Fraction of cloudy pixels aimed at.
         clouds: Type of the low clouds, one of `CLOUDS`; None: chosen at random.
         weather: Seed of the day, 0 or more.
+        rare: Fraction of the scenes whose ice crystals are large, and of those whose snow is fine,
+            and of those whose air is dusty or smoky, beyond how often that is measured. A network
+            does not learn from a dozen scenes what is rare; scenes to train on may show more.
 
     Returns:
         `reflectance` (band, y, x) at the top of the atmosphere, `optical_depth` (y, x) of cloud at
@@ -86,17 +90,19 @@ def simulate_scene(
         raise InputError(f"clouds {clouds!r} are unknown; choose one of {', '.join(CLOUDS)}")
     if not 0 <= cloud_fraction <= 1:
         raise InputError(f"cloud_fraction is {cloud_fraction}; give a fraction from 0 to 1")
+    if not 0 <= rare <= 1:
+        raise InputError(f"rare is {rare}; give a fraction from 0 to 1")
     if seed < 0 or weather < 0 or size < 16 or resolution <= 0:
         values = f"{seed=}, {weather=}, {size=}, {resolution=}"
         raise InputError(f"{values}: give seed and weather >= 0, size >= 16, metres > 0")
 
     rng = np.random.default_rng([seed, 0])
-    ground = simulate_ground(rng, LANDSCAPES[surface], size, resolution)
+    ground = simulate_ground(rng, LANDSCAPES[surface], size, resolution, rare)
     rng = np.random.default_rng([seed, 1, weather])
     azimuth, elevation = np.radians(rng.uniform([110, 18], [170, 66]))
     sun = Sun(azimuth, elevation)
     layers = simulate_clouds(rng, ground.elevation, resolution, cloud_fraction, clouds)
-    toa = _top_of_atmosphere(rng, ground, layers, sensor, sun, resolution)
+    toa = _top_of_atmosphere(rng, ground, layers, sensor, sun, resolution, rare)
     reflectance = observe(toa, sensor, resolution, (seed, weather))
 
     depth = np.sum([layer.in_scene for layer in layers], axis=0)
@@ -138,9 +144,10 @@ def _top_of_atmosphere(
     sensor: Sensor,
     sun: Sun,
     resolution: float,
+    rare: float,
 ) -> np.ndarray:
     """Reflectance (band, y, x) at the top of the atmosphere, before the instrument."""
-    atmosphere = simulate_atmosphere(rng, sensor, sun, ground.elevation.mean())
+    atmosphere = simulate_atmosphere(rng, sensor, sun, ground.elevation.mean(), rare)
     # The ground under sun and sky: slopes, and shadows of terrain and of clouds.
     sunlit = incidence(ground.elevation / resolution, sun) / sun.mu
     sunlit = sunlit * ~terrain_shadow(ground.elevation, sun, resolution)
@@ -152,29 +159,30 @@ def _top_of_atmosphere(
     bottom = 0.0
     for layer in layers:
         reflectance = atmosphere.reflectance_above(reflectance, bottom, layer.height)
-        median, spread = RADIUS_UM[layer.phase]
-        radius = median * np.exp(rng.normal(0, spread))
+        radius = effective_radius(rng, layer.phase, rare)
         reflectance = reflectance_above(layer, reflectance, sensor, sun, resolution, radius)
         bottom = layer.height
     return atmosphere.reflectance_above(reflectance, bottom, np.inf)
 
 
-def places(count: int, seed: int = 0) -> list[dict[str, Any]]:
+def places(count: int, seed: int = 0, rare: float = 0.0) -> list[dict[str, Any]]:
     """List places of every landscape and every cloud fraction, in turn.
 
     Args:
         count: Number of places.
         seed: Seed of the first place; the next ones count up.
+        rare: As for `simulate_scene`.
 
     Returns:
-        Arguments of `simulate_scene` for each place: seed, surface and cloud_fraction.
+        Arguments of `simulate_scene` for each place: seed, surface, cloud_fraction and rare.
     """
     listed = []
     for number in range(count):
         turn, landscape = divmod(number, len(LANDSCAPES))
         fraction = CLOUD_FRACTIONS[(turn + landscape) % len(CLOUD_FRACTIONS)]
         surface = list(LANDSCAPES)[landscape]
-        listed.append({"seed": seed + number, "surface": surface, "cloud_fraction": fraction})
+        place = {"seed": seed + number, "surface": surface, "cloud_fraction": fraction}
+        listed.append(place | {"rare": rare})
     return listed
 
 

@@ -51,6 +51,7 @@ ASYMMETRY = {"water": 0.85, "ice": 0.77}  # of scattering by drops and by crysta
 #: Effective radius of drops and of crystals: median in µm and spread (standard deviation of the
 #: logarithm). Maps of monthly means end at 40 µm (NASA 2013); single clouds spread further.
 RADIUS_UM = {"water": (10, 0.3), "ice": (30, 0.6)}
+LARGE_CRYSTALS_UM = (60, 120)  # an eighth of the crystals are larger than 60 µm
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,24 @@ def reflectance_above(
         under = np.minimum(below[band], 0.95)  # a sunlit slope of snow can be above 1
         above[band] = add_layer(under, beam * relief, passed * up, sphere)
     return above
+
+
+def effective_radius(rng: Generator, phase: str, rare: float) -> float:
+    """Draw the effective radius of the drops or crystals of a cloud.
+
+    Args:
+        rng: Source of randomness.
+        phase: "water" or "ice".
+        rare: Fraction of the clouds of ice that are given large crystals.
+
+    Returns:
+        Radius in µm.
+    """
+    median, spread = RADIUS_UM[phase]
+    radius = median * np.exp(rng.normal(0, spread))
+    if phase == "ice" and rare and rng.random() < rare:
+        radius = np.exp(rng.uniform(*np.log(LARGE_CRYSTALS_UM)))
+    return float(radius)
 
 
 def absorbing_asymmetry(asymmetry: float, co_albedo: float) -> float:
