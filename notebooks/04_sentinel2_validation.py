@@ -179,8 +179,7 @@ peer = ("ukis-csmask", others[0])
 if catalogue.name == "simulated":
     peer = ("any bands", f"CloudDL, one model for any bands: {', '.join(BAND_SETS['pleiades'])}")
 panel = panels.panel(page.panel_rows(sets, evaluations, ours, peer))
-figures.save(panel, results_folder(work) / "panel_sentinel2.png")
-panel
+panels.save(panel, results_folder(work) / "panel_sentinel2.png")
 
 # %% [markdown]
 # *Figure 4.2. Image, reference, and two masks. White is cloud in both mask and reference, grey is clear in
