@@ -192,7 +192,11 @@ def show(table: pd.DataFrame) -> HTML:
     Returns:
         The table as HTML, in the classes that book/_static/custom.css styles.
     """
-    classes = ["scores", "runs"] if "run" in table else ["scores"]
+    classes = ["scores"]
+    if {"run", "CloudDL with"} & set(table):
+        classes.append("runs")
+    if "CloudDL minus" in table:
+        classes.append("minus")
     with pd.option_context("display.max_colwidth", None):
         return HTML(readable(table).to_html(index=False, classes=classes, justify="left"))
 

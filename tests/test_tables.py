@@ -106,3 +106,10 @@ def test_numbers_have_a_minus_sign_and_names_and_dates_keep_their_hyphen() -> No
         "Seed": ["spot-seed-0", "2018-11-12"],
         "Validation F2 %": ["−10.0", "50.0"],
     }
+
+
+def test_a_table_of_differences_is_marked_so_that_its_methods_have_room() -> None:
+    table = pd.DataFrame({"images": ["landsat-8"], "CloudDL minus": ["spectral tests: red"]})
+    assert 'class="dataframe scores minus"' in tables.show(table).data
+    more = table.assign(**{"CloudDL with": "red"})
+    assert 'class="dataframe scores runs minus"' in tables.show(more).data
