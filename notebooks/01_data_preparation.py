@@ -130,7 +130,10 @@ panels.grid(data.resolutions_figure([scene, *coarse]))
 #
 # A terrain model is an optional input: `elevation` counts as one more band. Few open images come
 # with one. Of those that do, and have no height of zero (the sea, or a gap), this is the scene whose
-# heights differ most, on the grid of its image.
+# heights differ most, on the grid of its image. Real images with heights are surface reflectance: their
+# blue can be darker than the air alone looks from above, of which the package warns. This book leaves that
+# warning out where its catalogue calls an image surface reflectance. Here it does not matter, since no model
+# sees these images.
 
 # %%
 data.terrain_figure(*data.hilliest(catalogue, store))
