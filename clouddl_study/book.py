@@ -22,7 +22,7 @@ from clouddl_study.pages.cards import SHIPPED, model_table, sensor_table
 from clouddl_study.tables import markdown, readable
 
 PUBLISHED = "published_2020.csv"  # the one table in book/results that no run makes
-SHOWN = (".csv", ".md", ".png")  # endings of the results that pages show
+SHOWN = (".csv", ".md", ".png", ".html")  # endings of the results that pages show
 SCORES = re.compile(r"(?<=<!-- scores -->\n).*?(?=<!-- /scores -->)", re.DOTALL)  # in README.md
 
 

@@ -84,6 +84,7 @@ NAMES = {
     r"_": " ",
 }
 
+NEGATIVE = r"(?<![\w.])-(?=\d)"  # the hyphen before a number, but not in a date or a name
 DIGITS = {"mcc": ".3f"}  # of columns whose numbers stand below each other
 ALL_CLOUD = "everything is cloud"  # the method that every other must be better than
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
@@ -96,7 +97,8 @@ NAMED |= {"CloudDL minus", "CloudDL with"}
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Format a table for readers: per cent and points, intervals in one column, plain heads.
 
-    A column `run` of the form "method: bands" becomes two columns. Undefined values become "–".
+    A column `run` of the form "method: bands" becomes two columns. Undefined values become "–", and
+    negative ones have a minus sign: such a table is to be read, not to be computed with.
 
     Args:
         table: Results; `<measure>_low` and `<measure>_high` are the ends of an interval.
@@ -115,7 +117,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             head = HEADS.get(name, (name[:1].upper() + name[1:]).replace("_", " "))
             in_points = name in POINTS and "difference" in table
             shown[head] = column.map(points) if in_points else _text(column)
-    return pd.DataFrame(shown)
+    return pd.DataFrame(shown).replace(NEGATIVE, "\N{MINUS SIGN}", regex=True)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -190,7 +192,11 @@ def show(table: pd.DataFrame) -> HTML:
     Returns:
         The table as HTML, in the classes that book/_static/custom.css styles.
     """
-    classes = ["scores", "runs"] if "run" in table else ["scores"]
+    classes = ["scores"]
+    if {"run", "CloudDL with"} & set(table):
+        classes.append("runs")
+    if "CloudDL minus" in table:
+        classes.append("minus")
     with pd.option_context("display.max_colwidth", None):
         return HTML(readable(table).to_html(index=False, classes=classes, justify="left"))
 

@@ -102,7 +102,7 @@ Markdown(write_corpus_note(catalogue, results_folder(work) / "corpus.md"))
 train = catalogue.select("train")
 some = data.some_of(train, scenes_shown)
 shown = [(tables.title_of(record.id), open_scene(record, store)) for record in some]
-panels.gallery(shown)
+panels.grid(panels.gallery(shown))
 
 # %% [markdown]
 # *Figure 1.1. Training scenes. An orange line follows the edge of the cloud in simulated scenes,
@@ -121,7 +121,7 @@ panels.gallery(shown)
 name, scene = data.half_cloudy(shown)
 coarser = [metres for metres in (20.0, 30.0, 60.0) if metres > scene.attrs["resolution"]]
 coarse = [resample(scene, metres) for metres in coarser]
-data.resolutions_figure([scene, *coarse])
+panels.grid(data.resolutions_figure([scene, *coarse]))
 
 # %% [markdown]
 # *Figure 1.2. One scene as delivered, and resampled to coarser pixels: of the simulated scenes of
@@ -130,7 +130,10 @@ data.resolutions_figure([scene, *coarse])
 #
 # A terrain model is an optional input: `elevation` counts as one more band. Few open images come
 # with one. Of those that do, and have no height of zero (the sea, or a gap), this is the scene whose
-# heights differ most, on the grid of its image.
+# heights differ most, on the grid of its image. Real images with heights are surface reflectance: their
+# blue can be darker than the air alone looks from above, of which the package warns. This book leaves that
+# warning out where its catalogue calls an image surface reflectance. Here it does not matter, since no model
+# sees these images.
 
 # %%
 data.terrain_figure(*data.hilliest(catalogue, store))
@@ -203,7 +206,8 @@ tables.show(data.labels_table(masks))
 # %% tags=["wide"]
 index = data.most_divided(masks, PROCESSORS)
 chip = layers[SOFT].dataset.isel(chip=index)
-data.sources_figure(chip, {source: mask[index] for source, mask in masks.items()}, chip.mask.values)
+labels = {source: mask[index] for source, mask in masks.items()}
+panels.grid(data.sources_figure(chip, labels, chip.mask.values))
 
 # %% [markdown]
 # *Figure 1.4. One chip and its labels. First the three processors, then their votes; orange has no
@@ -233,7 +237,7 @@ tables.show(data.disagreement_table(chips, three, worst, cirrus))
 # The same four chips, in the same order, as pictures:
 
 # %% tags=["wide"]
-data.disagreement_figure(chips, three, worst, cirrus)
+panels.grid(data.disagreement_figure(chips, three, worst, cirrus))
 
 # %% [markdown]
 # *Figure 1.5. The worst chip of each of four regions. Read a row from left to right: the image as

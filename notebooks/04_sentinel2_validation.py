@@ -61,13 +61,17 @@ figures.style()
 # the study were scored on them too, so they are not unseen by its authors. Images and masks are brought to
 # the working resolution of the models.
 #
-# With real images, two more things limit what they can show.
+# With real images, three more things limit what they can show.
 #
 # - The ukis-csmask set is a test image of that package, and ukis-csmask is also one of the processors that
 #   label our real training and validation images.
 # - The On Cloud N images have no SWIR band, so the headline model (`spot` of {doc}`03_hyperopt_search`), which
 #   needs one, cannot run on them. The model for the bands of Pléiades (blue, green, red, NIR) stands in,
 #   and every result says so.
+# - The On Cloud N images look like surface reflectance, while the models learnt from reflectance at the top
+#   of the atmosphere ({doc}`/data`). The package warns of each such image; the pages of this book leave the
+#   warning out. All methods get the same images, so methods can be compared on them, but a score there may be
+#   lower than on images of the level that a model knows.
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
@@ -179,8 +183,7 @@ peer = ("ukis-csmask", others[0])
 if catalogue.name == "simulated":
     peer = ("any bands", f"CloudDL, one model for any bands: {', '.join(BAND_SETS['pleiades'])}")
 panel = panels.panel(page.panel_rows(sets, evaluations, ours, peer))
-figures.save(panel, results_folder(work) / "panel_sentinel2.png")
-panel
+panels.save(panel, results_folder(work) / "panel_sentinel2.png")
 
 # %% [markdown]
 # *Figure 4.2. Image, reference, and two masks. White is cloud in both mask and reference, grey is clear in

@@ -293,9 +293,10 @@ page.surface_plot(rows, by_biome)
 # ukis-csmask is beside ours where real images are used.
 
 # %% tags=["wide"]
+from clouddl_study.pages import panels
+
 panel = page.error_panel(evaluations[new], scenes, ours, spot, patches=3)
-figures.save(panel, results_folder(work) / "panel_l8biome.png")
-panel
+panels.save(panel, results_folder(work) / "panel_l8biome.png")
 
 # %% [markdown]
 # *Figure 5.6. Landsat 8: image, reference, and masks with their errors. Missed cloud is orange, a false
@@ -305,8 +306,7 @@ panel
 
 # %% tags=["wide"]
 panel = page.error_panel(evaluations["landsat-5"], scenes, ours, spot, patches=1)
-figures.save(panel, results_folder(work) / "panel_landsat5.png")
-panel
+panels.save(panel, results_folder(work) / "panel_landsat5.png")
 
 # %% [markdown]
 # *Figure 5.7. The same for the one patch of Landsat 5. Its many small clouds have long edges: see how much
@@ -438,7 +438,7 @@ tables.show(write_table(work, "differences_headline", page.rivals_by_images(riva
 for key, text in page.front_page_numbers(scores, adaptation, ours).items():
     glue(key, text)
 hero = page.error_panel(evaluations["landsat-8"], scenes, ours, spot, patches=1)
-figures.save(hero, results_folder(work) / "hero.png")
+panels.save(hero, results_folder(work) / "hero.png")
 
 # %% tags=["hide-input"]
 numbers = scores[scores.sensor == new].set_index("run").f2

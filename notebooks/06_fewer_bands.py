@@ -190,7 +190,7 @@ if pictures:
     figures.save(gallery, results_folder(work) / "planetscope.png")
 else:
     print("The corpus is simulated: the PlanetScope patches are left out.")
-gallery if pictures else None
+panels.grid(gallery) if pictures else None
 
 # %% [markdown]
 # *Figure 6.2. PlanetScope patches in true colour, with the outline of the model's mask; there is no outline

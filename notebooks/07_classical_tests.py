@@ -143,7 +143,7 @@ columns = {
     "tests, with blue": f"spectral tests: {', '.join(five)}",
     "tests, green for blue": f"spectral tests: {', '.join(spot)}",
 }
-panels.panel(bands.example_rows(sets, evaluations, columns))
+panels.grid(panels.panel(bands.example_rows(sets, evaluations, columns)))
 
 # %% [markdown]
 # *Figure 7.1. For each sensor the reference scene nearest to half cloud, half clear: image, reference, and

@@ -59,6 +59,7 @@ from clouddl.simulate.landscape import simulate_ground
 from clouddl.train import Schedule, fit
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.experiments import models_by_training
+from clouddl_study.pages import panels
 from clouddl_study.pages import simulated as steps
 from clouddl_study.tables import enough_units, show
 from clouddl_study.workspace import (
@@ -163,7 +164,7 @@ for number, name in enumerate(simulate.LANDSCAPES):
     )
 
 # %% tags=["wide"]
-steps.plot_landscapes(landscapes)
+panels.grid(steps.plot_landscapes(landscapes))
 
 # %% [markdown]
 # *Figure 12.2. One clear place of each landscape, red, green and blue with the same stretch. Bright landscapes

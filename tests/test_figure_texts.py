@@ -47,15 +47,21 @@ What a user waits for: seconds. Lower is faster.
 :alt: Its own words
 Another caption.
 ```
+
+```{figure} panel.png
+:alt: Image & mask
+Two pictures.
+```
 """
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """The pictures of a page as Sphinx writes them."""
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page as Sphinx writes it."""
     folder = tmp_path_factory.mktemp("figures")
     (folder / "index.md").write_text(PAGE, "utf-8")
-    for name, width in (("broad", 900), ("narrow", 300)):
+    (folder / "panel.html").write_text("<p>the grid</p>", "utf-8")
+    for name, width in (("broad", 900), ("narrow", 300), ("panel", 900)):
         matplotlib.image.imsave(folder / f"{name}.png", np.zeros((4, width, 3)))
     settings = {"extensions": ["myst_parser", "figure_texts"]}
     with pytest.MonkeyPatch.context() as patch:
@@ -65,8 +71,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
             status=None, warning=sys.stderr,
         )  # fmt: skip
         app.build()
-    text = (folder / "html" / "index.html").read_text("utf-8")
-    return [dict(re.findall(r'(\w+)="([^"]*)"', tag)) for tag in re.findall(r"<img[^>]*>", text)]
+    return (folder / "html" / "index.html").read_text("utf-8")
+
+
+@pytest.fixture
+def images(page: str) -> list[dict[str, str]]:
+    """The attributes of its pictures."""
+    return [dict(re.findall(r'(\w+)="([^"]*)"', tag)) for tag in re.findall(r"<img[^>]*>", page)]
 
 
 def test_a_picture_has_the_first_sentence_of_its_caption(images: list[dict[str, str]]) -> None:
@@ -81,3 +92,8 @@ def test_a_picture_has_the_first_sentence_of_its_caption(images: list[dict[str, 
 
 def test_broad_pictures_are_marked(images: list[dict[str, str]]) -> None:
     assert ["broad" in image.get("class", "") for image in images] == [True] + [False] * 4
+
+
+def test_a_grid_takes_the_place_of_its_picture_and_has_its_words(page: str) -> None:
+    assert '<div role="group" aria-label="Image &amp; mask">\n<p>the grid</p>\n</div>' in page
+    assert "Two pictures." in page

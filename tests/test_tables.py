@@ -72,7 +72,7 @@ def test_differences_are_shown_in_points_and_only_they() -> None:
     }
     assert tables.readable(pd.DataFrame(row)).to_dict("list") == {
         "Sensor": ["Landsat 8"],
-        "Difference, points": ["-7.1"],
+        "Difference, points": ["−7.1"],
         "95 % from": ["–"],
         "to": ["+0.0"],
         "Scenes or places": ["3"],
@@ -89,3 +89,27 @@ def test_images_are_named_as_people_do() -> None:
         "Sentinel-2, On Cloud N 4",
         "simulated sea ice",
     ]
+
+
+def test_numbers_have_a_minus_sign_and_names_and_dates_keep_their_hyphen() -> None:
+    table = pd.DataFrame(
+        {
+            "offset": [-0.5, 2.0],
+            "within": ["[-3.1 to +2.0]", "(-1.0 to -0.5)"],
+            "seed": ["spot-seed-0", "2018-11-12"],
+            "val_f2": [-0.1, 0.5],
+        }
+    )
+    assert tables.readable(table).to_dict("list") == {
+        "Offset": ["−0.5", "2"],
+        "Within": ["[−3.1 to +2.0]", "(−1.0 to −0.5)"],
+        "Seed": ["spot-seed-0", "2018-11-12"],
+        "Validation F2 %": ["−10.0", "50.0"],
+    }
+
+
+def test_a_table_of_differences_is_marked_so_that_its_methods_have_room() -> None:
+    table = pd.DataFrame({"images": ["landsat-8"], "CloudDL minus": ["spectral tests: red"]})
+    assert 'class="dataframe scores minus"' in tables.show(table).data
+    more = table.assign(**{"CloudDL with": "red"})
+    assert 'class="dataframe scores runs minus"' in tables.show(more).data

@@ -2,10 +2,12 @@
 
 A figure of a notebook has no text of its own, so a page would offer the name of its file. The words
 are there: the caption that follows the cell. A phone shows a broad picture (`custom.css`) at a size
-at which its labels can be read, and lets it scroll.
+at which its labels can be read, and lets it scroll. A PNG beside an HTML file of the same name is
+shown as that: the same pictures in a grid, which wraps.
 """
 
 import re
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -53,12 +55,22 @@ def _named(image: nodes.image, words: str) -> str:
     return f"{above.astext()}: {words}" if isinstance(above, nodes.paragraph) else words
 
 
+def as_grid(words: str, grid: str) -> nodes.raw:
+    """A figure as the grid of its pictures (clouddl_study/pages/panels.py)."""
+    text = f'<div role="group" aria-label="{escape(words)}">\n{grid}\n</div>'
+    return nodes.raw("", text, format="html")
+
+
 def complete(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Complete the pictures of a page."""
-    for image in doctree.findall(nodes.image):
+    for image in list(doctree.findall(nodes.image)):
         if not image.get("alt"):
             image["alt"] = words_for(image)
-        if width_of(Path(app.srcdir) / image["uri"].lstrip("/")) >= BROAD:
+        file = Path(app.srcdir) / image["uri"].lstrip("/")
+        grid = file.with_suffix(".html")
+        if app.builder.format == "html" and grid.is_file():
+            image.replace_self(as_grid(image["alt"], grid.read_text("utf-8")))
+        elif width_of(file) >= BROAD:
             image["classes"].append("broad")
 
 

@@ -1,17 +1,27 @@
 """Pictures of scenes and of their masks, as several pages show them."""
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from IPython.display import HTML
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 
+from clouddl import figures
+from clouddl.files import write_whole
 from clouddl.labels import CLOUD, NODATA
 
 ERRORS = {  # colours of the classes of `errors`, in the order of their codes
@@ -22,6 +32,7 @@ ERRORS = {  # colours of the classes of `errors`, in the order of their codes
     "nodata": "#000000",
 }
 WIDTH = 2.3  # inches of one picture in a row
+DPI = 160  # of a picture on a page
 
 
 def picture(scene: xr.Dataset) -> tuple[np.ndarray, str]:
@@ -156,3 +167,75 @@ def gallery(scenes: Sequence[tuple[str, xr.Dataset]]) -> Figure:
             axis.contour(scene.mask == CLOUD, [0.5], colors=ERRORS["missed"], linewidths=0.8)
     plt.close(figure)
     return figure
+
+
+def grid(figure: Figure) -> HTML:
+    """Show the pictures of a figure as a grid for a page; a phone has them two by two.
+
+    Args:
+        figure: Its axes with an image become pictures, their titles text above these; a legend of
+            patches becomes a line of text. All else is left out.
+
+    Returns:
+        The grid, in the classes that book/_static/custom.css styles.
+    """
+    axes = [axis for axis in figure.axes if axis.images]
+    columns = axes[0].get_gridspec().ncols
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawing = np.asarray(canvas.buffer_rgba())[..., :3]
+    pictures = [_picture(axis, drawing) for axis in axes]
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    lines = [f'<div class="abreast">{"".join(row)}</div>' for row in rows]
+    lines += [_key(legend) for legend in figure.legends]
+    style = f"--columns:{columns}"
+    return HTML(f'<div class="pictures" style="{style}">\n' + "\n".join(lines) + "\n</div>")
+
+
+def save(figure: Figure, path: Path) -> HTML:
+    """Write a figure for the book, and beside it the grid that a page shows in its place.
+
+    Args:
+        figure: As for `grid`.
+        path: A .png; the grid has the same name with .html.
+
+    Returns:
+        The grid.
+    """
+    figures.save(figure, path)
+    shown = grid(figure)
+    write_whole(path.with_suffix(".html"), shown.data.encode())
+    return shown
+
+
+def address(rgb: np.ndarray, form: str, **options: Any) -> str:
+    """Write a picture into the address of an image, so that a page needs no file for it.
+
+    Args:
+        rgb: The picture (y, x, 3).
+        form: "png" or "jpeg".
+        **options: As of `matplotlib.image.imsave`.
+    """
+    file = BytesIO()
+    matplotlib.image.imsave(file, rgb, format=form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _picture(axis: Axes, drawing: np.ndarray) -> str:
+    """The picture of an axis, cut out of the drawing (y, x, 3) of its figure, and its title."""
+    left, bottom, right, top = axis.get_window_extent().extents.round().astype(int)
+    height = len(drawing)  # y counts from below
+    cut = drawing[height - top : height - bottom, left:right]
+    title = escape(axis.get_title())
+    image = f'<img alt="{title}" src="{address(cut.copy(), "png")}">'
+    return f"<div><span>{title.replace(chr(10), '<br>')}</span>{image}</div>"
+
+
+def _key(legend: Legend) -> str:
+    """A legend of patches as text."""
+    parts = []
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        colour = to_hex(handle.get_facecolor())
+        parts.append(f'<span><i style="background:{colour}"></i> {escape(text.get_text())}</span>')
+    return f'<p class="key">{" ".join(parts)}</p>'

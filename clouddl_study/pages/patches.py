@@ -4,15 +4,11 @@ The pictures are part of the page, which asks for no further file. `book/_static
 the sliders; without it image and mask stand one above the other.
 """
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
-from typing import Any
 
-import matplotlib.image
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -111,8 +107,8 @@ def _figure(patch: Patch) -> str:
     verdicts = [_verdict(*pair, patch.scene) for pair in zip(steps, masks, strict=True)]
     first, last = steps.index(patch.threshold), len(steps) - 1
     rgb, content = panels.picture(patch.scene)
-    photograph = _address(rgb, "jpeg", pil_kwargs={"quality": 85})
-    drawing = _address(_coloured(masks, patch.scene), "png")
+    photograph = panels.address(rgb, "jpeg", pil_kwargs={"quality": 85})
+    drawing = panels.address(_coloured(masks, patch.scene), "png")
     height, width = masks[0].shape
     name = escape(title_of(patch.name))
     # The masks are one picture, one below the other; the style shows one of them.
@@ -145,10 +141,3 @@ def _coloured(masks: Sequence[np.ndarray], scene: xr.Dataset) -> np.ndarray:
     """Masks with their errors in colour (masks * y, x, 3), one below the other."""
     colours = np.array([to_rgb(colour) for colour in panels.ERRORS.values()])
     return np.concatenate([colours[panels.errors(mask, scene.mask.values)] for mask in masks])
-
-
-def _address(rgb: np.ndarray, form: str, **options: Any) -> str:
-    """A picture (y, x, 3) as the address of an image."""
-    file = BytesIO()
-    matplotlib.image.imsave(file, rgb, format=form, **options)
-    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
