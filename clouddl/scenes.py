@@ -199,7 +199,7 @@ def _scenes_of(collections: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return scenes
 
 
-def _simulated_places(roles: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def _simulated_places(roles: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Scenes of `simulate.places`: for each role its arguments."""
     return [
         {

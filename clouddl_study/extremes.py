@@ -5,6 +5,7 @@ scenes are simulated as Landsat 8 sees them, in places of neither training nor v
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -57,11 +58,10 @@ def _scenes(each: int) -> Iterator[xr.Dataset]:
     seed = SEED
     for surface in LANDSCAPES:
         for number in range(each):
-            clear = {"surface": surface, "cloud_fraction": 0.0}
-            yield simulate_scene(SENSOR, seed=seed, size=SIZE, **clear)
+            scene = partial(simulate_scene, SENSOR, size=SIZE, surface=surface)
             clouds = OVERCAST[number % len(OVERCAST)]
-            overcast = {"surface": surface, "cloud_fraction": 1.0, "clouds": clouds}
-            yield simulate_scene(SENSOR, seed=seed + 1, size=SIZE, **overcast)
+            yield scene(seed=seed, cloud_fraction=0.0)
+            yield scene(seed=seed + 1, cloud_fraction=1.0, clouds=clouds)
             seed += 2
 
 

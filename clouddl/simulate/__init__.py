@@ -53,7 +53,7 @@ def simulate_scene(
     cloud_fraction: float = 0.2,
     clouds: str | None = None,
     weather: int = 0,
-    rare: float = 0.0,
+    large_crystals: float = 0.0,
 ) -> xr.Dataset:
     """Simulate one scene as the sensor would see it.
 
@@ -71,9 +71,9 @@ def simulate_scene(
         cloud_fraction: Fraction of cloudy pixels aimed at.
         clouds: Type of the low clouds, one of `CLOUDS`; None: chosen at random.
         weather: Seed of the day, 0 or more.
-        rare: Fraction of the scenes whose ice crystals are large, and of those whose snow is fine,
-            and of those whose air is dusty or smoky, beyond how often that is measured. A network
-            does not learn from a dozen scenes what is rare; scenes to train on may show more.
+        large_crystals: Fraction of the scenes whose clouds of ice are given large crystals, beyond
+            how often these are measured. A network does not learn from a dozen scenes what is rare,
+            so scenes to train on show more of it.
 
     Returns:
         `reflectance` (band, y, x) at the top of the atmosphere, `optical_depth` (y, x) of cloud at
@@ -90,19 +90,19 @@ def simulate_scene(
         raise InputError(f"clouds {clouds!r} are unknown; choose one of {', '.join(CLOUDS)}")
     if not 0 <= cloud_fraction <= 1:
         raise InputError(f"cloud_fraction is {cloud_fraction}; give a fraction from 0 to 1")
-    if not 0 <= rare <= 1:
-        raise InputError(f"rare is {rare}; give a fraction from 0 to 1")
+    if not 0 <= large_crystals <= 1:
+        raise InputError(f"large_crystals is {large_crystals}; give a fraction from 0 to 1")
     if seed < 0 or weather < 0 or size < 16 or resolution <= 0:
         values = f"{seed=}, {weather=}, {size=}, {resolution=}"
         raise InputError(f"{values}: give seed and weather >= 0, size >= 16, metres > 0")
 
     rng = np.random.default_rng([seed, 0])
-    ground = simulate_ground(rng, LANDSCAPES[surface], size, resolution, rare)
+    ground = simulate_ground(rng, LANDSCAPES[surface], size, resolution)
     rng = np.random.default_rng([seed, 1, weather])
     azimuth, elevation = np.radians(rng.uniform([110, 18], [170, 66]))
     sun = Sun(azimuth, elevation)
     layers = simulate_clouds(rng, ground.elevation, resolution, cloud_fraction, clouds)
-    toa = _top_of_atmosphere(rng, ground, layers, sensor, sun, resolution, rare)
+    toa = _top_of_atmosphere(rng, ground, layers, sensor, sun, resolution, large_crystals)
     reflectance = observe(toa, sensor, resolution, (seed, weather))
 
     depth = np.sum([layer.in_scene for layer in layers], axis=0)
@@ -144,10 +144,10 @@ def _top_of_atmosphere(
     sensor: Sensor,
     sun: Sun,
     resolution: float,
-    rare: float,
+    large_crystals: float,
 ) -> np.ndarray:
     """Reflectance (band, y, x) at the top of the atmosphere, before the instrument."""
-    atmosphere = simulate_atmosphere(rng, sensor, sun, ground.elevation.mean(), rare)
+    atmosphere = simulate_atmosphere(rng, sensor, sun, ground.elevation.mean())
     # The ground under sun and sky: slopes, and shadows of terrain and of clouds.
     sunlit = incidence(ground.elevation / resolution, sun) / sun.mu
     sunlit = sunlit * ~terrain_shadow(ground.elevation, sun, resolution)
@@ -159,22 +159,23 @@ def _top_of_atmosphere(
     bottom = 0.0
     for layer in layers:
         reflectance = atmosphere.reflectance_above(reflectance, bottom, layer.height)
-        radius = effective_radius(rng, layer.phase, rare)
+        radius = effective_radius(rng, layer.phase, large_crystals)
         reflectance = reflectance_above(layer, reflectance, sensor, sun, resolution, radius)
         bottom = layer.height
     return atmosphere.reflectance_above(reflectance, bottom, np.inf)
 
 
-def places(count: int, seed: int = 0, rare: float = 0.0) -> list[dict[str, Any]]:
+def places(count: int, seed: int = 0, large_crystals: float = 0.0) -> list[dict[str, Any]]:
     """List places of every landscape and every cloud fraction, in turn.
 
     Args:
         count: Number of places.
         seed: Seed of the first place; the next ones count up.
-        rare: As for `simulate_scene`.
+        large_crystals: As for `simulate_scene`.
 
     Returns:
-        Arguments of `simulate_scene` for each place: seed, surface, cloud_fraction and rare.
+        Arguments of `simulate_scene` for each place: seed, surface, cloud_fraction and
+        large_crystals.
     """
     listed = []
     for number in range(count):
@@ -182,7 +183,7 @@ def places(count: int, seed: int = 0, rare: float = 0.0) -> list[dict[str, Any]]
         fraction = CLOUD_FRACTIONS[(turn + landscape) % len(CLOUD_FRACTIONS)]
         surface = list(LANDSCAPES)[landscape]
         place = {"seed": seed + number, "surface": surface, "cloud_fraction": fraction}
-        listed.append(place | {"rare": rare})
+        listed.append(place | {"large_crystals": large_crystals})
     return listed
 
 

@@ -13,9 +13,8 @@ from clouddl.simulate.sunlight import Sun, add_layer
 ANGSTROM = (0.0, 1.8)
 
 #: Optical depth of aerosol at 0.55 µm: its median, the standard deviation of its logarithm, and
-#: what it never exceeds. One day in nine is above the lower end of TURBID.
+#: what it never exceeds.
 AEROSOL_DEPTH = (0.12, 1.0, 1.2)
-TURBID = (0.4, 1.2)
 
 VAPOUR_SCALE_M, AEROSOL_SCALE_M, AIR_SCALE_M = 2000.0, 1500.0, 8000.0  # heights of fall by e
 
@@ -69,9 +68,7 @@ class Atmosphere:
         return add_layer(below, *np.stack(layer)[..., None, None])
 
 
-def simulate_atmosphere(
-    rng: Generator, sensor: Sensor, sun: Sun, ground: float, rare: float = 0.0
-) -> Atmosphere:
+def simulate_atmosphere(rng: Generator, sensor: Sensor, sun: Sun, ground: float) -> Atmosphere:
     """Simulate the air of one day.
 
     Args:
@@ -79,7 +76,6 @@ def simulate_atmosphere(
         sensor: The sensor, for its bands.
         sun: Position of the sun.
         ground: Elevation of the ground in metres.
-        rare: Fraction of the days that are made turbid.
 
     Returns:
         The air above the ground.
@@ -88,8 +84,6 @@ def simulate_atmosphere(
     rayleigh = 0.008569 * GRID**-4 * (1 + 0.0113 * GRID**-2)  # Hansen and Travis (1974)
     median, spread, most = AEROSOL_DEPTH
     depth = min(median * np.exp(rng.normal(0, spread)), most)
-    if rare and rng.random() < rare:
-        depth = rng.uniform(*TURBID)
     aerosol = depth * (GRID / 0.55) ** -rng.uniform(*ANGSTROM)
     # Absorption as in SPCTRL2 (Bird and Riordan 1986), down to the ground and back up.
     mass = 1 / sun.mu + 1

@@ -226,20 +226,20 @@ def reflectance_above(
     return above
 
 
-def effective_radius(rng: Generator, phase: str, rare: float) -> float:
+def effective_radius(rng: Generator, phase: str, large_crystals: float) -> float:
     """Draw the effective radius of the drops or crystals of a cloud.
 
     Args:
         rng: Source of randomness.
         phase: "water" or "ice".
-        rare: Fraction of the clouds of ice that are given large crystals.
+        large_crystals: Fraction of the clouds of ice that are given large ones.
 
     Returns:
         Radius in µm.
     """
     median, spread = RADIUS_UM[phase]
     radius = median * np.exp(rng.normal(0, spread))
-    if phase == "ice" and rare and rng.random() < rare:
+    if phase == "ice" and large_crystals and rng.random() < large_crystals:
         radius = np.exp(rng.uniform(*np.log(LARGE_CRYSTALS_UM)))
     return float(radius)
 

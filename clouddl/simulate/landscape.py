@@ -15,7 +15,6 @@ from clouddl.simulate.spectra import GRID, band_average, surfaces
 Parcels = tuple[np.ndarray, np.ndarray]  # lane and plot (y, x), each 0 to 63
 
 FILE = Path(__file__).with_name("landscapes.yaml")
-FINE_SNOW = -6  # from here on in the table, by specific surface: 40 and 60 m²/kg, fresh snow
 TILT = np.interp(GRID, [0.4, 2.45], [-1, 1])  # added to a spectrum, it makes it redder
 
 
@@ -58,9 +57,7 @@ class Ground:
         return np.tensordot(band_average(sensor, self.spectra).T, self.abundance, 1)
 
 
-def simulate_ground(
-    rng: Generator, landscape: Landscape, size: int, resolution: float, rare: float = 0.0
-) -> Ground:
+def simulate_ground(rng: Generator, landscape: Landscape, size: int, resolution: float) -> Ground:
     """Simulate a square of a landscape.
 
     Args:
@@ -68,7 +65,6 @@ def simulate_ground(
         landscape: What it is made of.
         size: Pixels along each side.
         resolution: Metres per pixel.
-        rare: Fraction of the places whose snow is made fine.
 
     Returns:
         The ground, `size` x `size` pixels.
@@ -82,8 +78,7 @@ def simulate_ground(
 
     parcels = _parcels(rng, size, resolution)
     library = surfaces()
-    fine = rare and rng.random() < rare
-    white = rng.choice(library["snow"][FINE_SNOW:] if fine else library["snow"])
+    white = rng.choice(library["snow"])
     covers, land = _covers(rng, landscape, parcels, white)
 
     line = np.quantile(elevation, 1 - landscape.snow)

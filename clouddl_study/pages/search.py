@@ -18,10 +18,12 @@ from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
-from clouddl.score import THRESHOLDS, plateau
+from clouddl.score import THRESHOLDS, f_beta, plateau
 from clouddl.search import CHOICES, SPACE, random_trials
+from clouddl.train import on_validation
 from clouddl_study.corpora import by_origin
 from clouddl_study.experiments import worth
+from clouddl_study.extremes import extreme_errors
 from clouddl_study.pages.training import parameters
 
 # How a distribution of HyperOpt is called on the page.
@@ -33,6 +35,8 @@ MEANINGS = {
     "kernel_size": "pixels a side of each convolution",
     "learning_rate": "highest rate of the one-cycle schedule",
 }
+
+LARGEST = 0.35  # million parameters that a model may have, to stay small and fast
 
 RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # ticks of the axis of learning rates
 
@@ -209,18 +213,54 @@ def parameter_worth(table: pd.DataFrame) -> pd.DataFrame:
     return result.assign(**{"expected by chance": chance})
 
 
-def best_of(fits: Mapping[str, CloudModel], name: str, folder: Path) -> CloudModel:
-    """Choose the fit with the highest validation F2, and save it under a name of its own.
+def compare_seeds(fits: Mapping[str, CloudModel], chips: Path, each: int) -> pd.DataFrame:
+    """Score fits that differ in their seed alone, each at its own threshold.
+
+    Args:
+        fits: By name.
+        chips: The Zarr store with the validation chips.
+        each: As for `extremes.extreme_errors`.
+
+    Returns:
+        A row for each: `model`, `score of choice`, the mean of F2 on each part of validation and of
+        one minus the mean error on extremes; then these, and the errors by kind.
+    """
+    errors = extreme_errors(fits, each)
+    parts = {}
+    for name, model in fits.items():
+        parts[name] = {
+            f"F2, {part}": _f2(model, chosen)
+            for part, chosen in validation_parts(chips, model.card).items()
+        }
+    table = pd.DataFrame.from_dict(parts, orient="index")
+    table["1 - mean error on extremes"] = 1 - errors.mean(axis=1)
+    table.insert(0, "score of choice", table.mean(axis=1))
+    return table.join(errors.add_prefix("error, ")).rename_axis("model").reset_index()
+
+
+def _f2(model: CloudModel, chips: Chips) -> float:
+    """F2 at the threshold of the model."""
+    probability, truth = on_validation(model, chips)
+    cloud = probability >= model.card.threshold
+    found, false, missed = (cloud & truth).sum(), (cloud & ~truth).sum(), (~cloud & truth).sum()
+    return float(f_beta(found, false, missed, 2))
+
+
+def best_of(
+    fits: Mapping[str, CloudModel], compared: pd.DataFrame, name: str, folder: Path
+) -> CloudModel:
+    """Choose the fit with the highest score of choice, and save it under a name of its own.
 
     Args:
         fits: Models that differ in their seed alone.
+        compared: Of `compare_seeds`.
         name: Of the chosen one.
         folder: Gets its card and weights.
 
     Returns:
         The chosen model; its card has the new name.
     """
-    best = max(fits.values(), key=lambda model: model.card.scores["validation_f2"])
+    best = fits[compared.set_index("model")["score of choice"].idxmax()]
     card = best.card.model_copy(update={"name": name})
     return load_model(save_model(CloudModel(card, best.net), folder / name))
 
