@@ -59,9 +59,9 @@ def _scenes(each: int) -> Iterator[xr.Dataset]:
     for surface in LANDSCAPES:
         for number in range(each):
             scene = partial(simulate_scene, SENSOR, size=SIZE, surface=surface)
-            clouds = OVERCAST[number % len(OVERCAST)]
+            clouds, large = OVERCAST[number % 2], float(number // 2 % 2)
             yield scene(seed=seed, cloud_fraction=0.0)
-            yield scene(seed=seed + 1, cloud_fraction=1.0, clouds=clouds)
+            yield scene(seed=seed + 1, cloud_fraction=1.0, clouds=clouds, large_crystals=large)
             seed += 2
 
 
