@@ -134,7 +134,9 @@ Markdown(
 # mean radius, weighted by area): for ice crystals, satellite maps of it {cite:p}`nasa2013`. The second is how fast the
 # scattering by dust, smoke and haze falls with wavelength. The power of the fall is the **Ångström exponent**
 # {cite:p}`angstrom1929`: near zero for the coarse dust over a desert {cite:p}`che2013`, larger for fine smoke.
-# {ref}`measured-air` has the measured values.
+# {ref}`measured-air` has the measured values. Scenes to train on depart from them in one thing, on purpose: 30 % of
+# their ice clouds are given large crystals, since a network hardly learns what it is shown a dozen times
+# ({ref}`rare`).
 
 # %% tags=["hide-input"]
 Markdown(steps.particles_in_words())
