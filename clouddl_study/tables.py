@@ -164,8 +164,10 @@ def points(difference: float) -> str:
     Returns:
         The text, "–" where it is undefined.
     """
-    # + 0 turns -0 into 0.
-    return "–" if pd.isna(difference) else f"{round(100 * difference, 1) + 0:+.1f}"
+    if pd.isna(difference):
+        return "–"
+    hundredths = round(100 * difference, 1) + 0  # + 0 turns -0 into 0
+    return f"{hundredths:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def enough_units(table: pd.DataFrame) -> pd.DataFrame:

@@ -161,8 +161,8 @@ def test_the_front_page_says_what_is_decided() -> None:
     table = pd.DataFrame(rows, columns=[*columns, *transfer.WITHIN])
     assert transfer.rivals_by_images(table).to_dict("list") == {
         "network minus": ["ukis-csmask", "real scenes alone"],
-        "Landsat 5 (1 patch)": ["-5.0 (within the patch -6.0 to -4.0)", "–"],
-        "Landsat 8 (20 places)": ["-12.0 [-30.0 to -1.0]", "+0.0 [-10.0 to +10.0]"],
+        "Landsat 5 (1 patch)": ["−5.0 (within the patch −6.0 to −4.0)", "–"],
+        "Landsat 8 (20 places)": ["−12.0 [−30.0 to −1.0]", "+0.0 [−10.0 to +10.0]"],
     }
     assert transfer.standing(table).splitlines() == [
         "- On Landsat 5 (1 patch: too few to decide) its score is below that of ukis-csmask.",

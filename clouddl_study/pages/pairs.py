@@ -14,7 +14,7 @@ from clouddl.model import CloudModel
 from clouddl.score import paired, precision_recall
 from clouddl.sensors import get_sensor, middle
 from clouddl.transfer import Scenes, pixels, predictions
-from clouddl_study.tables import ALL_CLOUD, enough_units, percent
+from clouddl_study.tables import ALL_CLOUD, enough_units, percent, points
 
 # Sensors in the order in which the page shows them, and the trivial method.
 TITLES = {
@@ -246,8 +246,7 @@ def explanation(scores: pd.DataFrame, ranking: pd.DataFrame) -> str:
     grid = f2_grid(scores[scores.train != ALL_CLOUD])
     best = grid.mean(axis=1).idxmax()
     wins = int((grid.idxmax(axis=0) == best).sum())
-    own = model_or_match(scores)["its model on its images, beyond both"].mean()
-    own = round(own, 1) + 0.0  # + 0 turns -0 into 0
+    own = model_or_match(scores)["its model on its images, beyond both"].mean() / 100
     fixed = grid.mean(axis=1)
     free = f2_grid(ranking, "best_f2").mean(axis=1)
     floor = scores[scores.train == ALL_CLOUD].set_index("test").f2
@@ -256,7 +255,7 @@ def explanation(scores: pd.DataFrame, ranking: pd.DataFrame) -> str:
         [
             f"- Highest mean F2 over the scored sensors: the model of **{TITLES[best]}** "
             f"({percent(fixed[best])}), which is ahead in {wins} of {len(grid.columns)} columns.",
-            f"- Trained on the very sensor, beyond model and images: **{own:+.1f} points** on "
+            f"- Trained on the very sensor, beyond model and images: **{points(own)} points** on "
             "average.",
             "- Between the best and the worst model, means over the scored sensors: "
             f"**{100 * (fixed.max() - fixed.min()):.1f} points** at the threshold 0.5, "

@@ -25,7 +25,7 @@ from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, CLOUD_OPTICAL_DEPTH, RA
 from clouddl.simulate.landscape import LANDSCAPES, Ground
 from clouddl.transfer import Scenes
 from clouddl_study.pages import panels
-from clouddl_study.tables import title_of
+from clouddl_study.tables import points, title_of
 
 COVERS = {
     "canopy": "#009E73",
@@ -514,16 +514,15 @@ def help_findings(differences: pd.DataFrame) -> str:
     """
     lines = []
     for row in differences.itertuples():
-        points = f"{100 * row.difference:+.1f} points of F2"
+        ends = f"interval {points(row.low)} to {points(row.high)}"
         if np.isnan(row.low):
             verdict = "too few places for an interval"
         elif row.low > 0 or row.high < 0:
-            verdict = f"interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
+            verdict = ends
         else:
-            ends = f"interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
             verdict = f"{ends}, which holds zero: no difference shown"
         compared = f"**{title_of(row.sensor)}**, headline model minus {row.minus}"
-        lines.append(f"- {compared}: {points} ({verdict})")
+        lines.append(f"- {compared}: {points(row.difference)} points of F2 ({verdict})")
     return "\n".join(lines)
 
 
@@ -553,8 +552,8 @@ def elevation_finding(differences: pd.DataFrame) -> str:
     row = differences.set_index("terrain").loc["all"]
     interval = "too few places for an interval"
     if not np.isnan(row.low):
-        interval = f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
-    gain = f"{100 * row.difference:+.1f} points of F2"
+        interval = f"{points(row.low)} to {points(row.high)}"
+    gain = f"{points(row.difference)} points of F2"
     return f"**Elevation**: {gain} over all simulated places ({interval})."
 
 

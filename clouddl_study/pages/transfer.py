@@ -567,11 +567,11 @@ def change_text(change: Mapping[str, float]) -> str:
     Args:
         change: Of `score.paired`, after minus before.
     """
-    text = f"{100 * change['difference']:+.1f} points of F2"
+    text = f"{points(change['difference'])} points of F2"
     if change["units"] < FEWEST_UNITS:
         return f"{text} (too few places for an interval)"
-    low, high = 100 * change["low"], 100 * change["high"]
+    low, high = change["low"], change["high"]
     verdict = "the interval excludes zero"
     if low <= 0 <= high:
         verdict = "the interval includes zero, so chance alone may explain it"
-    return f"{text}, 95 % interval {low:+.1f} to {high:+.1f}: {verdict}"
+    return f"{text}, 95 % interval {points(low)} to {points(high)}: {verdict}"
