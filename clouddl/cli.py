@@ -1,5 +1,6 @@
 """The command line. Heavy imports are late, so that --help answers at once."""
 
+import gc
 import os
 import re
 import sys
@@ -268,10 +269,13 @@ def predict(
             one after another.
         workers: With --scheduler local: how many processes; default: one per core.
     """
+    gc.disable()  # else garbage is looked for in all of PyTorch, again and again and at the end
     from clouddl.predict import Options
     from clouddl.scale.batch import predict_batch
     from clouddl.scale.cluster import Processes
 
+    gc.freeze()
+    gc.enable()
     try:
         outcomes = predict_batch(
             images,

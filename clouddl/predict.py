@@ -313,7 +313,7 @@ def _check_options(options: Options) -> None:
         number = isinstance(value, int | float | np.number)
         if value is not None and not (number and least <= value <= most and value < math.inf):
             raise InputError(f"{name} {value!r}: give a number from {least} to {most}")
-    if options.probability_type not in NODATA_OF:
+    if options.probability_type not in tuple(NODATA_OF):
         known = " or ".join(NODATA_OF)
         raise InputError(f"probability_type {options.probability_type!r}: give {known}")
 
@@ -410,6 +410,8 @@ def _create(
     points, points_crs = plan.image.control_points
     if points:
         file.gcps = list(points), points_crs or CRS()
+    if plan.image.polynomials:
+        file.rpcs = plan.image.polynomials
     file.set_band_description(1, content)
     made_by = {
         MADE_OF: plan.made_of,
@@ -419,7 +421,12 @@ def _create(
         "bands": ",".join(plan.image.bands),
         "weights_sha256": card.weights_sha256,
     }
-    file.update_tags(**made_by | dict(tags))
+    try:
+        file.update_tags(**made_by | dict(tags))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"tags {tags!r}: cannot be written ({error}); give names and texts: {{'run': '7'}}"
+        ) from error
     return file
 
 

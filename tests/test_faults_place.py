@@ -12,6 +12,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
 from test_predict import make_model, scene
 
 from clouddl.errors import InputError
@@ -174,6 +175,18 @@ def test_layers_are_known_by_their_colours(tmp_path: Path) -> None:
     assert image.bands == ("red", "green", "blue", "nir")
     with pytest.raises(InputError, match=r"only some of its layers.*red, green, blue, no name"):
         open_file(path, sensor=get_sensor("sentinel-2"))
+
+
+def test_colours_of_a_png_are_those_of_its_format(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(800, 5000, (4, 40, 40)).astype("uint16")
+    path = tmp_path / "a.png"
+    shape = {"height": 40, "width": 40, "count": 4, "dtype": "uint16"}
+    with rasterio.open(path, "w", driver="PNG", **shape) as file:
+        file.write(numbers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        image = open_image(path, "spot-5", Reading(("green", "red", "nir", "swir16"), 1e-4))
+    np.testing.assert_allclose(image.read(), numbers * 1e-4, atol=1e-6)
 
 
 def test_bands_that_contradict_the_file_are_warned_of(tmp_path: Path) -> None:
@@ -341,6 +354,23 @@ def test_ground_control_points_are_handed_on_to_the_mask(crs: str | None, tmp_pa
                 point.asdict() | {"id": made.id}
                 for point, made in zip(points, file.gcps[0], strict=True)
             ]
+
+
+def test_rational_polynomials_are_handed_on_to_the_mask(tmp_path: Path) -> None:
+    path = write(tmp_path / "rpc.tif", crs=None, transform=None)
+    along = {"line_off": 20.0, "line_scale": 20.0, "samp_off": 20.0, "samp_scale": 20.0}
+    ground = {"lat_off": 45.0, "lat_scale": 0.01, "long_off": 3.0, "long_scale": 0.01}
+    terms = {"line_num_coeff": 2, "samp_num_coeff": 1, "line_den_coeff": 0, "samp_den_coeff": 0}
+    polynomials = {name: np.eye(20)[term].tolist() for name, term in terms.items()}
+    points = RPC(height_off=0.0, height_scale=100.0, **along, **ground, **polynomials)
+    with rasterio.open(path, "r+") as file:
+        file.write(np.random.default_rng(0).uniform(0.02, 0.6, file.read().shape).astype("float32"))
+        file.rpcs = points
+    for result in predict_file(
+        path, "landsat-7", tmp_path / "out", model=make_model(), reading=Reading(BANDS)
+    ):
+        with rasterio.open(result) as file:
+            assert file.rpcs.to_dict() | {"err_bias": None, "err_rand": None} == points.to_dict()
 
 
 @pytest.mark.parametrize(("unit", "metres"), [('"metre",1', 100), ('"foot",0.3048', 30.48)])

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio.shutil
 import xarray as xr
+from affine import Affine
 from rasterio.crs import CRS
 from test_products import (
     SIZE,
@@ -367,6 +369,61 @@ def test_netcdf_without_conventions_keeps_its_rows_and_its_place(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize("names", [["B2", "B3", "B4"], [1, 2, 3]])
+def test_netcdf_of_one_date_with_bands_as_a_dimension(names: list[Any], tmp_path: Path) -> None:
+    """Names are an array of their own in the file, which GDAL does not read; numbers are not."""
+    values = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5) / 200
+    axes = {"t": [0, 5], "bands": names, "y": 48e5 - np.arange(4) * 10, "x": np.arange(5) * 10}
+    cube = xr.DataArray(values, axes, ("t", "bands", "y", "x"), "S2").to_dataset()
+    cube["crs"] = (), np.int32(0), {"crs_wkt": CRS.from_epsg(32631).to_wkt()}
+    cube.S2.attrs["grid_mapping"] = "crs"
+    cube.isel(t=[1]).to_netcdf(tmp_path / "one.nc", engine="scipy")
+    cube.to_netcdf(tmp_path / "two.nc", engine="scipy")
+    reading = Reading() if names[0] == "B2" else Reading(("blue", "green", "red"))
+    image = open_image(tmp_path / "one.nc", "sentinel-2", reading)
+    assert image.bands == ("blue", "green", "red") and image.grid.crs == CRS.from_epsg(32631)
+    np.testing.assert_array_equal(image.read(), values[1])
+    with pytest.raises(InputError, match=r"two\.nc: its dimension t has 2 entries; choose one"):
+        open_image(tmp_path / "two.nc", "sentinel-2", reading)
+
+
+def test_netcdf_4_of_one_date_with_bands_as_a_dimension(tmp_path: Path) -> None:
+    """GDAL tells the names of the bands of such a file; here they are what it writes, numbers."""
+    values = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", height=4, width=5, count=3,
+                       dtype="int16", nodata=0, crs="EPSG:32631",
+                       transform=Affine(10, 0, 5e5, 0, -10, 48e5)) as file:  # fmt: skip
+        file.write(values)
+        file.scales = [1e-4] * 3
+        file.update_tags(NETCDF_DIM_EXTRA="{t,bands}", NETCDF_DIM_t_DEF="{1,4}",
+                         NETCDF_DIM_t_VALUES="{7}", NETCDF_DIM_bands_DEF="{3,4}",
+                         NETCDF_DIM_bands_VALUES="{1,2,3}")  # fmt: skip
+    rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.nc", driver="netCDF", FORMAT="NC4")
+    image = open_image(tmp_path / "a.nc", "sentinel-2", Reading(("blue", "green", "red")))
+    expected = np.where(values == 0, np.nan, values * np.float32(1e-4))
+    np.testing.assert_allclose(image.read(), expected, atol=1e-7)
+    assert tuple(image.grid.transform)[:6] == (10, 0, 5e5, 0, -10, 48e5)
+
+
+def test_rows_of_zarr_without_coordinates_keep_their_order(tmp_path: Path) -> None:
+    values = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5) / 100
+    layers = {name: (("y", "x"), layer) for name, layer in zip("rgn", values, strict=True)}
+    dataset = xr.Dataset(layers).rename(r="B4", g="B3", n="B8")
+    dataset.to_zarr(tmp_path / "a.zarr", consolidated=False)
+    image = open_image(tmp_path / "a.zarr", "sentinel-2", Reading(resolution=20))
+    np.testing.assert_array_equal(image.select(["red", "green", "nir"]).read(), values)
+
+
+def test_an_array_along_latitude_and_longitude_is_placed() -> None:
+    places = {"lat": 45 - 2e-4 * np.arange(6), "lon": 3 + 3e-4 * np.arange(8)}
+    array = xr.DataArray(np.zeros((1, 6, 8)), {"band": ["red"]} | places, ("band", "lat", "lon"))
+    image = open_image(array)
+    assert image.grid.crs == CRS.from_epsg(4326)
+    assert image.spacing == pytest.approx((22.26, 23.61), rel=1e-3)
+    with pytest.raises(InputError, match="image: its y are no numbers; correct them"):
+        open_image(array.assign_coords(lat=np.arange(6).astype("datetime64[D]")))
+
+
 def test_the_crs_of_a_dataset_that_no_band_names(tmp_path: Path) -> None:
     _, dataset = netcdf(tmp_path / "a.nc", conventions=False)
     dataset.to_zarr(tmp_path / "a.zarr", consolidated=False)
@@ -425,7 +482,7 @@ def test_a_part_of_a_product_names_the_product(tmp_path: Path) -> None:
         (["DIM_PHR1B_P_2016.XML"], "is panchromatic; give the multispectral"),
         (["in.SAFE.zip"], "in.SAFE.zip is an archive; give it, unpacked"),
         (["a.hdr"], "a.hdr: it is the header of an image: give the file beside it"),
-        (["a.dim"], "a.dim: of a product of SNAP give a GeoTIFF"),
+        (["a.dim"], "a.dim: a product of SNAP (BEAM-DIMAP) is not read: export it"),
         (["item.json"], "if item.json is a STAC item, give it itself"),
     ],
 )
@@ -436,8 +493,8 @@ def test_what_is_near_to_a_product_is_told_its_mend(
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=re.escape(message)):
         find_product(tmp_path)
-    if "GeoTIFF" in message or "header" in message:
-        with pytest.raises(InputError, match=message.partition(": ")[2]):
+    if "SNAP" in message or "header" in message:
+        with pytest.raises(InputError, match=re.escape(message.partition(": ")[2])):
             open_image(tmp_path / names[0], "sentinel-2")
     (tmp_path / "x_MTL.txt").touch()
     with pytest.raises(InputError, match="leave --sensor out if these are the metadata"):

@@ -370,6 +370,18 @@ def test_nodata_of_integers_may_be_encoding_or_a_list(values: np.ndarray) -> Non
     assert has_gap(open_image(array).read())
 
 
+def test_scales_of_an_array_that_differ_are_refused(values: np.ndarray) -> None:
+    array = xr.DataArray(values, {"band": BANDS}, ("band", "y", "x"), attrs={"resolution": 10})
+    as_rioxarray = array.assign_attrs(scales=(1, 1, 1, 2))
+    listed = array.assign_attrs(add_offset=[0, 0, 0.1, 0])
+    for other, key in ((as_rioxarray, "scales"), (listed, "add_offset")):
+        with pytest.raises(InputError, match=rf"image: its attribute {key} is .*, and not one num"):
+            open_image(other)
+    same = array.assign_attrs(scales=(0.5,) * 4, nodatavals=(values[0, 0, 0],) * 4)
+    read = open_image(same).read()
+    assert np.isnan(read[0, 0, 0]) and read[0, 0, 1] == values[0, 0, 1] / 2
+
+
 def test_an_offset_of_the_wrong_sign_is_warned_of() -> None:
     good = np.random.default_rng(0).uniform(0.02, 0.6, (4, 40, 40)).astype(np.float32)
     with pytest.warns(UserWarning, match=r"no pixel is below 0\.1 .*--offset -0\.1"):

@@ -2,8 +2,10 @@
 
 import reprlib
 import warnings
+from collections.abc import Hashable
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import rioxarray
@@ -11,7 +13,7 @@ import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning
 
 from clouddl.errors import InputError, readable
-from clouddl.products.raster import BY_COORDINATES
+from clouddl.products.raster import BY_COORDINATES, open_raster
 from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
@@ -39,27 +41,69 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
         InputError: It cannot be read.
     """
     decode = (reading.scale, reading.offset, reading.nodata) == (None, None, None)
-    opened: _Held | list[xr.Dataset]
+    opened: _Held
     with readable(path, "image", "give a GeoTIFF, or one array of it as NETCDF:FILE:ARRAY"):
         if str(path).rstrip("/").lower().endswith(".zarr"):
-            opened = xr.open_dataset(
-                path,
-                engine="zarr",
-                mask_and_scale=decode,
-                decode_coords="all",  # where the CRS is
-                consolidated=False,
-            )
+            opened = _open_by_xarray(path, decode, engine="zarr", consolidated=False)
         else:
             with warnings.catch_warnings():  # what it lacks of its place is said later, by name
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                opened = rioxarray.open_rasterio(
-                    path, mask_and_scale=decode, decode_times=False, **BY_COORDINATES
-                )
-    if isinstance(opened, list):
-        raise InputError(f"{path}: holds arrays of several grids; name one: NETCDF:{path}:ARRAY")
-    if opened.rio.transform().is_identity:  # GDAL turns what has no coordinates upside down
-        opened = opened.isel(y=slice(None, None, -1))
+                opened = _open_netcdf(path, decode)
     return opened.assign_attrs(scene=str(path))
+
+
+def _open_netcdf(path: Path | str, decode: bool) -> _Held:
+    """A netCDF file by GDAL; by xarray if that can where arrays differ in their dimensions.
+
+    In a classic file the names of bands are such an array.
+    """
+    opened: _Held | list[xr.Dataset] | None = _open_cube(path)
+    if opened is None:
+        with suppress(ValueError):  # of dimensions that differ
+            opened = rioxarray.open_rasterio(
+                path, mask_and_scale=decode, decode_times=False, **BY_COORDINATES
+            )
+    if isinstance(opened, xr.DataArray | xr.Dataset):
+        if opened.rio.transform().is_identity:  # GDAL turns these upside down
+            opened = opened.isel(y=slice(None, None, -1))
+        return opened
+    try:
+        return _open_by_xarray(path, decode)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: holds arrays of several grids; name one: NETCDF:{path}:ARRAY"
+        ) from error
+
+
+def _open_by_xarray(path: Path | str, decode: bool, **how: Any) -> xr.Dataset:
+    """The arrays as xarray reads them, with what says their CRS."""
+    return xr.open_dataset(
+        path, mask_and_scale=decode, decode_times=False, decode_coords="all", **how
+    )
+
+
+def _open_cube(path: Path | str) -> xr.DataArray | None:
+    """An array of netCDF with two or more dimensions beside y and x, as openEO writes (t, bands).
+
+    GDAL lays them along one axis, which rioxarray does not take apart. None for other files.
+    """
+    with open_raster(path) as file:
+        tags = file.tags()
+        names = tags.get("NETCDF_DIM_EXTRA", "").strip("{}").split(",")
+        stated = [tags.get(f"NETCDF_DIM_{name}_VALUES") for name in names]
+        if len(names) < 2 or None in stated:
+            return None
+        labels = [str(text).strip("{}").split(",") for text in stated]
+        for name, entries in zip(names, labels, strict=True):
+            if name not in ("band", *LAYERS):
+                _check_one(str(path), name, len(entries))
+        numbers = file.read().reshape(*map(len, labels), *file.shape)
+        array = xr.DataArray(numbers, dict(zip(names, labels, strict=True)), (*names, "y", "x"))
+        array.attrs = {"scale_factor": file.scales[0], "add_offset": file.offsets[0]}
+        array.attrs["_FillValue"] = file.nodata
+        if file.crs:
+            array.rio.write_crs(file.crs, inplace=True)
+        return array.rio.write_transform(file.transform)
 
 
 def as_array(
@@ -138,6 +182,9 @@ def _with_axes(image: _Held) -> _Held:
         new = AXES.get(str(old).lower())
         if new is None or new in image.dims:
             continue
+        in_degrees = str(old).lower().startswith(("lat", "lon"))
+        if in_degrees and old in image.coords and not image.rio.crs:
+            image = image.rio.write_crs(4326)
         if new not in image.coords:
             image = image.rename({old: new})
         elif image[new].dims == (old,):
@@ -184,9 +231,14 @@ def _one_date(array: xr.DataArray, name: str) -> xr.DataArray:
         if array.sizes[dimension] == 1:
             array = array.squeeze(dimension, drop=True)
         elif array.ndim > 3 or dimension in ("time", "date"):
-            count = array.sizes[dimension]
-            raise InputError(
-                f"{name}: its dimension {dimension} has {count} entries; choose one "
-                f"(.isel({dimension}=0))"
-            )
+            _check_one(name, dimension, array.sizes[dimension])
     return array
+
+
+def _check_one(name: str, dimension: Hashable, count: int) -> None:
+    """Raise InputError for several dates."""
+    if count > 1:
+        raise InputError(
+            f"{name}: its dimension {dimension} has {count} entries; choose one "
+            f"(in xarray by .isel({dimension}=0))"
+        )

@@ -4,11 +4,15 @@ The whole package resamples by this module. One axis is resampled by a sparse ma
 an image by one matrix for its rows and one for its columns.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
-def weights(size: int, target: int) -> csr_array:
+def weights(size: int, target: int) -> "csr_array":
     """Make the matrix that brings one axis to a new size.
 
     Coarser: the part of each source pixel inside the target pixel, exact for any factor.
@@ -21,6 +25,8 @@ def weights(size: int, target: int) -> csr_array:
     Returns:
         Weights (target, size); rows add up to 1.
     """
+    from scipy.sparse import csr_array  # late: an image on the network's grid needs none
+
     if target >= size:
         centres = (np.arange(target) + 0.5) * size / target - 0.5
         centres = np.clip(centres, 0, size - 1)
@@ -42,8 +48,8 @@ def weights(size: int, target: int) -> csr_array:
 def weighted_sums(
     values: np.ndarray,
     valid: np.ndarray,
-    down: csr_array,
-    across: csr_array,
+    down: "csr_array",
+    across: "csr_array",
     strip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add up the valid values of an image, or of a part of it, by the weights of both axes.
@@ -87,8 +93,8 @@ def mean_of_sums(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def weighted_mean(
     values: np.ndarray,
     valid: np.ndarray,
-    down: csr_array,
-    across: csr_array,
+    down: "csr_array",
+    across: "csr_array",
     strip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample an image, leaving out what is not valid.

@@ -17,6 +17,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.io import DatasetReader
+from rasterio.rpc import RPC
 from rasterio.windows import Window
 
 from clouddl.errors import InputError, readable
@@ -45,6 +46,8 @@ from clouddl.sensors import Sensor, band_names
 if TYPE_CHECKING:
     import xarray as xr
 
+# Attributes of a DataArray that say its nodata number; the last one holds one of each band.
+NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
 SAME_SPACING = 0.01  # pixels that are nearer to square than this are taken as square
 STRIP = 1 << 22  # pixels of an image in memory at once
 
@@ -96,6 +99,11 @@ class Image(ABC):
     def control_points(self) -> ControlPoints:
         """Ground control points, where these place the image and no transform does."""
         return ControlPoints()
+
+    @property
+    def polynomials(self) -> RPC | None:
+        """Rational polynomial coefficients (RPCs), where no CRS places the image."""
+        return None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -227,6 +235,11 @@ class RasterImage(Image):
     def control_points(self) -> ControlPoints:
         """Those of the file."""
         return control_points_of(self.file)
+
+    @property
+    def polynomials(self) -> RPC | None:
+        """Those of the file."""
+        return None if self.file.crs else self.file.rpcs
 
     @property
     def readings(self) -> list[Reading]:
@@ -391,10 +404,11 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
             "a name for each band"
         )
     check_layers(name, layers, [array.dtype.name] * len(layers), sensor)
-    nodata = _stated(array, name, "_FillValue", "missing_value", "fill_value", "nodata")
+    nodata = _stated(array, name, *NODATA)
     if nodata is None and array.dtype.kind == "f":
         nodata = array.rio.nodata
-    scale, offset = _stated(array, name, "scale_factor"), _stated(array, name, "add_offset")
+    scale = _stated(array, name, "scale_factor", "scales")
+    offset = _stated(array, name, "add_offset", "offsets")
     reading = reading.completed(scale, offset, nodata)
     resolution = reading.resolution
     if resolution is None:
@@ -403,6 +417,9 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     for band in layers:
         check_scaling(name, band, reading)
     grid = Grid((array.shape[1], array.shape[2]))
+    for axis in {"y", "x"} & set(array.coords):
+        if array[axis].dtype.kind not in "iuf":
+            raise InputError(f"{name}: its {axis} are no numbers; correct them, or drop them")
     if array.rio.crs:
         _check_steps(array, name)
         grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
@@ -434,14 +451,23 @@ def _check_steps(array: "xr.DataArray", name: str) -> None:
 
 
 def _stated(array: "xr.DataArray", name: str, *keys: str) -> float | None:
-    """The first of some attributes that is there; integers may still have it as encoding."""
+    """The first of some attributes that is there; integers may still have it as encoding.
+
+    InputError if it has other values for other bands.
+    """
     for key in keys:
         value = array.attrs.get(key)
         if value is None and array.dtype.kind in "iu":
             value = array.encoding.get(key)
         if value is not None:
             with readable(name, f"attribute {key}", "write a number there"):
-                return float(np.ravel(value)[0])
+                numbers = np.unique(np.asarray(value, float))
+            if len(numbers) != 1:
+                raise InputError(
+                    f"{name}: its attribute {key} is {value}, and not one number for all bands; "
+                    "bring the bands to reflectance first"
+                )
+            return float(numbers[0])
     return None
 
 

@@ -32,7 +32,8 @@ IN_PLACE_OF = {
     ".hdr": "it is the header of an image: give the file beside it that holds the pixels",
     ".txt": "leave --sensor out if these are the metadata of a product",
     ".xml": "leave --sensor out if these are the metadata of a product",
-    ".dim": "of a product of SNAP give a GeoTIFF: in SNAP, File, Export, GeoTIFF",
+    ".dim": "a product of SNAP (BEAM-DIMAP) is not read: export it (File, Export) as GeoTIFF or "
+    "NetCDF4-CF, and give that",
 }
 
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
@@ -48,7 +49,8 @@ def open_raster(path: Path | str) -> DatasetReader:
     Returns:
         The open file, for a `with` statement.
     """
-    options = BY_COORDINATES if str(path).lower().startswith("netcdf:") else {}
+    netcdf = re.search(r"^netcdf:|\.nc4?$", str(path), re.IGNORECASE)
+    options = BY_COORDINATES if netcdf else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, **options)
@@ -131,10 +133,7 @@ def readable_raster(name: str) -> Iterator[None]:
             check_path(split_member(name)[0], "an image", ", or a product without --sensor")
             advice = IN_PLACE_OF.get(Path(name).suffix.lower(), DAMAGED)
             if name.lower().endswith((".zip", ".tar", ".gz", ".tgz")):
-                advice = (
-                    "leave --sensor out if it is a product; an image in an archive is named as "
-                    f"/vsizip/{name}/IMAGE.tif"
-                )
+                advice = "leave --sensor out if it is a product; else unpack it, and give its image"
         fault = error
         while fault.__cause__ is not None:  # rasterio's own words are "see previous exception"
             fault = fault.__cause__
@@ -166,9 +165,10 @@ def find_layers(
     if alpha and len(layers) == file.count - 1:
         layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
     check_layers(name, layers, file.dtypes, sensor)
-    _warn_of_other_order(
-        name, layers, described, "--bands" if sensor else "the metadata or catalogue"
-    )
+    if file.driver != "PNG":  # which calls all layers red, green, blue and alpha, whatever they are
+        _warn_of_other_order(
+            name, layers, described, "--bands" if sensor else "the metadata or catalogue"
+        )
     return layers, alpha
 
 

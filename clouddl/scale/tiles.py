@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rasterio.windows import Window
-from scipy.sparse import csr_array
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,6 +24,9 @@ from clouddl.model import CloudModel
 from clouddl.network import ModelCard, as_it_is, chip_statistics
 from clouddl.products.grids import mean_of_sums, weighted_mean, weighted_sums, weights
 from clouddl.products.image import OVERVIEW, Image, strips
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 COARSEST = 20  # times the model's resolution; an image is resampled from no coarser one
 TILE = 1024  # pixels of the network's grid a side; of smaller tiles more is margin
@@ -61,8 +64,16 @@ class Axis:
     def __init__(self, pixels: int, network_pixels: int) -> None:
         self.pixels = pixels
         self.network_pixels = network_pixels
-        self.to_network = weights(pixels, network_pixels)
-        self.to_image = weights(network_pixels, pixels)
+
+    @cached_property
+    def to_network(self) -> "csr_array":
+        """Weights of the image's pixels in those of the network's grid."""
+        return weights(self.pixels, self.network_pixels)
+
+    @cached_property
+    def to_image(self) -> "csr_array":
+        """Weights of the network grid's pixels in those of the image."""
+        return weights(self.network_pixels, self.pixels)
 
     def on_image(self, pixels: slice) -> slice:
         """Find the pixels of the image whose centres lie in pixels of the network's grid.
@@ -142,7 +153,7 @@ class TilePredictor:
             values, gaps = self._resample(down, across)
         return tile, self._arrange(values), gaps
 
-    def _resample(self, down: csr_array, across: csr_array) -> tuple[np.ndarray, bool]:
+    def _resample(self, down: "csr_array", across: "csr_array") -> tuple[np.ndarray, bool]:
         """The part of the network's grid of these weights (band, y, x), read strip by strip.
 
         And whether there are gaps in every band: else no pixel can be nodata in all of them.
@@ -326,7 +337,7 @@ def ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _sources(axis: csr_array) -> slice:
+def _sources(axis: "csr_array") -> slice:
     """The source pixels that these weights take from."""
     first = int(axis.indices.min())
     last = int(axis.indices.max())
