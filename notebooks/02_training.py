@@ -38,6 +38,7 @@ seed: int = 0  # of weights, order and augmentation
 bands: list[str] = ["green", "red", "nir", "swir16"]  # inputs; SPOT's four
 labels: str = "auto"  # one of LABEL_SOURCES, soft, or truth (simulated scenes); auto: see below
 scenes: str = "auto"  # what the final models train on: all, real or simulated; auto: see below
+normalisation: str = "auto"  # what the final models have: log, fixed or chip; auto: see below
 resolution: float = 30.0  # metres at which the model works
 epochs: int = 6  # passes over the training chips, for each fit
 batch_size: int = 8  # chips per step
@@ -352,8 +353,8 @@ if catalogue.name != "simulated":
 # bands into differences (`log`). `log` is the setting of all fits above.
 
 # %%
-for normalisation in ("fixed", "chip"):
-    update = {"name": f"normalisation-{normalisation}", "normalisation": normalisation}
+for name in ("fixed", "chip"):
+    update = {"name": f"normalisation-{name}", "normalisation": name}
     variants.append(Fit(used.model_copy(update=update)))
 fitted = fit_all(variants, path, work_folder(work), schedule, at_once)
 
@@ -394,13 +395,16 @@ for name in ("fixed", "chip"):
     norms[name] = fitted[f"normalisation-{name}"]
 by_norm = training.scored(norms, yards, "normalisation")
 best = by_norm.normalisation[by_norm["mean"].idxmax()]
+normalisation = best if normalisation == "auto" else normalisation
 scenes = best_mean if scenes == "auto" else scenes
-write_choices(work, labels=chosen, normalisation=best, resolution=resolution, scenes=scenes)
+choices = {"labels": chosen, "normalisation": normalisation, "scenes": scenes}
+write_choices(work, resolution=resolution, **choices)
 tables.show(write_table(work, "normalisation", by_norm))
 
 # %% [markdown]
 # *Table 2.6. Short fits with each normalisation. The row with the highest mean is used on the pages
-# that follow.*
+# that follow, unless it was fixed beforehand ({doc}`../protocol`). These are single short fits: rows that differ by a
+# point may change places with another seed.*
 #
 # The same caution holds. OmniCloudMask, which is made for many sensors, normalises each image by its own
 # statistics {cite:p}`wright2025`, as `chip` does. Validation on the training sensor can neither confirm nor refute
