@@ -178,7 +178,7 @@ show(write_table(work, "difference_band_adaptation", differences.round(4)))
 
 # %% [markdown]
 # *Table 8.4. F2 minus the F2 of the bands as they are, in points, that is in hundredths. Below five places no
-# interval is given.*
+# interval is given. A bound of +0.0 is rounded; the words below go by the exact one.*
 #
 # An interval that contains zero means that no difference is shown. One that does not may still show a difference
 # too small to matter. A sensor with a single place cannot be resampled and is left out.

@@ -145,7 +145,7 @@ figures.save(figure, results_folder(work) / "sensor_matrix.png")
 figure
 
 # %% [markdown]
-# *Figure 9.1. F2 of each pair of training sensor (row) and scored sensor (column), at one colour scale. Left:
+# *Figure 9.1. F2 of each pair of training sensor (row) and scored sensor (column), at one colour scale, brighter for higher. Left:
 # four small models on simulated scenes; the diagonal is training on the right sensor. Right: the model of the study
 # on the references. The last row is the floor, everything called cloud: a cell that is no better than the
 # floor of its column shows no skill by F2. If matching sensors mattered most, the diagonal would hold the brightest

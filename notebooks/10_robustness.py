@@ -146,7 +146,8 @@ figure
 
 # %% [markdown]
 # *Figure 10.1. F2 against the level of each degradation, a line for each set of images. Shaded: the 95 %
-# interval over places, where there are at least five. Dashed: the level at which nothing is changed.
+# interval over places, where there are at least five. Dashed: the level at which nothing is changed. Saturation
+# grows to the right as its level falls; the axis of resolution is logarithmic.
 # Dotted, in the colour of the set: F2 of calling everything cloud. Read a panel from the dashed line
 # outwards. A flat line is a model that bears the error; where a line meets its dotted one, the model is no
 # better by F2 than a mask without any information.*

@@ -236,7 +236,8 @@ figure
 # %% [markdown]
 # *Figure 11.1. F2 on scenes that were not learnt from, against the number of labelled scenes: each way of using
 # them, with 95 % intervals over places where there are at least five, for the simulated newcomer and for Landsat 8.
-# The points at zero are the model before any label. The dashed line is the mask that calls everything cloud: a model
+# The points of one number lie side by side, so that their intervals can be told apart; those at zero are the model
+# before any label. The dashed line is the mask that calls everything cloud: a model
 # near it, or below it, shows no skill by F2.*
 #
 # Read the curves from left to right. A dip at one scene would be the collapse of the warning; not every fit has it.
