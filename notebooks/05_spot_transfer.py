@@ -100,7 +100,7 @@ sets = page.by_sensor(scenes)
 # ## No image of the sensor in training
 #
 # The headline method is the model with SPOT's bands: green, red, near and short-wave infrared. It learnt
-# from the scenes that {doc}`02_training` settles on, in the published run from simulated ones alone. Its
+# from the scenes that {doc}`/protocol` names, in the published run from simulated ones alone. Its
 # threshold was chosen on validation scenes, Sentinel-2 and simulated, and is not touched here. Beside it
 # are scored:
 #
@@ -343,7 +343,8 @@ made = {source: name for source, name in sources.items() if page.has_model(work,
 tables.show(page.score_fits(work, made, scenes).rename(columns={"run": "labels"}))
 
 # %% [markdown]
-# *Table 5.6. Short fits with each source of labels, on each sensor.*
+# *Table 5.6. Short fits with each source of labels, one each, on each sensor. Look whether one source is ahead on
+# both sensors.*
 #
 # Nothing is chosen from this table. Compare the labels within one sensor, and their spread with that of the
 # seeds above: a smaller spread shows no effect of the labels. The seeds are of long fits, and short ones may
@@ -381,8 +382,8 @@ shown = adaptation[["sensor", "run", *page.SCORES]].round(3)
 tables.show(write_table(work, "scores_adaptation", shown))
 
 # %% [markdown]
-# *Table 5.7. The headline model before and after adaptation, on the patches that are left. Below five places no
-# interval is given.*
+# *Table 5.7. The headline model before and after adaptation (one fit), on the patches that are left. Look whether
+# recall is kept where precision changes. Below five places no interval is given.*
 #
 # Two intervals that overlap do not answer whether adaptation helped; the paired difference does. We
 # also print how hard the patches taken were. If they were harder than those left, there was little to

@@ -67,7 +67,8 @@ figures.style()
 show(write_table(work, "sensors_shared", bands.sensor_table()))
 
 # %% [markdown]
-# *Table 6.1. What each sensor shares with Sentinel-2.*
+# *Table 6.1. What each sensor shares with Sentinel-2. Most that lack a band of the study lack blue or the short-wave
+# infrared.*
 #
 # Read a row from right to left: the last column is the model to use, the column before it is what that
 # model goes without. A sensor with "none" in the last column cannot fill any of the three sets, and no
@@ -162,7 +163,8 @@ for images, scenes in sets.items():
 show(write_table(work, "scores_without_swir", shown.round(3)))
 
 # %% [markdown]
-# *Table 6.2. Scores without short-wave infrared.*
+# *Table 6.2. Scores without short-wave infrared. Look whether a method is above the floor, everything is cloud, of
+# its own set. The models of ours are single fits.*
 #
 # Compare a method with the floor of its own set first, then with the other methods of that set. Do not
 # compare the real set with the simulated ones: they differ in cloud cover, and so in their floor. The
@@ -199,7 +201,8 @@ panels.grid(gallery) if pictures else None
 # outlines follow the clouds, and is the fraction near zero on the patches called clear? (Shown with real
 # images only.)*
 #
-# Back to the scores: the lines below repeat F2 of the four-band model beside the floor of each set.
+# Back to the scores: the lines below repeat F2 of the four-band model beside the floor of each set. The
+# differences have no interval here, so a small one shows nothing.
 
 # %%
 bands.f2_beside(scores, "images", ours, floor)

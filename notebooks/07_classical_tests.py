@@ -129,7 +129,9 @@ scores = enough_units(pooled(counts, by=["sensor", "run"], draws=draws, seed=see
 show(write_table(work, "scores_spectral_tests", scores[["sensor", *bands.SHOWN]].round(3)))
 
 # %% [markdown]
-# *Table 7.2. Tests, network and floor on the references. Below five places no interval is given.*
+# *Table 7.2. Tests, network and floor on the references. Look how far the tests change when blue is left out. Below
+# five places no interval is given. The network with four bands is the best of four seeds on validation, that with
+# five a single fit.*
 #
 # Read the rows of one sensor together, starting with the floor. A difference on a single scene is an anecdote.
 # Whether the network and the tests truly differ is for the paired
@@ -149,8 +151,8 @@ panels.grid(panels.panel(bands.example_rows(sets, evaluations, columns)))
 # *Figure 7.1. For each sensor the reference scene nearest to half cloud, half clear: image, reference, and
 # three masks with their errors. Compare the last two columns. Where the haze test with green is the stricter
 # one, false alarms of the fourth picture disappear in the fifth; where it is not, as it may be over
-# vegetation, new ones appear. On the yellow clouds of Landsat 5 blue is lower than green and red, and tests
-# that read blue may miss them.*
+# vegetation, new ones appear. On Landsat 5 clouds look yellow: blue is lower there than green and red.
+# Most of its clear ground passes the haze test on blue (Table 7.3), so look at the false alarms of the tests with blue.*
 #
 # ## Green in place of blue, measured
 #
@@ -162,13 +164,15 @@ panels.grid(panels.panel(bands.example_rows(sets, evaluations, columns)))
 show(bands.haze_test(sets).round(1))
 
 # %% [markdown]
-# *Table 7.3. The haze test with blue and with green.*
+# *Table 7.3. The haze test with blue and with green. On both Landsat sets green keeps out much clear ground that
+# passes with blue; on Sentinel-2 it does not.*
 #
 # Where green lets far fewer clear pixels pass and nearly as many cloud pixels, it makes the better test on
 # these images, and that would explain a higher F2 of the tests *without* blue. It does not make green
 # the better band in general. The threshold was published for Landsat images of other
 # places, and a higher threshold on blue might do the same; we did not tune one, because the references
-# are not for tuning. The lines below set all tests with green beside all tests with blue, one line a sensor.
+# are not for tuning. The lines below set all tests with green beside all tests with blue, one line a sensor, without an
+# interval.
 
 # %%
 bands.f2_beside(scores, "sensor", columns["tests, green for blue"], columns["tests, with blue"])
@@ -236,6 +240,7 @@ bands.plot_series(agreement) if series else None
 # trap: on a date that is wholly overcast all methods tend to agree, and so they do on a clear one. The means
 # over all dates, given below, are mostly made of such dates; look at the others in the table. After the
 # means, the lines with F2 return to the references: the network beside the spectral tests, with SPOT's bands.
+# Intervals of these differences are on {doc}`05_spot_transfer` and {doc}`04_sentinel2_validation`.
 
 # %%
 if series:
