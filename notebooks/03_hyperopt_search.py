@@ -168,7 +168,7 @@ page.search_in_words(table, trials, minutes, at_once, beforehand)
 
 # %% [markdown]
 # The models ship inside the package, so they must be small. The winner is the best of the trials with at
-# most `largest` million parameters; if none is that small, it is the best of all.
+# most `page.LARGEST` million parameters; if none is that small, it is the best of all.
 
 # %%
 sizes = page.millions(table, card("size", [BAND_SETS["spot"]]))
@@ -289,7 +289,7 @@ same_but_seed = {name: fit for name, fit in models.items() if name.startswith("s
 # large ice crystals, as dark in the short-wave infrared as snow. Fits with the same F2 on validation may differ there
 # by far. So these *extremes* are simulated apart, as Landsat 8 sees them, in places of neither training nor
 # validation. **The score of choice** is the mean of three numbers: F2 on the real and on the simulated validation
-# chips, and one minus the mean of the four errors below. The seed with the highest one ships. That rule was fixed
+# chips, and one minus the mean of the four errors in Table 3.4. The seed with the highest one ships. That rule was fixed
 # beforehand ({ref}`rare`): no image labelled by hand has a say in it.
 
 # %%
