@@ -12,6 +12,7 @@ Verdict = tuple[str, str]  # in a word or two, and what it rests on
 ABSENT: Verdict = ("not in this build", "the tables it rests on are missing")
 METHOD_2020 = "CloudDL, real scenes alone"  # real scenes with masks of processors
 RADIOMETRIC = ("gain", "offset", "noise", "striping", "saturation", "haze")
+FEWEST_TRIALS = 10  # of a search that can say anything: most of fewer are sampled at random
 GEOMETRIC = ("blur", "resolution", "misregistration", "rotation")
 
 
@@ -117,6 +118,8 @@ def _search(results: Path) -> Verdict:
     seeds = fits[fits.index.str.startswith("spot-seed-")]
     alike = int((trials >= trials.max() - 2 * seeds.std()).sum())
     verdict = "not shown" if alike > 1 else "a best one was found"
+    if len(trials) < FEWEST_TRIALS:
+        verdict = "open: too few trials"
     return verdict, (
         f"{{numref}}`tab-trials`: {alike} of {len(trials)} trials lie within two standard "
         "deviations of the seeds of the best one, itself counted. The settings of the final "
