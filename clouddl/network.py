@@ -238,15 +238,11 @@ def fill_gaps(image: np.ndarray) -> np.ndarray:
 
 
 def _nearest(gaps: np.ndarray) -> np.ndarray:
-    """Number (y, x) of the valid pixel nearest to each pixel, counted row by row.
+    """Number (y, x) of the valid pixel nearest to each pixel, counted row by row."""
+    from scipy.ndimage import distance_transform_edt  # late: few images have gaps
 
-    Nearest by rows plus columns: as good as by the straight line, in a third of the time.
-    """
-    from scipy.ndimage import distance_transform_cdt  # late: few images have gaps
-
-    rows, columns = distance_transform_cdt(
-        gaps, "taxicab", return_distances=False, return_indices=True
-    )
+    # A metric along rows and columns takes half the time, and leaves more false cloud.
+    rows, columns = distance_transform_edt(gaps, return_distances=False, return_indices=True)
     return rows * np.int64(gaps.shape[1]) + columns
 
 

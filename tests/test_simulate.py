@@ -91,11 +91,11 @@ def test_overcast_varies_smoothly_inside() -> None:
 
 
 def test_other_weather_over_the_same_ground() -> None:
-    one, other = (simulate_scene(toy(), seed=5, size=64, weather=day) for day in (0, 1))
+    one, other = (simulate_scene(toy(), seed=(5, day), size=64) for day in (0, 1))
     xr.testing.assert_equal(one.elevation, other.elevation)
     assert not one.optical_depth.equals(other.optical_depth)
     clear = [
-        simulate_scene(toy(), seed=5, size=64, weather=day, cloud_fraction=0).reflectance
+        simulate_scene(toy(), seed=(5, day), size=64, cloud_fraction=0).reflectance
         for day in (0, 1)
     ]
     alike = xr.corr(clear[0].sel(band="nir"), clear[1].sel(band="nir"))
@@ -245,7 +245,7 @@ def test_thermal_bands_are_left_out() -> None:
         ({"cloud_fraction": 1.5}, "cloud_fraction is 1.5"),
         ({"clouds": "mist"}, "mist.*cumulus"),
         ({"seed": -1}, "seed=-1"),
-        ({"weather": -1}, "weather=-1"),
+        ({"seed": (1, -1)}, r"seed=\(1, -1\)"),
         ({"size": 8}, "size=8"),
         ({"resolution": 0.0}, "resolution=0.0"),
         ({"sensor": toy(names=("blue", "other"))}, "toy: band other"),

@@ -46,31 +46,29 @@ CLOUD_FRACTIONS = (0.2, 0.0, 0.5, 0.05, 1.0, 0.3, 0.0, 0.8)
 def simulate_scene(
     sensor: Sensor | str,
     *,
-    seed: int,
+    seed: int | tuple[int, int],
     size: int = 256,
     resolution: float = 30.0,
     surface: str = "mixed",
     cloud_fraction: float = 0.2,
     clouds: str | None = None,
-    weather: int = 0,
     large_crystals: float = 0.0,
 ) -> xr.Dataset:
     """Simulate one scene as the sensor would see it.
 
-    The ground depends on `seed` and `surface`; sun, air and clouds on `seed` and `weather`: other
-    weathers of one seed are a time series of one place. Nothing but the last step, the instrument,
+    The ground depends on the seed of the place and `surface`; sun, air and clouds on that of the
+    day too: other days of one place are a time series. Nothing but the last step, the instrument,
     depends on the sensor. The attributes `scene`, `role` and `group` are for the caller to set.
 
     Args:
         sensor: A card or its id; open figures are taken at the middle of their ranges. Thermal
             bands, which hold no reflectance, are left out.
-        seed: Seed of the place, 0 or more.
+        seed: Seed of the place, 0 or more, or those of the place and of the day (default 0).
         size: Pixels along each side, 16 or more.
         resolution: Metres per pixel.
         surface: A key of `LANDSCAPES`.
         cloud_fraction: Fraction of cloudy pixels aimed at.
         clouds: Type of the low clouds, one of `CLOUDS`; None: chosen at random.
-        weather: Seed of the day, 0 or more.
         large_crystals: Fraction of the scenes whose clouds of ice are given large crystals, beyond
             how often these are measured. A network does not learn from a dozen scenes what is rare,
             so scenes to train on show more of it.
@@ -92,18 +90,19 @@ def simulate_scene(
         raise InputError(f"cloud_fraction is {cloud_fraction}; give a fraction from 0 to 1")
     if not 0 <= large_crystals <= 1:
         raise InputError(f"large_crystals is {large_crystals}; give a fraction from 0 to 1")
-    if seed < 0 or weather < 0 or size < 16 or resolution <= 0:
-        values = f"{seed=}, {weather=}, {size=}, {resolution=}"
-        raise InputError(f"{values}: give seed and weather >= 0, size >= 16, metres > 0")
+    place, day = seed if isinstance(seed, tuple) else (seed, 0)
+    if place < 0 or day < 0 or size < 16 or resolution <= 0:
+        values = f"{seed=}, {size=}, {resolution=}"
+        raise InputError(f"{values}: give seeds >= 0, size >= 16, metres > 0")
 
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([place, 0])
     ground = simulate_ground(rng, LANDSCAPES[surface], size, resolution)
-    rng = np.random.default_rng([seed, 1, weather])
+    rng = np.random.default_rng([place, 1, day])
     azimuth, elevation = np.radians(rng.uniform([110, 18], [170, 66]))
     sun = Sun(azimuth, elevation)
     layers = simulate_clouds(rng, ground.elevation, resolution, cloud_fraction, clouds)
     toa = _top_of_atmosphere(rng, ground, layers, sensor, sun, resolution, large_crystals)
-    reflectance = observe(toa, sensor, resolution, (seed, weather))
+    reflectance = observe(toa, sensor, resolution, (place, day))
 
     depth = np.sum([layer.in_scene for layer in layers], axis=0)
     mask = np.where(depth > CLOUD_OPTICAL_DEPTH, CLOUD, CLEAR)
@@ -118,7 +117,7 @@ def simulate_scene(
         },
         coords={"band": list(sensor.commons), "y": 4_900_000 - steps, "x": 400_000 + steps},
         attrs={
-            "scene": f"simulated-{sensor.id}-{surface}-{seed}",
+            "scene": f"simulated-{sensor.id}-{surface}-{place}",
             "sensor": sensor.id,
             "resolution": float(resolution),
             "level": "toa",
@@ -208,7 +207,7 @@ def simulate_set(
         size: Pixels along each side.
         resolution: Metres per pixel.
         role: Role of the scenes.
-        days: How many weathers each place is simulated in.
+        days: On how many days each place is simulated.
 
     Returns:
         Scenes by id, those of a place one after the other (ids end in the number of the day). A
@@ -217,13 +216,15 @@ def simulate_set(
     scenes = {}
     for arguments in places(count, seed):
         surface, fraction = arguments["surface"], arguments["cloud_fraction"]
-        place = f"{surface}-{arguments['seed']}"
+        number = arguments.pop("seed")
+        place = f"{surface}-{number}"
         for day in range(days):
             name = f"{place}-{day}" if days > 1 else place
             turned = CLOUD_FRACTIONS.index(fraction) + day
             arguments["cloud_fraction"] = CLOUD_FRACTIONS[turned % len(CLOUD_FRACTIONS)]
+            seeds = number, day
             scene = simulate_scene(
-                sensor, size=size, resolution=resolution, weather=day, **arguments
+                sensor, seed=seeds, size=size, resolution=resolution, **arguments
             )
             attributes = {"scene": name, "group": place, "role": role, "biome": surface}
             scenes[name] = scene.assign_attrs(
