@@ -302,7 +302,8 @@ def open_scene(scene: Scene, store: Store) -> xr.Dataset:
         if band is not None:
             sensor.band(band)
     image = _read_layers(scene, store)
-    check_reflectance(image.values, image.band.values.tolist(), scene.image[0])
+    bands = image.band.values.tolist()
+    check_reflectance(image.values, bands, scene.image[0], level=scene.level)
     dataset = image.to_dataset(name="reflectance")
     dataset.attrs = {
         "scene": scene.id,

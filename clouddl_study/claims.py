@@ -12,8 +12,8 @@ Verdict = tuple[str, str]  # in a word or two, and what it rests on
 ABSENT: Verdict = ("not in this build", "the tables it rests on are missing")
 METHOD_2020 = "CloudDL, real scenes alone"  # real scenes with masks of processors
 RADIOMETRIC = ("gain", "offset", "noise", "striping", "saturation", "haze")
-FEWEST_TRIALS = 10  # of a search that can say anything: most of fewer are sampled at random
 GEOMETRIC = ("blur", "resolution", "misregistration", "rotation")
+FEWEST_TRIALS = 10  # of a search from which a verdict is drawn
 
 
 def claims_map(results: Path) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,19 +74,7 @@ def open_corpus(
     catalogue = load_catalogue(choose_corpus(requested, store))
     if catalogue.name == "alcd":
         store = store_of(catalogue, mirror)
-    _expect_surface(catalogue)
     return catalogue, store
-
-
-def _expect_surface(catalogue: Catalogue) -> None:
-    """Silence the warning that an image is darker than the air, where the catalogue says why.
-
-    Images of the level "surface" are. Pages 1 and 4 tell their readers; all other warnings stay.
-    """
-    files = [re.escape(scene.image[0]) for scene in catalogue.scenes if scene.level == "surface"]
-    if files:
-        message = f"({'|'.join(files)}): .* darker than the air"
-        warnings.filterwarnings("ignore", message, UserWarning)
 
 
 def study_chips(

@@ -1,7 +1,8 @@
 """Errors on what is rare: snow without cloud, and overcast as dark as snow in the infrared.
 
 Validation holds little of either, so its F2 does not tell the seeds of a model apart by them. These
-scenes are simulated as Landsat 8 sees them, in places of neither training nor validation.
+scenes are simulated as Landsat 8 sees them, in places of neither training nor validation. Half of
+the overcast is given large ice crystals: of clouds as they are measured hardly one is dark.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,24 +1,21 @@
-"""What the study leaves out of the warnings of its images, and what it does not."""
+"""Which images of the study are warned of as darker than the air, and which are not."""
 
+import os
 import warnings
 
-import numpy as np
+import pytest
 
-from clouddl.products.reading import check_reflectance
+from clouddl.scenes import open_scene
 from clouddl_study.corpora import open_corpus
 
 
+@pytest.mark.skipif("CLOUDDL_MIRROR" not in os.environ, reason="needs CLOUDDL_MIRROR")
 def test_only_images_that_the_catalogue_calls_surface_may_be_dark_unsaid() -> None:
-    dark = np.random.default_rng(0).uniform(0.01, 0.3, (1, 64, 64))
-    filled = dark.copy()
-    filled[:, :32] = 0
-    surface = "oncloudn/chip_id_1/B02.tif"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        open_corpus("real")
-        check_reflectance(dark, ["blue"], surface)
-        check_reflectance(filled, ["blue"], surface)
-        check_reflectance(dark, ["blue"], "mine.tif")
-    fill, air = [str(warning.message) for warning in caught]
-    assert fill.startswith(f"{surface}: 0 fills")
-    assert air.startswith("mine.tif: blue is below")
+    catalogue, store = open_corpus("real")
+    scene = next(s for s in catalogue.scenes if s.collection == "oncloudn")
+    assert scene.level == "surface"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        open_scene(scene, store)
+    with pytest.warns(UserWarning, match="darker than the air"):
+        open_scene(scene.model_copy(update={"level": "toa"}), store)

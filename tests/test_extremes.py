@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard
@@ -31,3 +32,16 @@ def test_everything_cloud_misses_nothing_and_is_wrong_on_all_clear_ground(
     overcast = ["other overcast"]  # so few scenes hold no dark one
     assert (errors.loc["all", clear] == 1).all() and (errors.loc["all", overcast] == 0).all()
     assert (errors.loc["none", clear] == 0).all() and (errors.loc["none", overcast] == 1).all()
+
+
+def test_overcast_is_dark_where_its_infrared_is_far_below_red() -> None:
+    for infrared, kind in ((0.14, "dark overcast"), (0.4, "other overcast")):
+        layers = np.stack([np.full((4, 4), 0.9), np.full((4, 4), infrared)])
+        scene = xr.Dataset(
+            {
+                "reflectance": (("band", "y", "x"), layers),
+                "mask": (("y", "x"), np.ones((4, 4), np.uint8)),
+            },
+            {"band": ["red", "swir16"]},
+        )
+        assert extremes._kind(scene) == kind

@@ -46,14 +46,16 @@ def test_the_best_seed_on_validation_gets_the_name(
     tiny: Callable[..., ModelCard], tmp_path: Path
 ) -> None:
     fits = {}
-    for seed in range(3):
+    for seed, f2 in enumerate((0.7, 0.8, 0.9)):
         torch.manual_seed(seed)
-        card = tiny(name=f"seed-{seed}", mean=[0.0] * 4, std=[1.0] * 4)
+        card = tiny(
+            name=f"seed-{seed}", scores={"validation_f2": f2}, mean=[0.0] * 4, std=[1.0] * 4
+        )
         fits[card.name] = CloudModel(card, build(card), "cpu")
     compared = pd.DataFrame({"model": list(fits), "score of choice": [0.5, 0.9, 0.7]})
     best_of(fits, compared, "spot", tmp_path)
     shipped = load_model(tmp_path / "spot", "cpu")
-    assert shipped.card.name == "spot"
+    assert (shipped.card.name, shipped.card.scores) == ("spot", {"validation_f2": 0.8})
     assert fits["seed-1"].card.name == "seed-1"
     same = fits["seed-1"].net.last.weight.half().float()
     assert torch.equal(shipped.net.last.weight, same)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from clouddl.errors import InputError
 from clouddl.sensors import Band, Sensor, get_sensor
 from clouddl.simulate import CLOUD_OPTICAL_DEPTH, CLOUDS, LANDSCAPES, clouds, simulate_scene
-from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH
+from clouddl.simulate.clouds import CLEAR_OPTICAL_DEPTH, LARGE_CRYSTALS_UM, effective_radius
 from clouddl.simulate.spectra import GRID, air, band_average, response, surfaces
 
 CATALOGUE = Path(__file__).parents[1] / "data" / "catalogue" / "simulated.yaml"
@@ -238,6 +238,29 @@ def test_thermal_bands_are_left_out() -> None:
     assert list(scene.band.values) == ["blue", "swir16"]
 
 
+def test_large_crystals_are_given_to_clouds_of_ice_alone() -> None:
+    def radii(phase: str, fraction: float) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        return np.array([effective_radius(rng, phase, fraction) for _ in range(300)])
+
+    least, most = LARGE_CRYSTALS_UM
+    every, none = radii("ice", 1.0), radii("ice", 0.0)
+    assert ((every >= least) & (every <= most)).all()
+    assert 0.05 < (none > least).mean() < 0.2  # an eighth
+    assert (radii("water", 1.0) == radii("water", 0.0)).all()
+
+
+def test_large_crystals_darken_the_infrared_of_overcast_and_nothing_else() -> None:
+    overcast = {"seed": 5, "size": 32, "clouds": "deep", "cloud_fraction": 1.0}
+    plain, large = (
+        simulate_scene("landsat-8", large_crystals=fraction, **overcast) for fraction in (0.0, 1.0)
+    )
+    xr.testing.assert_equal(plain.optical_depth, large.optical_depth)
+    change = (large.reflectance - plain.reflectance).mean(("y", "x"))
+    assert float(change.sel(band="swir16")) < -0.02
+    assert abs(float(change.sel(band="red"))) < 0.01
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -246,6 +269,7 @@ def test_thermal_bands_are_left_out() -> None:
         ({"clouds": "mist"}, "mist.*cumulus"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": (1, -1)}, r"seed=\(1, -1\)"),
+        ({"large_crystals": 2}, "large_crystals is 2; give a fraction"),
         ({"size": 8}, "size=8"),
         ({"resolution": 0.0}, "resolution=0.0"),
         ({"sensor": toy(names=("blue", "other"))}, "toy: band other"),

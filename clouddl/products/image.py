@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # Attributes of a DataArray that say its nodata number; the last one holds one of each band.
-NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
+NODATA_ATTRIBUTES = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
 SAME_SPACING = 0.01  # pixels that are nearer to square than this are taken as square
 STRIP = 1 << 22  # pixels of an image in memory at once
 
@@ -404,7 +404,7 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
             "a name for each band"
         )
     check_layers(name, layers, [array.dtype.name] * len(layers), sensor)
-    nodata = _stated(array, name, *NODATA)
+    nodata = _stated(array, name, *NODATA_ATTRIBUTES)
     if nodata is None and array.dtype.kind == "f":
         nodata = array.rio.nodata
     scale = _stated(array, name, "scale_factor", "scales")

@@ -6,6 +6,7 @@ adding method (Petty 2006, ch. 13); the sensor's responses bring it to bands. No
 far to believe the scenes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ CLOUD_FRACTIONS = (0.2, 0.0, 0.5, 0.05, 1.0, 0.3, 0.0, 0.8)
 def simulate_scene(
     sensor: Sensor | str,
     *,
-    seed: int | tuple[int, int],
+    seed: int | Sequence[int],
     size: int = 256,
     resolution: float = 30.0,
     surface: str = "mixed",
@@ -90,7 +91,7 @@ def simulate_scene(
         raise InputError(f"cloud_fraction is {cloud_fraction}; give a fraction from 0 to 1")
     if not 0 <= large_crystals <= 1:
         raise InputError(f"large_crystals is {large_crystals}; give a fraction from 0 to 1")
-    place, day = seed if isinstance(seed, tuple) else (seed, 0)
+    place, day = seed if isinstance(seed, Sequence) else (seed, 0)
     if place < 0 or day < 0 or size < 16 or resolution <= 0:
         values = f"{seed=}, {size=}, {resolution=}"
         raise InputError(f"{values}: give seeds >= 0, size >= 16, metres > 0")

@@ -18,7 +18,7 @@ from clouddl.chips import Chips
 from clouddl.errors import InputError
 from clouddl.model import CloudModel, load_model, save_model
 from clouddl.network import ModelCard, build
-from clouddl.score import THRESHOLDS, f_beta, plateau
+from clouddl.score import THRESHOLDS, counts, f_beta, plateau
 from clouddl.search import CHOICES, SPACE, random_trials
 from clouddl.train import on_validation
 from clouddl_study.corpora import by_origin
@@ -242,8 +242,8 @@ def _f2(model: CloudModel, chips: Chips) -> float:
     """F2 at the threshold of the model."""
     probability, truth = on_validation(model, chips)
     cloud = probability >= model.card.threshold
-    found, false, missed = (cloud & truth).sum(), (cloud & ~truth).sum(), (~cloud & truth).sum()
-    return float(f_beta(found, false, missed, 2))
+    counted = counts(cloud.astype(np.uint8), truth.astype(np.uint8))
+    return float(f_beta(counted["tp"], counted["fp"], counted["fn"], 2))
 
 
 def best_of(
