@@ -48,7 +48,7 @@ LEAST_GROUND = 300.0  # metres a side that an image should show: ten pixels of t
 LEAST_STEP = 0.05  # of a transform without a CRS: less is in degrees
 RESULT_BYTES = 11  # per pixel, on disk while results are made: as computed, and as COG
 NODATA_OF = {"float32": np.nan, "uint8": NODATA}  # by the type of the probability
-STEPS = 250  # that a probability in uint8 has from 0 to 1
+STEPS = {"float32": 1000, "uint8": 250}  # of a stored probability from 0 to 1, by its type
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
 MADE_OF = "source"  # tag of a result: the image it was made of
 FOLDER_SUFFIXES = (".safe", ".zarr")
@@ -66,7 +66,7 @@ class Options:
         threshold: Probability from which a pixel is cloud; default the model's.
         dilation_m: Metres to grow the clouds by.
         tile: Pixels a side of a tile, at the model's resolution; default what runs best.
-        probability_type: "float32", or "uint8": in steps of 1 / `STEPS`, which the file says.
+        probability_type: "float32", or "uint8": in steps of 1 / 250, which the file says.
     """
 
     use: tuple[str, ...] | None = None
@@ -370,21 +370,29 @@ def _write(
         ):
             mask.write_colormap(1, COLOURS)  # before the first pixel: GeoTIFF wants it so
             if dtype == "uint8":
-                raw.scales = [1 / STEPS]
+                raw.scales = [1 / STEPS[dtype]]
             for window, values in predictions:
                 mask.write(to_mask(values, plan.threshold), 1, window=window)
-                if dtype == "uint8":
-                    values = np.nan_to_num(values * STEPS, nan=NODATA).round()
-                raw.write(values, 1, window=window)
+                raw.write(_stored(values, dtype), 1, window=window)
             if plan.options.dilation_m:
                 _dilate(plan, mask)
         with replacing(results[0], work) as mask_cog, replacing(results[1], work) as cog:
             _copy_as_cog(raw_mask, mask_cog, level=3, overview_resampling="NEAREST")
-            # Its noise hardly shrinks: more effort takes half as long again for 2 % of the file.
-            _copy_as_cog(
-                raw_probability, cog, level=1, predictor="YES", overview_resampling="AVERAGE"
-            )
+            # More effort takes half as long again for 4 % of the file, and a predictor enlarges it.
+            _copy_as_cog(raw_probability, cog, level=1, overview_resampling="AVERAGE")
     return results
+
+
+def _stored(probability: np.ndarray, dtype: str) -> np.ndarray:
+    """A probability in the steps of its file.
+
+    Further digits are the noise of the network's arithmetic, and would more than double the file.
+    Rounded down, it reaches a threshold of whole steps just where the mask has cloud.
+    """
+    steps = np.floor(probability * STEPS[dtype])
+    if dtype == "uint8":
+        return np.nan_to_num(steps, nan=NODATA)
+    return steps / STEPS[dtype]
 
 
 def _create(
