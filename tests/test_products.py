@@ -645,7 +645,7 @@ def test_a_resolution_is_what_resample_gives(
     path, _ = landsat(tmp_path)
     bands = ["green", "red"]
     expected = resample(open_product(path, bands=bands), metres)
-    monkeypatch.setattr("clouddl.products.product.STRIP", 40)  # strips of a few rows
+    monkeypatch.setattr("clouddl.products.image.STRIP", 40)  # strips of a few rows
     result = open_product(path, resolution=metres, bands=bands)
     np.testing.assert_allclose(result.reflectance, expected.reflectance, atol=1e-6)
     np.testing.assert_allclose(result.y, expected.y, atol=1e-6)
@@ -1050,7 +1050,7 @@ def test_a_product_is_predicted_without_options(
         load_model(pick_model(bands)), product.read(bands, metres).array(), bands, metres
     )
     with rasterio.open(probability) as file:
-        np.testing.assert_allclose(file.read(1), expected, atol=1e-5)
+        np.testing.assert_allclose(file.read(1), expected - 5e-4, atol=5.1e-4)  # rounded down
     assert set(np.unique(values)) <= {0, 1, 255}
 
 

@@ -45,70 +45,46 @@ def weights(size: int, target: int) -> "csr_array":
     return csr_array((values, (rows, columns)), shape=(target, size))
 
 
-def weighted_sums(
-    values: np.ndarray,
-    valid: np.ndarray,
-    down: "csr_array",
-    across: "csr_array",
-    strip: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Add up the valid values of an image, or of a part of it, by the weights of both axes.
-
-    Args:
-        values: The image (y, x).
-        valid: Where it holds a value (y, x).
-        down: `weights` of the rows (target y, y), or a part of them.
-        across: `weights` of the columns (target x, x), or a part of them.
-        strip: Whether this is a strip of many columns: resample the columns first if they get
-            fewer, which needs less memory and may round the last bit otherwise.
-
-    Returns:
-        Weighted sum of the values and sum of their weights (target y, target x).
-    """
-    columns_first = strip and across.shape[0] < across.shape[1]
-
-    def resampled(image: np.ndarray) -> np.ndarray:
-        if columns_first:
-            return down @ (across @ image.T).T
-        return (across @ (down @ image).T).T
-
-    filled = np.where(valid, values, 0).astype(np.float32, copy=False)
-    return resampled(filled), resampled(valid.astype(np.float32))
-
-
-def mean_of_sums(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Divide what `weighted_sums` gives.
-
-    Args:
-        total: Weighted sum of values, of any shape.
-        weight: Sum of their weights, of the same shape.
-
-    Returns:
-        Mean (float32), NaN where nothing valid was added up.
-    """
-    mean = np.full(total.shape, np.nan, np.float32)
-    return np.divide(total, weight, out=mean, where=weight > 1e-6, casting="same_kind")
-
-
 def weighted_mean(
     values: np.ndarray,
     valid: np.ndarray,
     down: "csr_array",
     across: "csr_array",
-    strip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample an image, leaving out what is not valid.
+
+    Rows come first: less work where they get fewer. Where they get more, give the image and the
+    axes transposed.
 
     Args:
         values: The image (y, x).
         valid: Where it holds a value (y, x).
-        down: `weights` of the rows.
-        across: `weights` of the columns.
-        strip: As for `weighted_sums`.
+        down: `weights` of the rows (target y, y).
+        across: `weights` of the columns (target x, x).
 
     Returns:
-        Mean of the valid values (y, x) float32, NaN where there are none; and the fraction of
-        each target pixel that is valid.
+        Mean of the valid values (target y, target x) in the precision of the weights, NaN where
+        there are none; and the fraction of each target pixel that is valid.
     """
-    total, weight = weighted_sums(values, valid, down, across, strip)
-    return mean_of_sums(total, weight), weight
+
+    def resampled(image: np.ndarray) -> np.ndarray:
+        return (across @ (down @ image).T).T
+
+    if valid.all():  # the weights of a pixel add up to 1
+        return resampled(values), np.ones((down.shape[0], across.shape[0]))
+    total = resampled(np.where(valid, values, 0).astype(np.float32, copy=False))
+    fraction = resampled(valid.astype(np.float32))
+    mean = np.full(total.shape, np.nan, total.dtype)
+    return np.divide(total, fraction, out=mean, where=fraction > 1e-6), fraction
+
+
+def sources(axis: "csr_array") -> slice:
+    """Find the source pixels that weights take from.
+
+    Args:
+        axis: `weights`, or a part of their targets.
+
+    Returns:
+        From the first of these pixels to the last.
+    """
+    return slice(int(axis.indices.min()), int(axis.indices.max()) + 1)

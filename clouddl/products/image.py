@@ -22,6 +22,7 @@ from rasterio.windows import Window
 
 from clouddl.errors import InputError, readable
 from clouddl.files import load_array, masks_of, split_member
+from clouddl.products.grids import sources, weighted_mean
 from clouddl.products.place import (
     ControlPoints,
     Grid,
@@ -45,6 +46,7 @@ from clouddl.sensors import Sensor, band_names
 
 if TYPE_CHECKING:
     import xarray as xr
+    from scipy.sparse import csr_array
 
 # Attributes of a DataArray that say its nodata number; the last one holds one of each band.
 NODATA_ATTRIBUTES = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
@@ -511,3 +513,37 @@ def strips(rows: slice, columns: slice) -> Iterator[Window]:
     for top in range(rows.start, rows.stop, step):
         height = min(step, rows.stop - top)
         yield Window(columns.start, top, width, height)
+
+
+def resample(image: Image, down: "csr_array", across: "csr_array") -> tuple[np.ndarray, np.ndarray]:
+    """Resample what weights take from an image, strip by strip: any size needs little memory.
+
+    Args:
+        image: The image.
+        down: `weights` of its rows (target y, y), or a part of their targets.
+        across: `weights` of its columns (target x, x), or a part of their targets.
+
+    Returns:
+        Means of the valid values (band, target y, target x) float32, NaN where there are none; and
+        which bands have nodata there (band).
+
+    Raises:
+        InputError: The file is truncated.
+    """
+    columns = sources(across)
+    across = across[:, columns].astype(np.float32)
+    shape = len(image.bands), down.shape[0], across.shape[0]
+    means = np.empty(shape, np.float32)
+    gaps = np.zeros(len(image.bands), bool)
+    rows = sources(down)
+    source_step = max(1, STRIP // across.shape[1])
+    step = max(1, source_step * down.shape[0] // (rows.stop - rows.start))
+    for top in range(0, down.shape[0], step):
+        strip = down[top : top + step]
+        rows = sources(strip)
+        strip = strip[:, rows].astype(np.float32)
+        for index, band in enumerate(image.read(Window.from_slices(rows, columns))):
+            valid = np.isfinite(band)
+            gaps[index] |= not valid.all()
+            means[index, top : top + step], _ = weighted_mean(band, valid, strip, across)
+    return means, gaps

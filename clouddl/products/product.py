@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from affine import Affine
 from rasterio.transform import array_bounds
-from rasterio.windows import Window
 
 from clouddl.errors import InputError, absent
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
-from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import ArrayImage, Image
+from clouddl.products.grids import weights
+from clouddl.products.image import ArrayImage, Image, resample
 from clouddl.products.mosaic import open_tiles
 from clouddl.products.place import Grid
 from clouddl.products.reading import SURFACE, Level, Reading, check_reflectance
@@ -37,8 +36,6 @@ from clouddl.sensors import Sensor, band_names, middle
 
 if TYPE_CHECKING:
     import xarray as xr
-
-STRIP = 1 << 24  # pixels of a band in memory at once
 
 
 # Masks that may lie in a product and their codes, the ones to prefer first: people's, then the
@@ -391,20 +388,7 @@ def _check_grids(images: Sequence[Image]) -> None:
 
 
 def _resample(image: Image, rows: int, columns: int) -> np.ndarray:
-    """A band (rows, columns) float32: area means, or bilinear if finer, without the nodata.
-
-    As `clouddl.scenes.resample`, but strip by strip: a band of any size needs little memory.
-    """
+    """A band (rows, columns) float32: area means, or bilinear if finer, without the nodata."""
     height, width = image.shape
-    down = weights(height, rows)
-    across = weights(width, columns)
-    out = np.empty((rows, columns), np.float32)
-    step = max(1, int(STRIP / width * rows / height))
-    for top in range(0, rows, step):
-        strip = down[top : top + step]
-        first = int(strip.indices.min())
-        last = int(strip.indices.max()) + 1
-        values = image.read(Window(0, first, width, last - first))[0]
-        means, _ = weighted_mean(values, np.isfinite(values), strip[:, first:last], across)
-        out[top : top + step] = means
-    return out
+    means, _ = resample(image, weights(height, rows), weights(width, columns))
+    return means[0]

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from clouddl.errors import InputError
 from clouddl.model import CloudModel
 from clouddl.network import ModelCard, as_it_is, chip_statistics
-from clouddl.products.grids import mean_of_sums, weighted_mean, weighted_sums, weights
-from clouddl.products.image import OVERVIEW, Image, strips
+from clouddl.products.grids import sources, weighted_mean, weights
+from clouddl.products.image import OVERVIEW, Image, resample, strips
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -150,29 +150,9 @@ class TilePredictor:
         else:
             down = self.rows.to_network[rows.view]
             across = self.columns.to_network[columns.view]
-            values, gaps = self._resample(down, across)
+            values, band_gaps = resample(self.image, down, across)
+            gaps = bool(band_gaps.all())  # else no pixel can be nodata in every band
         return tile, self._arrange(values), gaps
-
-    def _resample(self, down: "csr_array", across: "csr_array") -> tuple[np.ndarray, bool]:
-        """The part of the network's grid of these weights (band, y, x), read strip by strip.
-
-        And whether there are gaps in every band: else no pixel can be nodata in all of them.
-        """
-        shape = len(self.image.bands), down.shape[0], across.shape[0]
-        total = np.zeros(shape, np.float32)
-        weight = np.zeros(shape, np.float32)
-        gaps = np.zeros(len(self.image.bands), bool)
-        for window in strips(_sources(down), _sources(across)):
-            rows, columns = window.toslices()
-            strip_down = down[:, rows]
-            strip_across = across[:, columns]
-            for index, band in enumerate(self.image.read(window)):
-                valid = np.isfinite(band)
-                gaps[index] |= not valid.all()
-                sums = weighted_sums(band, valid, strip_down, strip_across, strip=True)
-                total[index] += sums[0]
-                weight[index] += sums[1]
-        return mean_of_sums(total, weight), bool(gaps.all())
 
     def _compute(self, values: TileValues) -> TileValues:
         """Probability of a tile, of its reflectance."""
@@ -191,12 +171,13 @@ class TilePredictor:
             return
         image_rows = self.rows.on_image(rows.core)
         image_columns = self.columns.on_image(columns.core)
-        valid = np.isfinite(probability)
-        across = self.columns.to_image[image_columns, columns.view]
+        across = self.columns.to_image[image_columns, columns.view].astype(np.float32)
         for window in strips(image_rows, image_columns):
             strip_rows, _ = window.toslices()
-            down = self.rows.to_image[strip_rows, rows.view]
-            means, _ = weighted_mean(probability, valid, down, across, strip=True)
+            down = self.rows.to_image[strip_rows, rows.view].astype(np.float32)
+            view = sources(down)
+            part = probability[view].T
+            means = weighted_mean(part, np.isfinite(part), across, down[:, view])[0].T
             if gaps:  # their edge is finer in the image, or coarser
                 means[np.isnan(self.image.read(window)).all(0)] = np.nan
             yield window, means
@@ -221,7 +202,8 @@ class TilePredictor:
         down = weights(height, min(self.rows.network_pixels, OVERVIEW))
         across = weights(width, min(self.columns.network_pixels, OVERVIEW))
         means = [
-            weighted_mean(band, np.isfinite(band), down, across, strip=True)[0] for band in overview
+            weighted_mean(band, np.isfinite(band), down, across)[0].astype(np.float32)
+            for band in overview
         ]
         values = self._arrange(np.stack(means))
         return chip_statistics(torch.from_numpy(values)[None])
@@ -335,10 +317,3 @@ def ahead(
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _sources(axis: "csr_array") -> slice:
-    """The source pixels that these weights take from."""
-    first = int(axis.indices.min())
-    last = int(axis.indices.max())
-    return slice(first, last + 1)
