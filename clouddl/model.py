@@ -7,7 +7,7 @@ normalisation, resolution, threshold, training scenes, scores, SHA-256 of the we
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +188,13 @@ def read_card(path: str | Path) -> ModelCard:
 
 def shipped_models() -> list[ModelCard]:
     """The cards of the models inside the package."""
+    return _cards(WEIGHTS)
+
+
+@cache
+def _cards(folder: Path) -> list[ModelCard]:
     return [
-        ModelCard.model_validate_json(path.read_text()) for path in sorted(WEIGHTS.glob("*.json"))
+        ModelCard.model_validate_json(path.read_text()) for path in sorted(folder.glob("*.json"))
     ]
 
 

@@ -78,7 +78,7 @@ def open_corpus(
 
 
 def study_chips(
-    catalogue: Catalogue, store: Store, work: Path | str, simulated: int | None = None
+    catalogue: Catalogue, store: Store, work: Path | str, fraction: float = 1.0
 ) -> Path:
     """Make the chips of a corpus, unless those of the same scenes and labels exist.
 
@@ -86,15 +86,16 @@ def study_chips(
         catalogue: Its scenes of the roles train and validation are cut.
         store: Where their files are.
         work: The work folder.
-        simulated: How many of the simulated training scenes are taken beside real ones, and a sixth
-            as many to validate on; default all.
+        fraction: Of these scenes, for a quick look: of real and of simulated ones alike. Scenes of
+            a corpus that is simulated alone are few, and all taken.
 
     Returns:
         The Zarr store of the chips.
     """
     scenes = [
-        *_some(catalogue.select("train"), simulated),
-        *_some(catalogue.select("validation"), None if simulated is None else simulated // 6),
+        scene
+        for role in ("train", "validation")
+        for scene in _some(catalogue.select(role), round(1 / fraction))
     ]
     chips = work_folder(work) / f"chips-{catalogue.name}-{_digest(scenes)[:12]}.zarr"
     if not chips.exists():
@@ -103,10 +104,11 @@ def study_chips(
     return chips
 
 
-def _some(scenes: list[Scene], most: int | None) -> list[Scene]:
-    """All real scenes, and the first simulated ones beside them."""
+def _some(scenes: list[Scene], step: int) -> list[Scene]:
+    """Every so many of the real scenes, and of the simulated ones beside them."""
     real = [scene for scene in scenes if not scene.simulated]
-    return real + [scene for scene in scenes if scene.simulated][:most] if real else scenes
+    simulated = [scene for scene in scenes if scene.simulated]
+    return real[::step] + simulated[::step] if real else scenes
 
 
 def _digest(scenes: list[Scene]) -> str:

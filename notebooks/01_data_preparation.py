@@ -33,7 +33,7 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 816  # scenes simulated to train on, beside the real ones
+fraction: float = 1.0  # of the scenes to train and validate on
 seed: int = 0  # of everything random
 scenes_shown: int = 8  # scenes in the gallery
 dilations: list[float] = [0.0, 20.0, 40.0, 80.0]  # metres, for the look at dilation
@@ -181,7 +181,7 @@ LABEL_SOURCES
 # simulated chips are left out of the comparison that follows.
 
 # %%
-path = study_chips(catalogue, store, work, simulated)
+path = study_chips(catalogue, store, work, fraction)
 bands = ["blue", "green", "red", "nir", "swir16"]
 sources = [*LABEL_SOURCES, SOFT]
 layers = {}

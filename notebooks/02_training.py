@@ -33,7 +33,7 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 816  # scenes simulated to train on, beside the real ones
+fraction: float = 1.0  # of the scenes to train and validate on
 seed: int = 0  # of weights, order and augmentation
 bands: list[str] = ["green", "red", "nir", "swir16"]  # inputs; SPOT's four
 labels: str = "auto"  # one of LABEL_SOURCES, soft, or truth (simulated scenes); auto: see below
@@ -72,7 +72,7 @@ from clouddl_study.workspace import work_folder, write_choices, write_table
 # %%
 figures.style()
 catalogue, store = open_corpus(corpus, mirror or None)
-path = study_chips(catalogue, store, work, simulated)
+path = study_chips(catalogue, store, work, fraction)
 chosen = training_labels(labels, catalogue)
 train = Chips.open(path, bands, chosen, "train")
 validation = Chips.open(path, bands, chosen, "validation")

@@ -34,7 +34,7 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 816  # scenes simulated to train on, beside the real ones
+fraction: float = 1.0  # of the scenes to train and validate on
 seed: int = 0  # of the search and of each fit
 labels: str = "auto"  # one of LABEL_SOURCES, soft or truth; auto: those of 02_training
 trials: int = 10  # in all, those of an earlier call counted
@@ -75,7 +75,7 @@ figures.style()
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
-path = study_chips(catalogue, store, work, simulated)
+path = study_chips(catalogue, store, work, fraction)
 choices = read_choices(work)
 scenes = choices["scenes"]
 chosen = training_labels(choices["labels"] if labels == "auto" else labels, catalogue)

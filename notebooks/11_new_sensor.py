@@ -33,7 +33,7 @@ card: str = "co3d"  # name of a sensor, or path of a card
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 816  # scenes simulated to train on, beside the real ones
+fraction: float = 1.0  # of the scenes to train and validate on
 seed: int = 0  # of fits, simulated scenes and the bootstrap
 epochs: int = 8  # of the coarse model
 draws: int = 6  # samples of an open specification
@@ -87,7 +87,7 @@ from clouddl_study.workspace import (
 figures.style()
 sensor = get_sensor(card)
 catalogue, store = open_corpus(corpus, mirror or None)
-path = study_chips(catalogue, store, work, simulated)
+path = study_chips(catalogue, store, work, fraction)
 labels, scenes = training_labels("auto", catalogue), read_choices(work)["scenes"]
 runs = work_folder(work) / "runs"
 resolution = working_resolution(sensor)

@@ -30,7 +30,7 @@
 corpus: str = "auto"  # real, simulated, or auto: real where it can be had
 mirror: str = ""  # folder that holds the real images, instead of the network
 work: str = "build/work"  # where chips, models and tables go
-simulated: int = 816  # scenes simulated to train on, beside the real ones
+fraction: float = 1.0  # of the scenes to train and validate on
 seed: int = 0  # of the models, the bootstrap and the simulated places
 places: int = 60  # simulated places to train on, for the comparison with and without elevation
 tested: int = 30  # simulated places to score on, other ones
@@ -251,7 +251,7 @@ Markdown(steps.ice_finding(*ratios.values()))
 
 # %%
 catalogue, store = open_corpus(corpus, mirror or None)
-path = study_chips(catalogue, store, work, simulated)
+path = study_chips(catalogue, store, work, fraction)
 chosen = training_labels("auto", catalogue)
 train = Chips.open(path, STUDY_BANDS, chosen, "train")
 real, drawn = steps.corpus_and_simulated(train)
