@@ -6,7 +6,6 @@ where it is not released; heights there stay unknown, and a warning names the fi
 """
 
 import math
-import warnings
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +15,7 @@ import xarray as xr
 from rasterio.enums import Resampling
 from rasterio.warp import transform_bounds
 
-from clouddl.errors import InputError, readable
+from clouddl.errors import InputError, readable, warn
 from clouddl.files import Store
 from clouddl.labels import on_grid
 
@@ -140,6 +139,6 @@ def copernicus_dem(like: xr.Dataset | xr.DataArray, store: Store | None = None) 
         cell = read_dem(file, like, covers=False).values
         heights = np.where(np.isnan(heights), cell, heights)
     if absent:
-        warnings.warn(f"{message}: heights there stay unknown", stacklevel=2)
+        warn(f"{message}: heights there stay unknown")
     attrs = {"units": "m", "source": "Copernicus DEM GLO-30", "absent": ", ".join(absent)}
     return on_grid(heights, like, "elevation", **attrs)

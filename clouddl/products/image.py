@@ -353,8 +353,7 @@ def open_file(
         layers = given
         if layers is None:
             layers = sensor.commons if sensor else ()
-        for band in layers:
-            check_scaling(name, band, reading)
+        check_scaling(name, layers, reading)
         with readable_raster(name):
             numbers = load_array(name, len(layers))
         check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
@@ -414,8 +413,7 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     if resolution is None:
         resolution = _stated(array, name, "resolution")
     reading = replace(reading, resolution=resolution)
-    for band in layers:
-        check_scaling(name, band, reading)
+    check_scaling(name, layers, reading)
     grid = Grid((array.shape[1], array.shape[2]))
     for axis in {"y", "x"} & set(array.coords):
         if array[axis].dtype.kind not in "iuf":

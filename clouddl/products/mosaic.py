@@ -1,8 +1,7 @@
 """An image that is delivered as several files, which lie side by side in rows and columns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 from affine import Affine
@@ -11,7 +10,6 @@ from rasterio.windows import Window, intersect, intersection
 from clouddl.errors import InputError
 from clouddl.products.image import Image, open_file
 from clouddl.products.place import Grid
-from clouddl.products.raster import OVERVIEW
 from clouddl.products.reading import Reading
 
 JOIN = "join them first (gdalbuildvrt, gdal_translate), and give the result with --sensor"
@@ -45,20 +43,6 @@ class TiledImage(Image):
                 rows, columns = _seen_from(window, part).toslices()
                 values[:, rows, columns] = tile.read(_seen_from(place, part))
         return values
-
-    @cached_property
-    def overview(self) -> np.ndarray:
-        """Every so many pixels, by rows of tiles."""
-        every = -(-max(self.shape) // OVERVIEW)
-        rows = range(0, self.shape[0], every)
-        lines = [self.read(Window(0, row, self.shape[1], 1))[..., ::every] for row in rows]
-        return np.concatenate(lines, axis=1)
-
-    def select(self, bands: Sequence[str], resolution: float | None = None) -> Image:
-        """Take some bands of every tile; see `Image.select`."""
-        tiles = tuple((tile.select(bands, resolution), place) for tile, place in self.tiles)
-        first = tiles[0][0]
-        return replace(self, bands=first.bands, reading=first.reading, tiles=tiles)
 
 
 def _seen_from(window: Window, part: Window) -> Window:

@@ -13,7 +13,6 @@ the file it is known by, and says of every band in which file it is, its scale a
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from affine import Affine
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
-from clouddl.errors import InputError, absent
+from clouddl.errors import InputError, absent, warn
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
@@ -212,7 +211,7 @@ class Product:
             values, bands, self.files.name, readings, self.stated, self.sun, self.level
         )
         if self.level == "surface":
-            warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
+            warn(f"{self.files.name}: is {SURFACE}")
         height, width = first.shape
         grid = Grid((rows, columns))
         if first.grid.crs:
@@ -237,10 +236,9 @@ class Product:
             return
         mixed = math.ceil(max(image.resolution for image in images) / resolution)
         values[:, ndimage.binary_dilation(outside, np.ones((3, 3)), mixed)] = np.nan
-        warnings.warn(
+        warn(
             f"{self.files.name}: 0 fills {outside.mean():.0%} of the pixels, in all bands, while "
-            f"its metadata declare {self.nodata:g} as nodata; both are read as nodata",
-            stacklevel=4,
+            f"its metadata declare {self.nodata:g} as nodata; both are read as nodata"
         )
 
     def mask(self, like: "xr.Dataset", codes: str | None = None) -> "xr.DataArray | None":

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import warnings
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds, transform_geom
 
-from clouddl.errors import InputError, read_yaml, readable, validated
+from clouddl.errors import InputError, read_yaml, readable, validated, warn
 from clouddl.files import write_whole, writing
 from clouddl.labels import CLOUD, NODATA
 from clouddl.products.archives import MAX_TEXT, Files
@@ -413,10 +412,9 @@ def _sine(item: Item) -> float:
     sun = item.properties.get("view:sun_elevation")
     if isinstance(sun, int | float):
         return sine_of_sun(float(sun), item.id)
-    warnings.warn(
+    warn(
         f"{item.id}: gives no view:sun_elevation, so its reflectance is not divided by the sine of "
-        "it and is too low; give the file MTL.txt of the scene in place of the item",
-        stacklevel=5,
+        "it and is too low; give the file MTL.txt of the scene in place of the item"
     )
     return 1.0
 
@@ -467,10 +465,9 @@ def _warn_of_other_sensor(item: Item, path: Path | str, given: Sensor) -> None:
     with suppress(InputError):  # it names none
         stated = _sensor(item, path)
         if stated.id != given.id:
-            warnings.warn(
+            warn(
                 f"{path}: is of {stated.id} by its properties, but is read as {given.id}; leave "
-                "--sensor out if the item is right",
-                stacklevel=4,
+                "--sensor out if the item is right"
             )
 
 
