@@ -1,7 +1,7 @@
 """An image that is delivered as several files, which lie side by side in rows and columns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from affine import Affine
@@ -17,7 +17,7 @@ JOIN = "join them first (gdalbuildvrt, gdal_translate), and give the result with
 
 @dataclass(frozen=True, eq=False)
 class TiledImage(Image):
-    """An image of several files; a window is read from the tiles that it touches."""
+    """A band of several files; a window is read from the tiles that it touches."""
 
     tiles: tuple[tuple[Image, Window], ...]  # and the part of the image that each is
     place: Grid
@@ -27,15 +27,9 @@ class TiledImage(Image):
         """All tiles together, placed by the first."""
         return self.place
 
-    @property
-    def readings(self) -> list[Reading]:
-        """How the numbers of every band are read, in all tiles alike."""
-        return self.tiles[0][0].readings
-
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read a window; InputError if a file is truncated."""
-        height, width = self.shape
-        window = window or Window(0, 0, width, height)
+        window = window or self.extent
         values = np.empty((len(self.bands), window.height, window.width), np.float32)
         for tile, place in self.tiles:
             if intersect(window, place):
@@ -52,11 +46,11 @@ def _seen_from(window: Window, part: Window) -> Window:
 
 
 def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
-    """Open the file or the files of one image.
+    """Open the file or the files of one band.
 
     Args:
         paths: What GDAL opens, as rows of tiles from top to bottom.
-        reading: How their numbers are read, in all alike.
+        reading: How their numbers are read, in all alike; it names one band.
 
     Returns:
         The image.
@@ -83,8 +77,8 @@ def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
         top += height
     if len(set(columns)) > 1:
         raise InputError(f"{first.name}: its tiles make rows of different widths {columns}; {JOIN}")
-    grid = Grid((top, columns[0]), *first.grid[1:])
-    reading = first.reading
+    grid = Grid((top, columns[0]), *first.grid[1:3])
+    reading = replace(first.readings[0], resolution=first.reading.resolution)
     return TiledImage(first.name, None, first.level, first.bands, reading, tuple(tiles), grid)
 
 

@@ -228,7 +228,7 @@ class _Checked:
         mend = "predict its bands with --sensor and" if self.product else "say"
         values = self.values
         for number, filled in self._fills():
-            where = ", ".join(compress(self.bands, filled.any(axis=(1, 2))))
+            where = ", ".join(np.array(self.bands)[filled.any(axis=(1, 2))])
             percent, text = 100 * filled.any(axis=0).mean(), f"{number:.10g}"
             warn(
                 f"{self.name}: {text} fills {percent:.3g}% of the pixels, in {where}, and is not "
