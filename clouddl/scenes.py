@@ -375,7 +375,7 @@ def resample(dataset: xr.Dataset, resolution: float) -> xr.Dataset:
     down, across = (weights(dataset.sizes[axis], size) for axis, size in sizes.items())
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return weighted_mean(values, np.isfinite(values), down, across)[0].astype(np.float32)
+        return weighted_mean(values, np.isfinite(values), down, across)[0]
 
     coordinates = {axis: _centres(dataset, axis, size) for axis, size in sizes.items()}
     coordinates["band"] = dataset.band.values

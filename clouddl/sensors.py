@@ -59,7 +59,7 @@ def _between(low: float, high: float) -> PlainValidator:
             raise ValueError(f"{value!r} is not a number or a range [low, high]") from None
         if is_range and first >= last:
             raise ValueError(f"{value} should be [low, high], low below high")
-        if not (low < first < high and low < last < high):
+        if not low < first <= last < high:
             raise ValueError(f"{value} should be above {low:g} and below {high:g}")
         return (first, last) if is_range else first
 
@@ -205,13 +205,13 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     name = str(id_or_path)
     if name.lower().endswith((".yaml", ".yml")):
         return validated(Sensor, read_yaml(name, "sensor card"), name)
-    if not is_sensor_name(name):
-        hint = did_you_mean(name.lower(), sensors())
-        raise InputError(
-            f"sensor {name!r} is unknown; choose {', '.join(sensors())}, or give a card as a "
-            f".yaml file{hint}"
-        )
-    return _sensors_by_name()[_letters(name)]
+    if is_sensor_name(name):
+        return _sensors_by_name()[_letters(name)]
+    hint = did_you_mean(name.lower(), sensors())
+    raise InputError(
+        f"sensor {name!r} is unknown; choose {', '.join(sensors())}, or give a card as a "
+        f".yaml file{hint}"
+    )
 
 
 def is_sensor_name(name: str) -> bool:
@@ -223,7 +223,7 @@ def is_sensor_name(name: str) -> bool:
     Returns:
         False for a path of a card.
     """
-    return not name.endswith((".yaml", ".yml")) and _letters(name) in _sensors_by_name()
+    return _letters(name) in _sensors_by_name()
 
 
 @cache
@@ -322,5 +322,5 @@ def shared_bands(*cards: Sensor) -> list[str]:
     """
     shared = set.intersection(*(set(card.commons) for card in cards))
     ordered = sorted(cards[0].bands, key=lambda band: middle(band.centre_um))
-    names = [band.common for band in ordered if not band.common.startswith("lwir")]
-    return [name for name in names if name in shared]
+    names = [band.common for band in ordered if band.common in shared]
+    return [name for name in names if not name.startswith("lwir")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clouddl.errors import InputError, read_yaml
 from clouddl.products.archives import Fields, Files
-from clouddl.products.mosaic import JOIN
+from clouddl.products.image import JOIN
 from clouddl.products.product import Product, reader, sine_of_sun, sun_elevation
 from clouddl.products.reading import Level
 from clouddl.sensors import get_sensor

@@ -28,8 +28,7 @@ from clouddl.errors import InputError, absent, warn
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import ArrayImage, Image
-from clouddl.products.mosaic import open_tiles
+from clouddl.products.image import ArrayImage, Image, open_tiles
 from clouddl.products.place import Grid
 from clouddl.products.reading import SURFACE, Level, Reading, check_reflectance
 from clouddl.sensors import Sensor, band_names, middle

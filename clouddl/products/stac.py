@@ -19,7 +19,7 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import requests
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, Field
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds, transform_geom
 
@@ -51,13 +51,13 @@ PICTURES = {"overview", "visual", "thumbnail"}  # roles of assets to look at, st
 
 # Scale and offset of Landsat Collection 2: at level 1 of OLI (USGS LSDS-1822), at level 2 of all
 # (LSDS-1619). TM and ETM+ have other factors at level 1, by scene.
-LANDSAT_FACTORS: dict[Level, tuple[float, float]] = {
-    "toa": (2e-5, -0.1),
-    "surface": (2.75e-5, -0.2),
+OLI_TOA = (2e-5, -0.1)
+LANDSAT_FACTORS: dict[str, dict[Level, tuple[float, float]]] = {
+    "landsat-5": {"surface": (2.75e-5, -0.2)},
+    "landsat-7": {"surface": (2.75e-5, -0.2)},
+    "landsat-8": {"surface": (2.75e-5, -0.2), "toa": OLI_TOA},
+    "landsat-9": {"surface": (2.75e-5, -0.2), "toa": OLI_TOA},
 }
-
-
-LANDSAT_OLI = ("landsat-8", "landsat-9")
 
 
 BUCKETS = {
@@ -84,8 +84,6 @@ MASK_ITEM = Path(__file__).with_name("mask_item.yaml")
 class Numbers(BaseModel):
     """A band: how numbers become reflectance, by raster:bands of 1.0 or bands of 1.1."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
     name: str | None = None
     common: str | None = Field(None, validation_alias=AliasChoices("common_name", "eo:common_name"))
     scale: float | None = Field(None, validation_alias=AliasChoices("scale", "raster:scale"))
@@ -106,14 +104,12 @@ class Asset(Numbers):
     def layers(self) -> list[Numbers]:
         """Its bands in the order of the file, each with what the item says of it in all places."""
         layers = []
-        described: list[tuple[Numbers | None, ...]] = [
-            *zip_longest(self.bands, self.eo, self.raster)
-        ]
-        for statements in described or [()]:
-            fields = self.model_dump(include=set(Numbers.model_fields))
+        bands: list[Numbers | None] = [*self.bands] or [None]
+        for statements in zip_longest(bands, self.eo, self.raster):
+            layer = Numbers.model_construct(**self.model_dump(include=set(Numbers.model_fields)))
             for statement in filter(None, statements):
-                fields |= statement.model_dump(exclude_none=True)
-            layers.append(Numbers.model_construct(**fields))
+                layer = layer.model_copy(update=statement.model_dump(exclude_none=True))
+            layers.append(layer)
         return layers
 
 
@@ -123,8 +119,6 @@ Bands = dict[str, tuple[str, Numbers, list[str | None]]]
 
 class Item(BaseModel):
     """The fields of an item that are used here; the others are ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     type: Literal["Feature"]
     stac_version: str
@@ -205,7 +199,8 @@ def read_item(
     files = _files(item, str(path))
     bands = _bands(item, card)
     level = _level(item)
-    _complete(bands, card, level, item, reading)
+    for _, numbers, _ in bands.values():
+        _complete(numbers, item, card, level, reading)
     nodata = _nodata(bands, reading.nodata, path)
     silent = [name for name, (_, numbers, _) in bands.items() if numbers.scale is None]
     if 0 < len(silent) < len(bands):
@@ -299,14 +294,9 @@ def _load(place: str, size: int) -> bytes:
         with open(place, "rb") as stream:
             return stream.read(size)
     first = {"Range": f"bytes=0-{size - 1}"}
-    data = bytearray()
     with requests.get(place, headers=first, stream=True, timeout=TIMEOUT) as answer:
         answer.raise_for_status()
-        for chunk in answer.iter_content(1 << 16):
-            data += chunk
-            if len(data) >= size:
-                break
-    return bytes(data[:size])
+        return answer.raw.read(size, decode_content=True)
 
 
 def _files(item: Item, path: str) -> Files:
@@ -353,41 +343,41 @@ def _bands(item: Item, card: Sensor) -> Bands:
     return bands
 
 
-def _complete(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> None:
-    """Give the bands of an item the factors of their agency where it has none.
+def _factors(item: Item, card: Sensor, level: Level) -> tuple[float, float] | None:
+    """Scale and offset by which an agency stores reflectance, None where that is not known."""
+    if card.id == "sentinel-2":
+        baseline = _baseline(item)
+        if baseline is None:
+            return None
+        return 1e-4, -0.1 if baseline >= 4 and not _offset_applied(item) else 0.0
+    # Number of the collection: 02, or the name that holds it.
+    collection = str(item.properties.get("landsat:collection_number") or item.id)
+    if not re.search("(^|_)0?2(_|$)", collection):
+        return None
+    return LANDSAT_FACTORS.get(card.id, {}).get(level)
+
+
+def _complete(numbers: Numbers, item: Item, card: Sensor, level: Level, reading: Reading) -> None:
+    """Give a band of an item the factors of its agency where it has none.
 
     Those of Landsat's level 1 give reflectance times the sine of the sun's elevation.
     """
-    factors = None
-    if card.id.startswith("landsat"):
-        # Number of the collection: 02, or the name that holds it.
-        collection = str(item.properties.get("landsat:collection_number") or item.id)
-        if re.search("(^|_)0?2(_|$)", collection):
-            factors = LANDSAT_FACTORS[level]
-        if level == "toa" and card.id not in LANDSAT_OLI:
-            factors = None
-    elif card.id == "sentinel-2":
-        baseline = _baseline(item)
-        held = baseline is not None and baseline >= 4 and not _offset_applied(item)
-        factors = None if baseline is None else (1e-4, -0.1 if held else 0.0)
-    for name, (asset, numbers, layers) in bands.items():
-        scale, offset, nodata = numbers.scale, numbers.offset, numbers.nodata
-        if factors and (scale, offset) == (None, None):
-            if (reading.scale, reading.offset) == (None, None):
-                scale, offset = factors
-            elif factors[1] and reading.offset is None:
-                formula = f"number * {factors[0]:g} {factors[1]}"
-                raise InputError(
-                    f"{item.id}: by its metadata reflectance = {formula}: "
-                    "leave --scale out, or give --offset too (0 if it was taken off)"
-                )
-            if (nodata, reading.nodata) == (None, None):
-                nodata = 0.0
-        if card.id.startswith("landsat") and level == "toa" and scale == LANDSAT_FACTORS["toa"][0]:
-            sine = _sine(item)
-            scale, offset = scale / sine, (offset or 0.0) / sine
-        update = {"scale": scale, "offset": offset, "nodata": nodata}
-        bands[name] = asset, numbers.model_copy(update=update), layers
+    factors = _factors(item, card, level)
+    if factors and (numbers.scale, numbers.offset) == (None, None):
+        if (reading.scale, reading.offset) == (None, None):
+            numbers.scale, numbers.offset = factors
+        elif factors[1] and reading.offset is None:
+            formula = f"number * {factors[0]:g} {factors[1]}"
+            raise InputError(
+                f"{item.id}: by its metadata reflectance = {formula}: "
+                "leave --scale out, or give --offset too (0 if it was taken off)"
+            )
+        if (numbers.nodata, reading.nodata) == (None, None):
+            numbers.nodata = 0.0
+    if card.id.startswith("landsat") and level == "toa" and numbers.scale == OLI_TOA[0]:
+        sine = _sine(item)
+        numbers.scale /= sine
+        numbers.offset = (numbers.offset or 0.0) / sine
 
 
 def _baseline(item: Item) -> int | None:
