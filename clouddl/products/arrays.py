@@ -12,15 +12,14 @@ import rioxarray
 import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning
 
-from clouddl.errors import InputError, readable
+from clouddl.errors import InputError, read_yaml, readable
 from clouddl.products.raster import BY_COORDINATES, open_raster
 from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
-# Names of the dimensions y and x, in lower case.
-AXES = dict.fromkeys(("y", "latitude", "lat", "northing", "row", "line"), "y")
-AXES |= dict.fromkeys(("x", "longitude", "lon", "easting", "col", "column", "pixel"), "x")
-LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
+#: Names of dimensions.
+NAMES = read_yaml(Path(__file__).with_name("arrays.yaml"), "table of dimensions")
+AXES, LAYERS = NAMES["axes"], NAMES["layers"]
 WANTED = "give the path of a file as text, or an array (band, y, x) of numbers"
 NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers
 
@@ -141,7 +140,7 @@ def as_array(
     labels = array.band.values.tolist()
     for stated in (array.coords.get("common_name"), array.attrs.get("long_name")):
         # As stackstac and rioxarray name bands.
-        texts = [] if stated is None else np.array(stated, ndmin=1).astype(str).tolist()
+        texts = np.array(stated, ndmin=1).astype(str).tolist()
         if len(texts) == len(labels) and all(map(band_name, texts)):
             labels = texts
     if all(isinstance(label, str) for label in labels):

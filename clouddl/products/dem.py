@@ -77,15 +77,13 @@ def cells(like: xr.Dataset | xr.DataArray) -> list[str]:
     west, south, east, north = transform_bounds(like.rio.crs, "EPSG:4326", *like.rio.bounds())
     if east < west:  # across the antimeridian
         east += 360
-    names = []
-    for row in range(math.floor(south - MARGIN), math.floor(north + MARGIN) + 1):
-        for column in range(math.floor(west - MARGIN), math.floor(east + MARGIN) + 1):
-            if -90 <= row < 90:
-                names.append(_name(row, (column + 180) % 360 - 180))
-    return names
+    rows = range(max(-90, math.floor(south - MARGIN)), math.floor(north + MARGIN) + 1)
+    columns = range(math.floor(west - MARGIN), math.floor(east + MARGIN) + 1)
+    return [_name(row, column) for row in rows for column in columns if row < 90]
 
 
 def _name(south: int, west: int) -> str:
+    west = (west + 180) % 360 - 180
     row = f"{'S' if south < 0 else 'N'}{abs(south):02}"
     column = f"{'W' if west < 0 else 'E'}{abs(west):03}"
     return f"Copernicus_DSM_COG_10_{row}_00_{column}_00_DEM"

@@ -111,14 +111,15 @@ def check_place(name: str, grid: Grid) -> None:
     """
     (height, width), transform, crs, *_ = grid
     assert crs
+    called = crs.to_string()[:40]
     if crs.to_wkt().startswith("GEOCCS"):
         raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is geocentric, in which no image lies flat; correct "
+            f"{name}: its CRS {called} is geocentric, in which no image lies flat; correct "
             "it (gdal_edit.py -a_srs), or bring the image to a map's (gdalwarp -t_srs)"
         )
     if transform == Affine.identity():
         raise InputError(
-            f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "
+            f"{name}: has the CRS {called} but no transform, so the size of its pixels is "
             "not known; write one (gdal_edit.py -a_ullr), or remove the CRS and give --resolution"
         )
     if transform.determinant == 0 or not np.isfinite(tuple(transform)).all():
@@ -131,19 +132,16 @@ def check_place(name: str, grid: Grid) -> None:
     where = f"({transform.c:g}, {transform.f:g})"
     if crs.is_geographic and not in_degrees:
         raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is in degrees, but its transform, from {where}, is "
+            f"{name}: its CRS {called} is in degrees, but its transform, from {where}, is "
             "not; correct the CRS (gdal_edit.py -a_srs)"
         )
     step = np.hypot(transform.b, transform.e)
     if crs.is_projected and in_degrees and step < 0.05:
         raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is in metres, but its transform, from {where} with "
+            f"{name}: its CRS {called} is in metres, but its transform, from {where} with "
             f"pixels of {step:.3g}, is in degrees; correct the CRS (gdal_edit.py -a_srs EPSG:4326)"
         )
 
-
-def _crs_name(crs: CRS) -> str:
-    return crs.to_string()[:40]
 
 
 def spacing_of(grid: Grid) -> tuple[float, float]:

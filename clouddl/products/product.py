@@ -24,7 +24,7 @@ from affine import Affine
 from rasterio.transform import array_bounds
 from rasterio.windows import Window
 
-from clouddl.errors import InputError, absent, warn
+from clouddl.errors import InputError, absent, read_yaml, warn
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weighted_mean, weights
@@ -39,19 +39,8 @@ if TYPE_CHECKING:
 STRIP = 1 << 24  # pixels of a band in memory at once
 
 
-# Masks that may lie in a product and their codes, the ones to prefer first: people's, then the
-# processors'.
-MASKS = {
-    r"(^|/)classification_map\.tif$": "alcd",
-    r"(^|/)labels/manual_hq\.tif$": "cloudsen12",
-    r"_CLM_(R1|XS)\.tif$": "maja-clm-muscate",
-    r"_MG2_(R1|XS)\.tif$": "maja-mg2",
-    r"_NUA\.tif$": "maja-nua",
-    r"_SCL_20m\.(jp2|tif)$": "scl",
-    r"fmask4[^/]*\.(tif|img)$": "fmask4",
-    r"fmask\.(tif|img)$": "fmask",
-    r"_QA_PIXEL\.tif$": "qa-pixel",
-}
+#: Masks that may lie in a product, by a pattern of their path, and their codes.
+MASKS = read_yaml(Path(__file__).with_name("masks.yaml"), "table of masks")
 
 
 @dataclass(frozen=True)
@@ -227,8 +216,7 @@ class Product:
         """
         from scipy import ndimage  # late: few products are checked for this
 
-        stored = np.zeros(1, np.float32)
-        zeros = [image.readings[0].reflectance(stored)[0] for image in images]
+        zeros = [image.readings[0].offset or 0.0 for image in images]
         same = np.isclose(values, np.array(zeros)[:, np.newaxis, np.newaxis], rtol=0, atol=1e-6)
         outside = ndimage.binary_opening(same.all(axis=0), np.ones((3, 3)))  # no single dark pixel
         if len(images) < 2 or not outside.any():

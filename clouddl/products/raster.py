@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from clouddl.errors import DAMAGED, InputError, check_path, warn
+from clouddl.errors import DAMAGED, InputError, check_path, read_yaml, warn
 from clouddl.files import is_local, masks_of, split_member
 from clouddl.products.reading import Layers, Reading, check_scaling
 from clouddl.sensors import STUDY_BANDS, Sensor, band_name
@@ -27,14 +27,8 @@ NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (conv
 # upside down.
 BY_COORDINATES: dict[str, Any] = {"IGNORE_XY_AXIS_NAME_CHECKS": "YES"}
 
-# What people give in place of an image, by the ending of its name.
-IN_PLACE_OF = {
-    ".hdr": "it is the header of an image: give the file beside it that holds the pixels",
-    ".txt": "leave --sensor out if these are the metadata of a product",
-    ".xml": "leave --sensor out if these are the metadata of a product",
-    ".dim": "a product of SNAP (BEAM-DIMAP) is not read: export it (File, Export) as GeoTIFF or "
-    "NetCDF4-CF, and give that",
-}
+#: What people give in place of an image or a product, and what to do then.
+HINTS = read_yaml(Path(__file__).with_name("hints.yaml"), "table of hints")
 
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
@@ -130,7 +124,7 @@ def readable_raster(name: str) -> Iterator[None]:
             advice = "check the address and the connection, and whether it wants credentials"
         elif ":" not in name[2:]:  # else a file in a product
             check_path(split_member(name)[0], "an image", ", or a product without --sensor")
-            advice = IN_PLACE_OF.get(Path(name).suffix.lower(), DAMAGED)
+            advice = HINTS["image"].get(Path(name).suffix.lower(), DAMAGED)
             if name.lower().endswith((".zip", ".tar", ".gz", ".tgz")):
                 advice = "leave --sensor out if it is a product; else unpack it, and give its image"
         fault = error

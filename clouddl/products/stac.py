@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from itertools import zip_longest
@@ -39,43 +38,11 @@ TIMEOUT = 30  # seconds without an answer
 GDAL_HTTP = {"MAX_RETRY": "3", "RETRY_DELAY": "1", "TIMEOUT": str(TIMEOUT)}
 
 
-RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".nc", ".zip", ".tar", ".gz", ".npy", ".npz")
+#: What items leave open; its comments say what the fields mean.
+TABLES = read_yaml(Path(__file__).with_name("stac.yaml"), "table of STAC items")
 
 
-# Platforms, where the card has another name.
-ALIASES = {"phr": "pleiades", "pneo": "pleiades-neo", "vns": "venus", "landsat4": "landsat-5"}
-
-
-PICTURES = {"overview", "visual", "thumbnail"}  # roles of assets to look at, stretched to 8 bits
-
-
-# Scale and offset of Landsat Collection 2: at level 1 of OLI (USGS LSDS-1822), at level 2 of all
-# (LSDS-1619). TM and ETM+ have other factors at level 1, by scene.
-OLI_TOA = (2e-5, -0.1)
-LANDSAT_FACTORS: dict[str, dict[Level, tuple[float, float]]] = {
-    "landsat-5": {"surface": (2.75e-5, -0.2)},
-    "landsat-7": {"surface": (2.75e-5, -0.2)},
-    "landsat-8": {"surface": (2.75e-5, -0.2), "toa": OLI_TOA},
-    "landsat-9": {"surface": (2.75e-5, -0.2), "toa": OLI_TOA},
-}
-
-
-BUCKETS = {
-    "s3": "https://{}.s3.amazonaws.com/{}",
-    "gs": "https://storage.googleapis.com/{}/{}",
-}
-
-
-# What the item of a mask takes over from that of its scene.
-INHERITED = [
-    "datetime",
-    "start_datetime",
-    "end_datetime",
-    "platform",
-    "constellation",
-    "instruments",
-    "gsd",
-]
+OLI_SCALE = 2e-5  # of Landsat 8 and 9 at level 1
 
 
 MASK_ITEM = Path(__file__).with_name("mask_item.yaml")
@@ -144,7 +111,7 @@ def is_item(path: Path | str) -> bool:
         path: A path or an address.
     """
     if is_address(path):
-        return not urlsplit(str(path)).path.lower().endswith(RASTERS)
+        return not urlsplit(str(path)).path.lower().endswith(tuple(TABLES["rasters"]))
     return bool(re.search(r"(?<!_mtl)\.(geo)?json$", str(path), re.IGNORECASE))
 
 
@@ -193,9 +160,7 @@ def read_item(
         InputError: An item that cannot be used; the message says why.
     """
     item = load_item(path)
-    card = sensor or _sensor(item, path)
-    if sensor:
-        _warn_of_other_sensor(item, path, sensor)
+    card = _sensor(item, path, sensor)
     files = _files(item, str(path))
     bands = _bands(item, card)
     level = _level(item)
@@ -270,10 +235,9 @@ def write_item(path: Path | str, mask: Path, probability: Path) -> Path:
     properties = item["properties"]
     if is_item(path):
         stated = load_item(path).properties
-        properties |= {name: stated[name] for name in INHERITED if name in stated}
+        properties |= {name: stated[name] for name in TABLES["inherited"] if name in stated}
         href = str(path) if is_address(path) else os.path.relpath(path, mask.parent)
         item["links"] = [{"rel": "derived_from", "href": href, "type": "application/geo+json"}]
-    properties.setdefault("datetime", None)
     if properties["datetime"] is None and "start_datetime" not in properties:
         properties["datetime"] = date_of(path)
     for name, file in (("cloud", mask), ("probability", probability)):
@@ -316,7 +280,7 @@ def _place(item: str, href: str) -> str:
     """Where an asset lies: an http(s) address, or a path."""
     bucket = re.match(r"(s3|gs)://([^/]+)/(.+)", href)
     if bucket:
-        return BUCKETS[bucket[1]].format(bucket[2], quote(bucket[3]))
+        return TABLES["buckets"][bucket[1]].format(bucket[2], quote(bucket[3]))
     if is_address(item):
         href = urljoin(item, href)
     if is_address(href):
@@ -338,7 +302,7 @@ def _bands(item: Item, card: Sensor) -> Bands:
         only = key if len(layers) == 1 else None
         names = [*band_names([layer.common or layer.name or only for layer in layers], card)]
         for name, layer in zip(names, layers, strict=True):
-            if name and not PICTURES & set(asset.roles):
+            if name and not set(TABLES["pictures"]) & set(asset.roles):
                 bands.setdefault(name, (key, layer, names))
     return bands
 
@@ -354,7 +318,7 @@ def _factors(item: Item, card: Sensor, level: Level) -> tuple[float, float] | No
     collection = str(item.properties.get("landsat:collection_number") or item.id)
     if not re.search("(^|_)0?2(_|$)", collection):
         return None
-    return LANDSAT_FACTORS.get(card.id, {}).get(level)
+    return TABLES["landsat"].get(card.id, {}).get(level)
 
 
 def _complete(numbers: Numbers, item: Item, card: Sensor, level: Level, reading: Reading) -> None:
@@ -374,7 +338,7 @@ def _complete(numbers: Numbers, item: Item, card: Sensor, level: Level, reading:
             )
         if (numbers.nodata, reading.nodata) == (None, None):
             numbers.nodata = 0.0
-    if card.id.startswith("landsat") and level == "toa" and numbers.scale == OLI_TOA[0]:
+    if card.id.startswith("landsat") and level == "toa" and numbers.scale == OLI_SCALE:
         sine = _sine(item)
         numbers.scale /= sine
         numbers.offset = (numbers.offset or 0.0) / sine
@@ -382,13 +346,12 @@ def _complete(numbers: Numbers, item: Item, card: Sensor, level: Level, reading:
 
 def _baseline(item: Item) -> int | None:
     """Processing baseline of Sentinel-2, by its first two digits; the name of a product has it."""
-    for key in ("s2:processing_baseline", "processing:version", "s2:product_uri"):
-        text = str(item.properties.get(key, ""))
-        digits = re.match(r"(\d+)\.\d+$", text) or re.search(r"_N(\d\d)\d\d_", text)
+    keys = ("s2:processing_baseline", "processing:version", "s2:product_uri")
+    for text in (*(str(item.properties.get(key)) for key in keys), item.id):
+        digits = re.match(r"(\d+)\.\d+$", text) or re.search(r"S2[A-D]_MSI\w+_N(\d\d)\d\d_", text)
         if digits:
             return int(digits[1])
-    digits = re.match(r"S2[A-D]_MSI\w+_N(\d\d)\d\d_", item.id)
-    return int(digits[1]) if digits else None
+    return None
 
 
 def _offset_applied(item: Item) -> bool:
@@ -435,30 +398,27 @@ def _scaling(
     return 1.0 if numbers.scale is None else numbers.scale, numbers.offset or 0.0
 
 
-def _sensor(item: Item, path: Path | str) -> Sensor:
-    """The card of the platform, the constellation or an instrument."""
+def _sensor(item: Item, path: Path | str, given: Sensor | None) -> Sensor:
+    """The card that is given, else that of the platform, the constellation or an instrument."""
     names: list[Any] = []
     for key in ("platform", "constellation", "instruments"):
         value = item.properties.get(key)
         names += value if isinstance(value, list) else [value]
-    cards = {re.sub(r"\W", "", card): card for card in sensors()} | ALIASES
-    for name in names:
-        plain = re.sub(r"[\W_]", "", str(name).lower()).replace("é", "e")
-        for start, card in cards.items():
-            if plain.startswith(start):
-                return get_sensor(card)
-    raise InputError(f"{path}: of which sensor? Its platform is {str(names[0])!r}; say --sensor")
-
-
-def _warn_of_other_sensor(item: Item, path: Path | str, given: Sensor) -> None:
-    """Warn where the sensor that is given is not the one the item names."""
-    with suppress(InputError):  # it names none
-        stated = _sensor(item, path)
-        if stated.id != given.id:
+    cards = {re.sub(r"\W", "", card): card for card in sensors()} | TABLES["platforms"]
+    plain = [re.sub(r"[\W_]", "", str(name).lower()).replace("é", "e") for name in names]
+    stated = [cards[start] for name in plain for start in cards if name.startswith(start)]
+    if given:
+        if stated and stated[0] != given.id:
             warn(
-                f"{path}: is of {stated.id} by its properties, but is read as {given.id}; leave "
+                f"{path}: is of {stated[0]} by its properties, but is read as {given.id}; leave "
                 "--sensor out if the item is right"
             )
+        return given
+    if not stated:
+        raise InputError(
+            f"{path}: of which sensor? Its platform is {str(names[0])!r}; say --sensor"
+        )
+    return get_sensor(stated[0])
 
 
 def _level(item: Item) -> Level:
