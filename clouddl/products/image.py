@@ -347,7 +347,7 @@ def open_file(
         return ArrayImage(name, sensor, "toa", reading.named, reading, numbers, grid)
     with readable_raster(name):
         file = open_raster(name)
-    layers, alpha = find_layers(name, file, given, sensor)
+    layers, alpha = find_layers(file, given, sensor)
     reading = replace(reading, bands=layers)
     readings = layer_readings(file, reading)
     warn_of_sources(file, reading)

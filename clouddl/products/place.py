@@ -143,7 +143,6 @@ def check_place(name: str, grid: Grid) -> None:
         )
 
 
-
 def spacing_of(grid: Grid) -> tuple[float, float]:
     """Metres from pixel to pixel on the ground, down a column and along a row.
 

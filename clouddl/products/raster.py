@@ -134,12 +134,11 @@ def readable_raster(name: str) -> Iterator[None]:
 
 
 def find_layers(
-    name: str, file: DatasetReader, given: Layers | None, sensor: Sensor | None
+    file: DatasetReader, given: Layers | None, sensor: Sensor | None
 ) -> tuple[Layers, int | None]:
     """Find out which layer of a file is which band.
 
     Args:
-        name: What messages call the file.
         file: The open file.
         given: Common names in file order; by default as the file says, or the sensor's card.
         sensor: Its card.
@@ -153,19 +152,19 @@ def find_layers(
     described = _described_layers(file, sensor)
     layers = given
     if layers is None:
-        layers = _layers_in_order(name, described, sensor.commons if sensor else ())
-    alpha = _alpha(name, file, layers)
+        layers = _layers_in_order(file.name, described, sensor.commons if sensor else ())
+    alpha = _alpha(file, layers)
     if alpha and len(layers) == file.count - 1:
         layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
-    check_layers(name, layers, file.dtypes, sensor)
+    check_layers(file.name, layers, file.dtypes, sensor)
     pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
     wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
     # PNG calls all layers red, green, blue and alpha, whatever they are.
     if wrong and file.driver != "PNG":
         used = "--bands" if sensor else "the metadata or catalogue"
         warn(
-            f"{name}: {used} contradicts what the file says of its layers: {', '.join(wrong)}; "
-            f"{used} is used: leave it out, or correct it, if the file is right"
+            f"{file.name}: {used} contradicts what the file says of its layers: "
+            f"{', '.join(wrong)}; {used} is used: leave it out, or correct it, if the file is right"
         )
     return layers, alpha
 
@@ -252,26 +251,26 @@ def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[
     return tuple(layer.band if layer.text else missing[0] for layer in described)
 
 
-def _alpha(name: str, file: DatasetReader, layers: Layers) -> int | None:
+def _alpha(file: DatasetReader, layers: Layers) -> int | None:
     """Number of the layer of transparency; a layer that is named as a band is none."""
     if ColorInterp.alpha not in file.colorinterp:
         return None
     tagged = file.colorinterp.index(ColorInterp.alpha) + 1
     # GDAL tags the first layer that is no colour, which of five bands and alpha is the second.
-    guessed = tagged == 2 < file.count and not _is_alpha(name, file, tagged)
+    guessed = tagged == 2 < file.count and not _is_alpha(file, tagged)
     if len(layers) != file.count:
         return file.count if guessed else tagged
     if layers[tagged - 1] is None and not guessed:
         return tagged
-    if layers[-1] is None and (guessed or _is_alpha(name, file, file.count)):
+    if layers[-1] is None and (guessed or _is_alpha(file, file.count)):
         return file.count
     return None
 
 
-def _is_alpha(name: str, file: DatasetReader, layer: int) -> bool:
+def _is_alpha(file: DatasetReader, layer: int) -> bool:
     """Whether a layer holds nothing but 0 and one other number."""
     height, width = (min(side, OVERVIEW) for side in file.shape)
-    with readable_raster(name):
+    with readable_raster(file.name):
         return len(np.unique(file.read(layer, out_shape=(height, width)))) <= 2
 
 
