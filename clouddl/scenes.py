@@ -7,6 +7,7 @@ SHA-256 and address of every data file (see `files.Store`). Data files are not p
 import os
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,7 +21,7 @@ from clouddl.files import Store, row_of, write_registry
 from clouddl.labels import CLOUD, NODATA, read_mask
 from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import read_image
+from clouddl.products.image import open_file
 from clouddl.products.reading import Reading, check_reflectance
 from clouddl.sensors import Sensor, get_sensor
 from clouddl.simulate import places, simulate_scene
@@ -338,7 +339,8 @@ def _read_layers(scene: Scene, store: Store) -> xr.DataArray:
     reading = Reading(None, scene.scale, scene.offset, scene.nodata, scene.resolution)
     layers: list[xr.DataArray] = []
     for name, names in zip(scene.image, bands, strict=True):
-        layer = read_image(_local(name, store), names, reading)
+        image = open_file(_local(name, store), replace(reading, bands=tuple(names)))
+        layer = image.array()
         if layers and not (layer.y.equals(layers[0].y) and layer.x.equals(layers[0].x)):
             raise InputError(f"{name}: its grid differs from that of {scene.image[0]}")
         layers.append(layer)

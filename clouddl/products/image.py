@@ -506,29 +506,6 @@ def _stated(array: "xr.DataArray", name: str, *keys: str) -> float | None:
     return None
 
 
-def read_image(
-    path: Path | str,
-    bands: Sequence[str | None],
-    reading: Reading = AS_STORED,
-    window: Window | None = None,
-) -> "xr.DataArray":
-    """Read one file as reflectance.
-
-    Args:
-        path: As for `open_file`.
-        bands: Common names of the layers in file order, None for one to skip.
-        reading: How its numbers are read; its `bands` are not used.
-        window: Part of the image; default all of it.
-
-    Returns:
-        Reflectance (band, y, x) float32, nodata NaN, as `Image.array` gives it.
-
-    Raises:
-        InputError: An unreadable or truncated file, wrong number of bands, wrong resolution.
-    """
-    return open_file(path, replace(reading, bands=tuple(bands))).array(window)
-
-
 def strips(rows: slice, columns: slice) -> Iterator[Window]:
     """Cut a part of an image into strips of at most `STRIP` pixels.
 

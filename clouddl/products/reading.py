@@ -73,7 +73,7 @@ class Reading:
         Returns:
             A new array of the same shape, or `numbers` itself where nothing is to be done.
         """
-        scale = 1.0 if self.scale is None else self.scale
+        scale = self.scale or 1.0
         offset = self.offset or 0.0
         values = numbers
         if numbers.dtype != np.float32 or (scale, offset, self.nodata) != (1, 0, None):
@@ -154,7 +154,7 @@ def check_scaling(name: str, bands: Layers, reading: Reading) -> None:
     if not any(band and not band.startswith("lwir") for band in bands):
         return
     offset = reading.offset or 0.0
-    scale = 1.0 if reading.scale is None else reading.scale
+    scale = reading.scale or 1.0
     if scale >= DIVISOR:
         raise InputError(
             f"{name}: scale {scale:g} is no factor: reflectance = number * scale + offset; if "
