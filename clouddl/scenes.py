@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pooch
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from clouddl.errors import InputError, did_you_mean, read_yaml, validated
 from clouddl.files import Store, row_of, write_registry
@@ -23,7 +23,7 @@ from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
 from clouddl.products.image import open_file
 from clouddl.products.reading import Reading, check_reflectance
-from clouddl.sensors import Sensor, get_sensor
+from clouddl.sensors import Record, Sensor, get_sensor
 from clouddl.simulate import places, simulate_scene
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
@@ -33,7 +33,7 @@ OLD_NAME = "drawn"  # of simulated scenes, in catalogues and commands
 pooch.get_logger().setLevel("ERROR")  # the progress bar says what is going on
 
 
-class Scene(BaseModel):
+class Scene(Record):
     """The record of one scene. Reflectance = number * scale + offset.
 
     Attributes:
@@ -45,13 +45,11 @@ class Scene(BaseModel):
         simulated: Arguments of `simulate_scene`, instead of `image`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     id: str
     collection: str
     sensor: str
-    bands: list[str | None] = []
-    image: list[str] = []
+    bands: list[str | None] = Field([])
+    image: list[str] = Field([])
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
@@ -98,10 +96,8 @@ class Scene(BaseModel):
         return list(dict.fromkeys(path.partition("#")[0] for path in paths if path))
 
 
-class Catalogue(BaseModel):
+class Catalogue(Record):
     """Scenes that are studied together; `registry` is the CSV file of their data files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     title: str

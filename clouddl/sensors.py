@@ -66,7 +66,13 @@ def _between(low: float, high: float) -> PlainValidator:
     return PlainValidator(read)
 
 
-class Band(BaseModel):
+class Record(BaseModel):
+    """What a user writes in a YAML file; a field that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Band(Record):
     """One band of a camera.
 
     Attributes:
@@ -80,8 +86,6 @@ class Band(BaseModel):
         snr: Signal-to-noise ratio at the reference that the card's note names, None if unknown.
         mtf: Modulation transfer at the Nyquist frequency, None if unknown.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     common: Annotated[str, AfterValidator(lambda name: band_name(name) or name)]
     native: str
@@ -98,7 +102,7 @@ class Band(BaseModel):
         return {name: value for name, value in self if isinstance(value, tuple)}
 
 
-class Sensor(BaseModel):
+class Sensor(Record):
     """A camera on a satellite.
 
     Attributes:
@@ -109,8 +113,6 @@ class Sensor(BaseModel):
         missing: The bands of `STUDY_BANDS` that it lacks.
         sources: Where the figures are published.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(pattern=r"^[^/\\]+$")
     title: str

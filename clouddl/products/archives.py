@@ -238,7 +238,7 @@ def _tar(path: Path) -> Files:
     prefix = ""
     with open(path, "rb") as start:
         first = start.read(6)
-        if first.startswith((b"BZh", b"\xfd7zXZ")):
+        if first.startswith((b"BZh", b"\xfd7zXZ", b"]\0\0")):
             raise InputError(f"{path}: is compressed by bzip2 or xz, not gzip; {UNPACK}")
         if first.startswith(b"\x1f\x8b"):  # gzip; GDAL reads no other compression
             prefix = "/vsigzip/"
