@@ -1,7 +1,10 @@
 """The errors that bad input and a full disk raise, and how reading a file raises them."""
 
 import difflib
+import inspect
+import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line starts sooner without it
     from pydantic import BaseModel, ValidationError
 
-
+PACKAGE = os.path.join(os.path.dirname(__file__), "")
 DAMAGED = "it may be truncated, or of another format: copy it again, or convert it to GeoTIFF"
 
 
@@ -24,6 +27,20 @@ class InputError(ValueError):
 
 class WriteError(InputError):
     """Results cannot be written (a full disk, no such folder), so further ones would fail too."""
+
+
+def warn(message: str) -> None:
+    """Warn of something, at the line outside this package that led to it.
+
+    Args:
+        message: What is wrong; it names the file or field and says what to do.
+    """
+    level = 1
+    frame = inspect.currentframe()
+    while frame and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, stacklevel=level)
 
 
 def check_path(path: Path | str, what: str, advice: str = "") -> None:

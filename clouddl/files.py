@@ -5,7 +5,6 @@ import io
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EDQUOT, EFBIG, EIO, ENOSPC
@@ -25,7 +24,7 @@ from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.util import Retry
 
-from clouddl.errors import InputError, WriteError, did_you_mean, readable
+from clouddl.errors import InputError, WriteError, did_you_mean, readable, warn
 
 BUSY = (429, 500, 502, 503, 504)  # answers after which a server may be asked again
 NO_NETWORK = (
@@ -168,10 +167,9 @@ def load_array(path: str, count: int) -> np.ndarray:
         raise InputError(f"{path}: an image has 2 or 3 dimensions and pixels, not {array.shape}")
     bands_last = array.shape[0] != count and array.shape[-1] == count
     if array.shape[0] == array.shape[-1] == count > 1:
-        warnings.warn(
+        warn(
             f"{path}: its shape {array.shape} does not say whether bands are first or last; they "
-            "are read as first",
-            stacklevel=4,
+            "are read as first"
         )
     return np.moveaxis(array, -1, 0) if bands_last else array
 

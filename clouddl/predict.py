@@ -400,7 +400,8 @@ def _create(
 ) -> DatasetWriter:
     """Create a result, its band named, with what it was made by."""
     card = plan.model.card
-    (height, width), transform, crs = plan.image.grid
+    grid = plan.image.grid
+    height, width = grid.shape
     file = rasterio.open(
         path,
         "w+",
@@ -410,16 +411,15 @@ def _create(
         count=1,
         dtype=dtype,
         nodata=nodata,
-        crs=crs,
-        transform=transform,
+        crs=grid.crs,
+        transform=grid.transform,
         tiled=True,
         bigtiff="IF_SAFER",
     )
-    points, points_crs = plan.image.control_points
-    if points:
-        file.gcps = list(points), points_crs or CRS()
-    if plan.image.polynomials:
-        file.rpcs = plan.image.polynomials
+    if grid.control_points:
+        file.gcps = list(grid.control_points), grid.control_crs or CRS()
+    if grid.polynomials:
+        file.rpcs = grid.polynomials
     file.set_band_description(1, content)
     made_by = {
         MADE_OF: plan.made_of,

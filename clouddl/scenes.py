@@ -7,22 +7,23 @@ SHA-256 and address of every data file (see `files.Store`). Data files are not p
 import os
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pooch
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from clouddl.errors import InputError, did_you_mean, read_yaml, validated
 from clouddl.files import Store, row_of, write_registry
 from clouddl.labels import CLOUD, NODATA, read_mask
 from clouddl.products.dem import read_dem
 from clouddl.products.grids import weighted_mean, weights
-from clouddl.products.image import read_image
+from clouddl.products.image import open_file
 from clouddl.products.reading import Reading, check_reflectance
-from clouddl.sensors import Sensor, get_sensor
+from clouddl.sensors import Record, Sensor, get_sensor
 from clouddl.simulate import places, simulate_scene
 
 DATA = Path(os.environ.get("CLOUDDL_DATA", Path(__file__).parent.parent / "data"))
@@ -32,7 +33,7 @@ OLD_NAME = "drawn"  # of simulated scenes, in catalogues and commands
 pooch.get_logger().setLevel("ERROR")  # the progress bar says what is going on
 
 
-class Scene(BaseModel):
+class Scene(Record):
     """The record of one scene. Reflectance = number * scale + offset.
 
     Attributes:
@@ -44,13 +45,11 @@ class Scene(BaseModel):
         simulated: Arguments of `simulate_scene`, instead of `image`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     id: str
     collection: str
     sensor: str
-    bands: list[str | None] = []
-    image: list[str] = []
+    bands: list[str | None] = Field([])
+    image: list[str] = Field([])
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
@@ -97,10 +96,8 @@ class Scene(BaseModel):
         return list(dict.fromkeys(path.partition("#")[0] for path in paths if path))
 
 
-class Catalogue(BaseModel):
+class Catalogue(Record):
     """Scenes that are studied together; `registry` is the CSV file of their data files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     title: str
@@ -338,7 +335,8 @@ def _read_layers(scene: Scene, store: Store) -> xr.DataArray:
     reading = Reading(None, scene.scale, scene.offset, scene.nodata, scene.resolution)
     layers: list[xr.DataArray] = []
     for name, names in zip(scene.image, bands, strict=True):
-        layer = read_image(_local(name, store), names, reading)
+        image = open_file(_local(name, store), replace(reading, bands=tuple(names)))
+        layer = image.array()
         if layers and not (layer.y.equals(layers[0].y) and layer.x.equals(layers[0].x)):
             raise InputError(f"{name}: its grid differs from that of {scene.image[0]}")
         layers.append(layer)
@@ -375,7 +373,7 @@ def resample(dataset: xr.Dataset, resolution: float) -> xr.Dataset:
     down, across = (weights(dataset.sizes[axis], size) for axis, size in sizes.items())
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return weighted_mean(values, np.isfinite(values), down, across)[0].astype(np.float32)
+        return weighted_mean(values, np.isfinite(values), down, across)[0]
 
     coordinates = {axis: _centres(dataset, axis, size) for axis, size in sizes.items()}
     coordinates["band"] = dataset.band.values

@@ -59,14 +59,20 @@ def _between(low: float, high: float) -> PlainValidator:
             raise ValueError(f"{value!r} is not a number or a range [low, high]") from None
         if is_range and first >= last:
             raise ValueError(f"{value} should be [low, high], low below high")
-        if not (low < first < high and low < last < high):
+        if not low < first <= last < high:
             raise ValueError(f"{value} should be above {low:g} and below {high:g}")
         return (first, last) if is_range else first
 
     return PlainValidator(read)
 
 
-class Band(BaseModel):
+class Record(BaseModel):
+    """What a user writes in a YAML file; a field that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Band(Record):
     """One band of a camera.
 
     Attributes:
@@ -80,8 +86,6 @@ class Band(BaseModel):
         snr: Signal-to-noise ratio at the reference that the card's note names, None if unknown.
         mtf: Modulation transfer at the Nyquist frequency, None if unknown.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     common: Annotated[str, AfterValidator(lambda name: band_name(name) or name)]
     native: str
@@ -98,7 +102,7 @@ class Band(BaseModel):
         return {name: value for name, value in self if isinstance(value, tuple)}
 
 
-class Sensor(BaseModel):
+class Sensor(Record):
     """A camera on a satellite.
 
     Attributes:
@@ -109,8 +113,6 @@ class Sensor(BaseModel):
         missing: The bands of `STUDY_BANDS` that it lacks.
         sources: Where the figures are published.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str = Field(pattern=r"^[^/\\]+$")
     title: str
@@ -205,13 +207,13 @@ def get_sensor(id_or_path: str | Path) -> Sensor:
     name = str(id_or_path)
     if name.lower().endswith((".yaml", ".yml")):
         return validated(Sensor, read_yaml(name, "sensor card"), name)
-    if not is_sensor_name(name):
-        hint = did_you_mean(name.lower(), sensors())
-        raise InputError(
-            f"sensor {name!r} is unknown; choose {', '.join(sensors())}, or give a card as a "
-            f".yaml file{hint}"
-        )
-    return _sensors_by_name()[_letters(name)]
+    if is_sensor_name(name):
+        return _sensors_by_name()[_letters(name)]
+    hint = did_you_mean(name.lower(), sensors())
+    raise InputError(
+        f"sensor {name!r} is unknown; choose {', '.join(sensors())}, or give a card as a "
+        f".yaml file{hint}"
+    )
 
 
 def is_sensor_name(name: str) -> bool:
@@ -223,7 +225,7 @@ def is_sensor_name(name: str) -> bool:
     Returns:
         False for a path of a card.
     """
-    return not name.endswith((".yaml", ".yml")) and _letters(name) in _sensors_by_name()
+    return _letters(name) in _sensors_by_name()
 
 
 @cache
@@ -322,5 +324,5 @@ def shared_bands(*cards: Sensor) -> list[str]:
     """
     shared = set.intersection(*(set(card.commons) for card in cards))
     ordered = sorted(cards[0].bands, key=lambda band: middle(band.centre_um))
-    names = [band.common for band in ordered if not band.common.startswith("lwir")]
-    return [name for name in names if name in shared]
+    names = [band.common for band in ordered if band.common in shared]
+    return [name for name in names if not name.startswith("lwir")]

@@ -4,7 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,13 +18,17 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import xarray as xr
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 
 from clouddl.chips import Chips, make_chips
 from clouddl.cli import main
 from clouddl.files import Store
 from clouddl.model import CloudModel, save_model
 from clouddl.network import ModelCard, build
+from clouddl.products.image import open_file
+from clouddl.products.reading import AS_STORED, Reading
 from clouddl.scenes import Scene
 
 # Tests compare to the last digit; what other backends may differ by, test_backends.py says.
@@ -201,6 +206,16 @@ def write_tiff(path: Path, values: np.ndarray, left: float = 500_000, **fields: 
                "transform": from_origin(left, 4_600_000, 30, 30)}  # fmt: skip
     with rasterio.open(path, "w", driver="GTiff", **profile | fields) as file:
         file.write(values)
+
+
+def read_image(
+    path: Path | str,
+    bands: Sequence[str | None],
+    reading: Reading = AS_STORED,
+    window: Window | None = None,
+) -> xr.DataArray:
+    """Reflectance of one file, its layers named."""
+    return open_file(path, replace(reading, bands=tuple(bands))).array(window)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import Run, write_tiff
+from conftest import Run, read_image, write_tiff
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
@@ -28,7 +28,6 @@ from clouddl.errors import InputError
 from clouddl.labels import read_mask
 from clouddl.model import read_card
 from clouddl.products import open_product
-from clouddl.products.image import read_image
 from clouddl.products.readers import find_product
 from clouddl.products.reading import Reading
 from clouddl.products.stac import load_item, read_item

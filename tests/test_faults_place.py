@@ -20,7 +20,7 @@ from clouddl.network import ModelCard
 from clouddl.predict import _warn_of_step, predict_array, predict_file
 from clouddl.products import open_image
 from clouddl.products.image import Image, open_file
-from clouddl.products.place import ControlPoints, Grid, check_place
+from clouddl.products.place import Grid, check_place
 from clouddl.products.reading import Reading
 from clouddl.scale.tiles import network_size
 from clouddl.sensors import band_name, get_sensor
@@ -318,7 +318,7 @@ def test_ground_control_points_give_the_size_of_pixels(
     image = opened(by_points(tmp_path / "gcp.tif", crs, transform, CORNERS))
     assert image.resolution == pytest.approx(metres, rel=2e-3)
     assert image.spacing == pytest.approx((metres, along), rel=2e-3)
-    assert image.grid.crs is None and len(image.control_points.points) == 4
+    assert image.grid.crs is None and len(image.grid.control_points) == 4
 
 
 @pytest.mark.parametrize(("crs", "corners"), [(None, CORNERS), (UTM, CORNERS[:2]),
@@ -400,7 +400,8 @@ def test_a_transform_of_no_numbers_is_refused(tmp_path: Path, number: float) -> 
 @pytest.mark.parametrize("ends", [[(0, 0), (0, 40), (0, 90)], [(0, 0)] * 4])
 def test_points_on_a_line_say_no_size(ends: list[tuple[int, int]]) -> None:
     points = [GroundControlPoint(y, x, 5e5 + 30 * x, 48e5 - 30 * y) for y, x in ends]
-    assert ControlPoints(tuple(points), CRS.from_epsg(32631)).grid((9, 9)) == Grid((9, 9))
+    grid = Grid((9, 9), control_points=tuple(points), control_crs=CRS.from_epsg(32631))
+    assert grid.ground.crs is None and grid.ground.transform == Affine.identity()
 
 
 def test_a_resolution_is_compared_with_degrees(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from conftest import read_image
 from rasterio.windows import Window
 from test_predict import BANDS, SPOT, make_model, scene, write
 from test_products import landsat
@@ -13,7 +14,7 @@ from test_products import landsat
 from clouddl.errors import InputError
 from clouddl.predict import predict_array, predict_file
 from clouddl.products import open_image, open_product
-from clouddl.products.image import Image, read_image
+from clouddl.products.image import Image
 from clouddl.products.reading import Reading
 
 WINDOW = Window(8, 4, 32, 16)

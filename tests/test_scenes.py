@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from conftest import read_image
 from rasterio.coords import disjoint_bounds
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
@@ -15,7 +16,6 @@ from rasterio.windows import Window
 from clouddl.errors import InputError
 from clouddl.files import Store
 from clouddl.products.dem import read_dem
-from clouddl.products.image import read_image
 from clouddl.products.reading import Reading, check_reflectance
 from clouddl.scenes import Scene, load_catalogue, open_scene, resample
 

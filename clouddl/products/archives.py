@@ -9,11 +9,11 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any
 from xml.etree import ElementTree
 
 from defusedxml import DTDForbidden
@@ -30,6 +30,7 @@ MAX_BYTES = 1 << 36  # of an archive, unpacked: 64 GiB
 MAX_RATIO = 100  # unpacked to packed; images pack to a half, deflate can reach a thousandth
 
 
+READ_IN_PLACE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 UNPACK = "unpack it and give the folder"
 
 
@@ -182,48 +183,43 @@ def _folder(path: Path, folder: Path) -> Files:
     return Files(str(path), paths, load)
 
 
-@dataclass
-class _Guard:
-    """Counts what an archive would unpack to, and refuses names that lead out of it."""
+def _checked(path: Path, members: Iterable[tuple[str, int, Any]]) -> Iterator[tuple[str, Any]]:
+    """Members of an archive and their names, one by one: a bomb is noticed before it is read.
 
-    path: Path
-    count: int = 0
-    total: int = 0
-
-    def check(self, member: str, size: int) -> None:
-        if re.search(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)", member):
-            raise InputError(f"{self.path}: holds {member!r}, which leads out of it; not opened")
-        packed = self.path.stat().st_size
-        self.count += 1
-        self.total += size
-        if self.count > MAX_FILES or self.total > min(MAX_BYTES, MAX_RATIO * packed):
+    InputError for a name that leads out of it, and once it would unpack to too much.
+    """
+    packed = path.stat().st_size
+    total = 0
+    for count, (name, size, info) in enumerate(members, 1):
+        if re.search(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)", name):
+            raise InputError(f"{path}: holds {name!r}, which leads out of it; not opened")
+        total += size
+        if count > MAX_FILES or total > min(MAX_BYTES, MAX_RATIO * packed):
             raise InputError(
-                f"{self.path}: {packed} bytes would unpack to {self.total} or more; above "
+                f"{path}: {packed} bytes would unpack to {total} or more; above "
                 f"{MAX_RATIO} times, {MAX_BYTES >> 30} GiB or {MAX_FILES} files it is not opened. "
                 f"If you trust it, {UNPACK}"
             )
+        if not _left_by_a_mac(name):
+            yield name, info
 
 
 def _zip(path: Path) -> Files:
-    guard = _Guard(path)
     paths = {}
     members = {}
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            guard.check(info.filename, info.file_size)
-            if info.is_dir() or _left_by_a_mac(info.filename):
-                continue
-            if info.flag_bits & 1 or info.compress_type not in (
-                zipfile.ZIP_STORED,
-                zipfile.ZIP_DEFLATED,
-            ):
-                raise InputError(
-                    f"{path}: {info.filename} is encrypted, or compressed in a way that is not "
-                    f"read in place; {UNPACK}"
-                )
-            name = info.filename.replace("\\", "/")  # as some programs for Windows write it
-            paths[name] = f"/vsizip/{{{path.resolve()}}}/{name}"
-            members[name] = info
+        infos = [(info.filename, info.file_size, info) for info in archive.infolist()]
+    for name, info in _checked(path, infos):
+        if info.is_dir():
+            continue
+        if info.flag_bits & 1 or info.compress_type not in READ_IN_PLACE:
+            raise InputError(
+                f"{path}: {name} is encrypted, or compressed in a way that is not read in place; "
+                f"{UNPACK}"
+            )
+        name = name.replace("\\", "/")  # as some programs for Windows write it
+        paths[name] = f"/vsizip/{{{path.resolve()}}}/{name}"
+        members[name] = info
 
     def load(member: str, size: int) -> bytes:
         with (
@@ -237,30 +233,27 @@ def _zip(path: Path) -> Files:
 
 
 def _tar(path: Path) -> Files:
-    guard = _Guard(path)
     paths = {}
     members = {}
-    mode: Literal["r:", "r:gz"] = "r:"
     prefix = ""
     with open(path, "rb") as start:
         first = start.read(6)
-        if first.startswith((b"BZh", b"\xfd7zXZ")):
+        if first.startswith((b"BZh", b"\xfd7zXZ", b"]\0\0")):
             raise InputError(f"{path}: is compressed by bzip2 or xz, not gzip; {UNPACK}")
         if first.startswith(b"\x1f\x8b"):  # gzip; GDAL reads no other compression
-            mode, prefix = "r:gz", "/vsigzip/"
+            prefix = "/vsigzip/"
             os.environ["CPL_VSIL_GZIP_WRITE_PROPERTIES"] = "NO"  # no file beside the archive
-    with tarfile.open(path, mode) as archive:
-        for info in archive:  # one by one: a bomb is noticed before it is read through
-            guard.check(info.name, info.size)
-            if info.isreg() and not _left_by_a_mac(info.name):
-                name = str(PurePosixPath(info.name))  # without a leading "./"
+    with tarfile.open(path) as archive:
+        for name, info in _checked(path, ((info.name, info.size, info) for info in archive)):
+            if info.isreg():
+                name = str(PurePosixPath(name))  # without a leading "./"
                 members[name] = info
                 # By position, not by name: GDAL's own reading of tar lacks long or accented names.
                 where = f"{info.offset_data}_{info.size}"
                 paths[name] = f"/vsisubfile/{where},{prefix}{path.resolve()}"
 
     def load(member: str, size: int) -> bytes:
-        with tarfile.open(path, mode) as archive:
+        with tarfile.open(path) as archive:
             file = archive.extractfile(members[member])
             return file.read(size) if file else b""
 

@@ -12,15 +12,14 @@ import rioxarray
 import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning
 
-from clouddl.errors import InputError, readable
+from clouddl.errors import InputError, read_yaml, readable
 from clouddl.products.raster import BY_COORDINATES, open_raster
 from clouddl.products.reading import Reading
 from clouddl.sensors import Sensor, band_name, band_names
 
-# Names of the dimensions y and x, in lower case.
-AXES = dict.fromkeys(("y", "latitude", "lat", "northing", "row", "line"), "y")
-AXES |= dict.fromkeys(("x", "longitude", "lon", "easting", "col", "column", "pixel"), "x")
-LAYERS = ("bands", "channel", "variable")  # other names of the dimension `band`
+#: Names of dimensions.
+NAMES = read_yaml(Path(__file__).with_name("arrays.yaml"), "table of dimensions")
+AXES, LAYERS = NAMES["axes"], NAMES["layers"]
 WANTED = "give the path of a file as text, or an array (band, y, x) of numbers"
 NUMBERS = ("scale_factor", "add_offset", "_FillValue", "nodata")  # attributes: how to read numbers
 
@@ -41,18 +40,22 @@ def open_dataset(path: Path | str, reading: Reading) -> xr.Dataset | xr.DataArra
         InputError: It cannot be read.
     """
     decode = (reading.scale, reading.offset, reading.nodata) == (None, None, None)
+    options: dict[str, Any] = {"mask_and_scale": decode, "decode_times": False}
     opened: _Held
-    with readable(path, "image", "give a GeoTIFF, or one array of it as NETCDF:FILE:ARRAY"):
+    with (
+        readable(path, "image", "give a GeoTIFF, or one array of it as NETCDF:FILE:ARRAY"),
+        # What it lacks of its place is said later, by name.
+        warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+    ):
         if str(path).rstrip("/").lower().endswith(".zarr"):
-            opened = _open_by_xarray(path, decode, engine="zarr", consolidated=False)
+            options |= {"engine": "zarr", "consolidated": False}
+            opened = xr.open_dataset(path, decode_coords="all", **options)
         else:
-            with warnings.catch_warnings():  # what it lacks of its place is said later, by name
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                opened = _open_netcdf(path, decode)
+            opened = _open_netcdf(path, options)
     return opened.assign_attrs(scene=str(path))
 
 
-def _open_netcdf(path: Path | str, decode: bool) -> _Held:
+def _open_netcdf(path: Path | str, options: dict[str, Any]) -> _Held:
     """A netCDF file by GDAL; by xarray if that can where arrays differ in their dimensions.
 
     In a classic file the names of bands are such an array.
@@ -60,26 +63,17 @@ def _open_netcdf(path: Path | str, decode: bool) -> _Held:
     opened: _Held | list[xr.Dataset] | None = _open_cube(path)
     if opened is None:
         with suppress(ValueError):  # of dimensions that differ
-            opened = rioxarray.open_rasterio(
-                path, mask_and_scale=decode, decode_times=False, **BY_COORDINATES
-            )
+            opened = rioxarray.open_rasterio(path, **options, **BY_COORDINATES)
     if isinstance(opened, xr.DataArray | xr.Dataset):
         if opened.rio.transform().is_identity:  # GDAL turns these upside down
             opened = opened.isel(y=slice(None, None, -1))
         return opened
     try:
-        return _open_by_xarray(path, decode)
+        return xr.open_dataset(path, decode_coords="all", **options)
     except ValueError as error:
         raise InputError(
             f"{path}: holds arrays of several grids; name one: NETCDF:{path}:ARRAY"
         ) from error
-
-
-def _open_by_xarray(path: Path | str, decode: bool, **how: Any) -> xr.Dataset:
-    """The arrays as xarray reads them, with what says their CRS."""
-    return xr.open_dataset(
-        path, mask_and_scale=decode, decode_times=False, decode_coords="all", **how
-    )
 
 
 def _open_cube(path: Path | str) -> xr.DataArray | None:
@@ -146,7 +140,7 @@ def as_array(
     labels = array.band.values.tolist()
     for stated in (array.coords.get("common_name"), array.attrs.get("long_name")):
         # As stackstac and rioxarray name bands.
-        texts = [] if stated is None else np.array(stated, ndmin=1).astype(str).tolist()
+        texts = np.array(stated, ndmin=1).astype(str).tolist()
         if len(texts) == len(labels) and all(map(band_name, texts)):
             labels = texts
     if all(isinstance(label, str) for label in labels):

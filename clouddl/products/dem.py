@@ -6,7 +6,6 @@ where it is not released; heights there stay unknown, and a warning names the fi
 """
 
 import math
-import warnings
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +15,7 @@ import xarray as xr
 from rasterio.enums import Resampling
 from rasterio.warp import transform_bounds
 
-from clouddl.errors import InputError, readable
+from clouddl.errors import InputError, readable, warn
 from clouddl.files import Store
 from clouddl.labels import on_grid
 
@@ -78,15 +77,13 @@ def cells(like: xr.Dataset | xr.DataArray) -> list[str]:
     west, south, east, north = transform_bounds(like.rio.crs, "EPSG:4326", *like.rio.bounds())
     if east < west:  # across the antimeridian
         east += 360
-    names = []
-    for row in range(math.floor(south - MARGIN), math.floor(north + MARGIN) + 1):
-        for column in range(math.floor(west - MARGIN), math.floor(east + MARGIN) + 1):
-            if -90 <= row < 90:
-                names.append(_name(row, (column + 180) % 360 - 180))
-    return names
+    rows = range(max(-90, math.floor(south - MARGIN)), math.floor(north + MARGIN) + 1)
+    columns = range(math.floor(west - MARGIN), math.floor(east + MARGIN) + 1)
+    return [_name(row, column) for row in rows for column in columns if row < 90]
 
 
 def _name(south: int, west: int) -> str:
+    west = (west + 180) % 360 - 180
     row = f"{'S' if south < 0 else 'N'}{abs(south):02}"
     column = f"{'W' if west < 0 else 'E'}{abs(west):03}"
     return f"Copernicus_DSM_COG_10_{row}_00_{column}_00_DEM"
@@ -140,6 +137,6 @@ def copernicus_dem(like: xr.Dataset | xr.DataArray, store: Store | None = None) 
         cell = read_dem(file, like, covers=False).values
         heights = np.where(np.isnan(heights), cell, heights)
     if absent:
-        warnings.warn(f"{message}: heights there stay unknown", stacklevel=2)
+        warn(f"{message}: heights there stay unknown")
     attrs = {"units": "m", "source": "Copernicus DEM GLO-30", "absent": ", ".join(absent)}
     return on_grid(heights, like, "elevation", **attrs)

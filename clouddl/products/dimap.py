@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clouddl.errors import InputError, read_yaml
 from clouddl.products.archives import Fields, Files
-from clouddl.products.mosaic import JOIN
+from clouddl.products.image import JOIN
 from clouddl.products.product import Product, reader, sine_of_sun, sun_elevation
 from clouddl.products.reading import Level
 from clouddl.sensors import get_sensor
@@ -198,10 +198,8 @@ def _check_radiometry(fields: Fields, *known: str) -> str:
 def _centre(fields: Fields) -> Fields:
     """Where the angles of the centre of the image are; else the first angles of the metadata."""
     places = fields.all("Located_Geometric_Values")
-    for place in places:
-        if place.text("LOCATION_TYPE", "").upper() == "CENTER":
-            return place
-    return places[0] if places else fields
+    centres = [place for place in places if place.text("LOCATION_TYPE", "").upper() == "CENTER"]
+    return [*centres, *places, fields][0]
 
 
 def _sun(fields: Fields, elevation: float) -> float:

@@ -5,7 +5,7 @@ neither.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -17,21 +17,12 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.io import DatasetReader
-from rasterio.rpc import RPC
-from rasterio.windows import Window
+from rasterio.windows import Window, intersect, intersection
 
 from clouddl.errors import InputError, readable
 from clouddl.files import load_array, masks_of, split_member
 from clouddl.products.grids import sources, weighted_mean
-from clouddl.products.place import (
-    ControlPoints,
-    Grid,
-    check_place,
-    control_points_of,
-    ground_of,
-    pixel_size,
-    spacing_of,
-)
+from clouddl.products.place import Grid, check_place, grid_of, pixel_size, spacing_of
 from clouddl.products.raster import (
     OVERVIEW,
     check_layers,
@@ -51,6 +42,7 @@ if TYPE_CHECKING:
 # Attributes of a DataArray that say its nodata number; the last one holds one of each band.
 NODATA_ATTRIBUTES = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
 SAME_SPACING = 0.01  # pixels that are nearer to square than this are taken as square
+JOIN = "join them first (gdalbuildvrt, gdal_translate), and give the result with --sensor"
 STRIP = 1 << 22  # pixels of an image in memory at once
 
 
@@ -82,10 +74,15 @@ class Image(ABC):
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read reflectance (band, y, x) float32, nodata NaN, of a window or of all."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def overview(self) -> np.ndarray:
         """The image decimated to at most `OVERVIEW` pixels a side (band, y, x) float32."""
+        height, width = self.shape
+        every = -(-max(height, width) // OVERVIEW)
+        if every == 1:
+            return self.read()
+        lines = [Window(0, row, width, 1) for row in range(0, height, every)]
+        return np.concatenate([self.read(line)[..., ::every] for line in lines], axis=1)
 
     @property
     def readings(self) -> list[Reading]:
@@ -93,24 +90,15 @@ class Image(ABC):
         return [self.reading] * len(self.bands)
 
     @property
-    def ground(self) -> Grid:
-        """The grid that pixels are measured on; without a CRS nothing is known of them."""
-        return self.grid
-
-    @property
-    def control_points(self) -> ControlPoints:
-        """Ground control points, where these place the image and no transform does."""
-        return ControlPoints()
-
-    @property
-    def polynomials(self) -> RPC | None:
-        """Rational polynomial coefficients (RPCs), where no CRS places the image."""
-        return None
-
-    @property
     def shape(self) -> tuple[int, int]:
         """Size (y, x) in pixels."""
         return self.grid.shape
+
+    @property
+    def extent(self) -> Window:
+        """The window of all pixels."""
+        height, width = self.shape
+        return Window(0, 0, width, height)
 
     @property
     def resolution(self) -> float:
@@ -124,12 +112,12 @@ class Image(ABC):
     @property
     def spacing(self) -> tuple[float, float]:
         """Metres from pixel to pixel on the ground, down a column and along a row."""
-        if self.ground.crs is None:
-            return self.resolution, self.resolution
-        down, along = spacing_of(self.ground)
-        if abs(along / down - 1) <= SAME_SPACING:
-            return self.resolution, self.resolution
-        return self.resolution, self.resolution * along / down
+        ground = self.grid.ground
+        if ground.crs:
+            down, along = spacing_of(ground)
+            if abs(along / down - 1) > SAME_SPACING:
+                return self.resolution, self.resolution * along / down
+        return self.resolution, self.resolution
 
     def coarsest(self, bands: Sequence[str]) -> float | None:
         """Metres per pixel of the coarsest of some bands, None if nothing says it."""
@@ -163,7 +151,7 @@ class Image(ABC):
 
         values = self.read(window)
         step = self.resolution
-        _, transform, crs = self.grid
+        _, transform, crs, *_ = self.grid
         axes = transform
         if crs is None or transform.b or transform.d:  # a turned grid has no x of its columns
             axes = Affine(step, 0, -step / 2, 0, step, -step / 2)
@@ -223,25 +211,10 @@ class RasterImage(Image):
     layer_masks: bool
     lock: Lock = field(default_factory=Lock)
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """Where the file says its pixels lie."""
-        return Grid(self.file.shape, self.file.transform, self.file.crs)
-
-    @cached_property
-    def ground(self) -> Grid:
-        """Where the file says its pixels lie, or its ground control points."""
-        return ground_of(self.file)
-
-    @property
-    def control_points(self) -> ControlPoints:
-        """Those of the file."""
-        return control_points_of(self.file)
-
-    @property
-    def polynomials(self) -> RPC | None:
-        """Those of the file."""
-        return None if self.file.crs else self.file.rpcs
+        return grid_of(self.file)
 
     @property
     def readings(self) -> list[Reading]:
@@ -250,7 +223,8 @@ class RasterImage(Image):
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read a window; InputError if the file is truncated."""
-        return self._reflectance(window)
+        window = window or self.extent
+        return self._reflectance(window, (window.height, window.width))
 
     @cached_property
     def overview(self) -> np.ndarray:
@@ -266,39 +240,29 @@ class RasterImage(Image):
             strips.append(self._reflectance(window, (bottom - top, columns)))
         return np.concatenate(strips, axis=1)
 
-    def _reflectance(
-        self, window: Window | None, shape: tuple[int, int] | None = None
-    ) -> np.ndarray:
+    def _reflectance(self, window: Window, shape: tuple[int, int]) -> np.ndarray:
         """Read a window, decimated to a shape, invalid pixels as NaN."""
         layers = [index + 1 for index in self._layers()]
-        size = (len(layers), *shape) if shape else None
+        opacity = []  # (layer or 1, y, x), 0 where pixels are nodata
+
+        def read(method: Callable[..., np.ndarray], layers: list[int]) -> np.ndarray:
+            return method(layers, window=window, out_shape=(len(layers), *shape))
+
         with self.lock, readable_raster(self.name):
-            numbers = self.file.read(layers, window=window, out_shape=size)
-            invalid = self._invalid(layers, window, shape)
+            numbers = read(self.file.read, layers)
+            if self.alpha:
+                opacity.append(read(self.file.read, [self.alpha]))
+            if self.shared_mask or self.layer_masks:
+                opacity.append(read(self.file.read_masks, [1] if self.shared_mask else layers))
         readings = self.readings
         if len(set(readings)) == 1:
             values = readings[0].reflectance(numbers)
         else:
             pairs = zip(readings, numbers, strict=True)
             values = np.stack([reading.reflectance(layer) for reading, layer in pairs])
-        if invalid is not None:
-            values[np.broadcast_to(invalid, values.shape)] = np.nan
+        for layer in opacity:
+            values[np.broadcast_to(layer == 0, values.shape)] = np.nan
         return values
-
-    def _invalid(
-        self, layers: list[int], window: Window | None, shape: tuple[int, int] | None
-    ) -> np.ndarray | None:
-        """Where pixels are nodata (layer or 1, y, x), of the locked file; None if no mask says."""
-        invalid = None
-        if self.alpha is not None:
-            size = (1, *shape) if shape else None
-            invalid = self.file.read([self.alpha], window=window, out_shape=size) == 0
-        if self.shared_mask or self.layer_masks:
-            masked = [1] if self.shared_mask else layers
-            size = (len(masked), *shape) if shape else None
-            hidden = self.file.read_masks(masked, window=window, out_shape=size) == 0
-            invalid = hidden if invalid is None else invalid | hidden
-        return invalid
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,21 +279,42 @@ class ArrayImage(Image):
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """Read a window."""
-        rows, columns = window.toslices() if window else (slice(None), slice(None))
-        return self._reflectance(rows, columns)
-
-    @cached_property
-    def overview(self) -> np.ndarray:
-        """Every so many pixels."""
-        every = slice(None, None, -(-max(self.numbers.shape) // OVERVIEW))
-        return self._reflectance(every, every)
-
-    def _reflectance(self, rows: slice, columns: slice) -> np.ndarray:
+        rows, columns = (window or self.extent).toslices()
         numbers = self.numbers[:, rows, columns]
         layers = self._layers()
         if layers != list(range(len(numbers))):
             numbers = numbers[layers]
         return self.reading.reflectance(numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class TiledImage(Image):
+    """A band of several files; a window is read from the tiles that it touches."""
+
+    tiles: tuple[tuple[Image, Window], ...]  # and the part of the image that each is
+    place: Grid
+
+    @property
+    def grid(self) -> Grid:
+        """All tiles together, placed by the first."""
+        return self.place
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """Read a window; InputError if a file is truncated."""
+        window = window or self.extent
+        values = np.empty((len(self.bands), window.height, window.width), np.float32)
+        for tile, place in self.tiles:
+            if intersect(window, place):
+                part = intersection(window, place)
+                rows, columns = _seen_from(window, part).toslices()
+                values[:, rows, columns] = tile.read(_seen_from(place, part))
+        return values
+
+
+def _seen_from(window: Window, part: Window) -> Window:
+    """A part of a window, counted from its first pixel."""
+    left, top = part.col_off - window.col_off, part.row_off - window.row_off
+    return Window(left, top, part.width, part.height)
 
 
 def open_file(
@@ -355,8 +340,7 @@ def open_file(
         layers = given
         if layers is None:
             layers = sensor.commons if sensor else ()
-        for band in layers:
-            check_scaling(name, band, reading)
+        check_scaling(name, layers, reading)
         with readable_raster(name):
             numbers = load_array(name, len(layers))
         check_layers(name, layers, [numbers.dtype.name] * len(numbers), sensor)
@@ -365,18 +349,68 @@ def open_file(
         return ArrayImage(name, sensor, "toa", reading.named, reading, numbers, grid)
     with readable_raster(name):
         file = open_raster(name)
-    layers, alpha = find_layers(name, file, given, sensor)
+    layers, alpha = find_layers(file, given, sensor)
     reading = replace(reading, bands=layers)
     readings = layer_readings(file, reading)
     warn_of_sources(file, reading)
-    reading = replace(reading, resolution=pixel_size(file, reading.resolution))
-    if sensor and reading.resolution is None and file.gcps[0]:
+    grid = grid_of(file)
+    resolution = pixel_size(file.name, grid.ground, reading.resolution)
+    reading = replace(reading, resolution=resolution)
+    if sensor and resolution is None and grid.control_points:
         raise InputError(
             f"{name}: is placed by ground control points that do not say the size of its pixels "
-            f"(CRS {file.gcps[1]}, {len(file.gcps[0])} points); give it in metres (--resolution)"
+            f"(CRS {grid.control_crs}, {len(grid.control_points)} points); give it in metres "
+            "(--resolution)"
         )
     masks = masks_of(file)
     return RasterImage(name, sensor, "toa", reading.named, reading, file, readings, alpha, *masks)
+
+
+def open_tiles(paths: Sequence[Sequence[str]], reading: Reading) -> Image:
+    """Open the file or the files of one band.
+
+    Args:
+        paths: What GDAL opens, as rows of tiles from top to bottom.
+        reading: How their numbers are read, in all alike; it names one band.
+
+    Returns:
+        The image.
+
+    Raises:
+        InputError: A file cannot be read, or the tiles do not lie side by side.
+    """
+    rows = [[open_file(path, reading) for path in row] for row in paths]
+    first = rows[0][0]
+    if len(paths) == len(paths[0]) == 1:
+        return first
+    tiles = []
+    columns = []
+    top = 0
+    for row in rows:
+        left = 0
+        height = row[0].shape[0]
+        for tile in row:
+            place = Window(left, top, tile.shape[1], height)
+            _check_tile(first.grid, tile, place)
+            tiles.append((tile, place))
+            left += tile.shape[1]
+        columns.append(left)
+        top += height
+    if len(set(columns)) > 1:
+        raise InputError(f"{first.name}: its tiles make rows of different widths {columns}; {JOIN}")
+    grid = Grid((top, columns[0]), *first.grid[1:3])
+    reading = replace(first.readings[0], resolution=first.reading.resolution)
+    return TiledImage(first.name, None, first.level, first.bands, reading, tuple(tiles), grid)
+
+
+def _check_tile(grid: Grid, tile: Image, place: Window) -> None:
+    """InputError unless a tile is as high as its row, and lies where its place says."""
+    expected = grid.transform * Affine.translation(place.col_off, place.row_off)
+    pixel = abs(grid.transform.a) + abs(grid.transform.b)
+    moved = max(abs(tile.grid.transform.c - expected.c), abs(tile.grid.transform.f - expected.f))
+    placed = grid.crs is None or moved <= pixel / 2
+    if tile.shape[0] != place.height or tile.grid.crs != grid.crs or not placed:
+        raise InputError(f"{tile.name}: does not lie beside the other tiles of its image; {JOIN}")
 
 
 def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -> Image:
@@ -395,12 +429,11 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
         InputError: An array of another shape.
     """
     name = str(array.attrs.get("scene", "image"))
-    layers = reading.bands
-    if layers is None and "band" in array.coords:
-        layers = tuple(np.ravel(array.band.values).tolist())
-    if layers is not None:
-        layers = band_names(layers, sensor)
-    if array.ndim != 3 or layers is None or len(layers) != len(array):
+    names = reading.bands
+    if names is None and "band" in array.coords:
+        names = np.ravel(array.band.values).tolist()
+    layers = band_names(names or (), sensor)
+    if array.ndim != 3 or len(layers) != len(array):
         raise InputError(
             f"{name}: has the shape {array.shape} and the bands {layers}; give (band, y, x), and "
             "a name for each band"
@@ -411,27 +444,13 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
         nodata = array.rio.nodata
     scale = _stated(array, name, "scale_factor", "scales")
     offset = _stated(array, name, "add_offset", "offsets")
-    reading = reading.completed(scale, offset, nodata)
-    resolution = reading.resolution
-    if resolution is None:
-        resolution = _stated(array, name, "resolution")
-    reading = replace(reading, resolution=resolution)
-    for band in layers:
-        check_scaling(name, band, reading)
-    grid = Grid((array.shape[1], array.shape[2]))
-    for axis in {"y", "x"} & set(array.coords):
-        if array[axis].dtype.kind not in "iuf":
-            raise InputError(f"{name}: its {axis} are no numbers; correct them, or drop them")
-    if array.rio.crs:
-        _check_steps(array, name)
-        grid = Grid(grid.shape, array.rio.transform(), array.rio.crs)
-        check_place(name, grid)
-        resolution = resolution or spacing_of(grid)[0]
-    elif resolution is None and {"y", "x"} <= set(array.coords) and min(grid.shape) > 1:
-        transform = array.rio.transform()
-        if transform.a != 1:  # else these are numbers of columns
-            grid = Grid(grid.shape, transform)
-    reading = replace(reading, bands=layers, resolution=resolution)
+    reading = replace(reading.completed(scale, offset, nodata), bands=layers)
+    if reading.resolution is None:
+        reading = replace(reading, resolution=_stated(array, name, "resolution"))
+    check_scaling(name, layers, reading)
+    grid = _grid_of(array, name, reading)
+    if reading.resolution is None and grid.crs:
+        reading = replace(reading, resolution=spacing_of(grid)[0])
     level = array.attrs.get("level", "toa")
     numbers = array.values
     if min(numbers.strides) < 0 or not numbers.flags.writeable:  # PyTorch takes no such views
@@ -439,17 +458,33 @@ def open_array(array: "xr.DataArray", reading: Reading, sensor: Sensor | None) -
     return ArrayImage(name, sensor, level, reading.named, reading, numbers, grid)
 
 
-def _check_steps(array: "xr.DataArray", name: str) -> None:
-    """Raise InputError for coordinates with gaps or overlaps, as of parts that were joined."""
-    for axis in {"y", "x"} & set(array.coords):
+def _grid_of(array: "xr.DataArray", name: str, reading: Reading) -> Grid:
+    """Where an array (band, y, x) lies, by its CRS or its coordinates.
+
+    InputError for coordinates with gaps or overlaps, as of parts that were joined.
+    """
+    crs = array.rio.crs
+    axes = {"y", "x"} & set(array.coords)
+    for axis in axes:
+        if array[axis].dtype.kind not in "iuf":
+            raise InputError(f"{name}: its {axis} are no numbers; correct them, or drop them")
         places = array[axis].values.astype(float)
         even, step = np.linspace(places[0], places[-1], len(places), retstep=True)
-        if np.abs(places - even).max() > abs(step) / 2:
+        if crs and np.abs(places - even).max() > abs(step) / 2:
             steps = np.abs(np.diff(places))
             raise InputError(
                 f"{name}: its {axis} has steps from {steps.min():g} to {steps.max():g}, so its "
                 "pixels lie on no grid; bring it to one first (.interp, .reindex or odc-geo)"
             )
+    grid = Grid((array.shape[1], array.shape[2]))
+    if crs:
+        grid = Grid(grid.shape, array.rio.transform(), crs)
+        check_place(name, grid)
+    elif reading.resolution is None and len(axes) == 2 and min(grid.shape) > 1:
+        transform = array.rio.transform()
+        if transform.a != 1:  # else these are numbers of columns
+            grid = Grid(grid.shape, transform)
+    return grid
 
 
 def _stated(array: "xr.DataArray", name: str, *keys: str) -> float | None:
@@ -471,29 +506,6 @@ def _stated(array: "xr.DataArray", name: str, *keys: str) -> float | None:
                 )
             return float(numbers[0])
     return None
-
-
-def read_image(
-    path: Path | str,
-    bands: Sequence[str | None],
-    reading: Reading = AS_STORED,
-    window: Window | None = None,
-) -> "xr.DataArray":
-    """Read one file as reflectance.
-
-    Args:
-        path: As for `open_file`.
-        bands: Common names of the layers in file order, None for one to skip.
-        reading: How its numbers are read; its `bands` are not used.
-        window: Part of the image; default all of it.
-
-    Returns:
-        Reflectance (band, y, x) float32, nodata NaN, as `Image.array` gives it.
-
-    Raises:
-        InputError: An unreadable or truncated file, wrong number of bands, wrong resolution.
-    """
-    return open_file(path, replace(reading, bands=tuple(bands))).array(window)
 
 
 def strips(rows: slice, columns: slice) -> Iterator[Window]:

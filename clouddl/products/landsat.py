@@ -2,12 +2,11 @@
 
 import json
 import re
-import warnings
 from xml.etree.ElementTree import Element, SubElement
 
 from rasterio.windows import Window
 
-from clouddl.errors import InputError, readable
+from clouddl.errors import InputError, readable, warn
 from clouddl.products.archives import Fields, Files
 from clouddl.products.product import Product, reader, reflective, sine_of_sun, sun_elevation
 from clouddl.products.raster import open_raster
@@ -82,10 +81,9 @@ def _check_quality(product: Product) -> None:
     valid = (codes >> 10 & 1) & (codes >> 12 & 1)
     if codes.size and valid.mean() < 0.5:
         product.masks = product.masks | {QA_PIXEL: "bqa"}
-        warnings.warn(
+        warn(
             f"{product.files.name}: {member} holds codes of Collection 1 (such as {codes[0]}), "
-            "although the metadata are of Collection 2; it is read with them",
-            stacklevel=4,
+            "although the metadata are of Collection 2; it is read with them"
         )
 
 

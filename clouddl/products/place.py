@@ -12,6 +12,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.rpc import RPC
 from rasterio.transform import from_gcps
 
 from clouddl.errors import InputError
@@ -21,61 +22,61 @@ STRETCH = 0.05  # a projection that stretches more than this is measured on the 
 
 
 class Grid(NamedTuple):
-    """Where the pixels of an image lie; without a CRS the transform is the file's own."""
+    """Where the pixels of an image lie; without a CRS the transform is the file's own.
+
+    Attributes:
+        shape: Size (y, x) in pixels.
+        transform: From pixels to the CRS.
+        crs: Coordinate reference system.
+        control_points: Ground control points (GCPs), where these place the image and no CRS does.
+        control_crs: Their CRS.
+        polynomials: Rational polynomial coefficients (RPCs), where no CRS places the image.
+    """
 
     shape: tuple[int, int]
     transform: Affine = Affine.identity()
     crs: CRS | None = None
+    control_points: tuple[GroundControlPoint, ...] = ()
+    control_crs: CRS | None = None
+    polynomials: RPC | None = None
 
+    @property
+    def ground(self) -> "Grid":
+        """The grid that pixels are measured on; without a CRS nothing is known of them.
 
-class ControlPoints(NamedTuple):
-    """Ground control points (GCPs), and their CRS."""
-
-    points: tuple[GroundControlPoint, ...] = ()
-    crs: CRS | None = None
-
-    def grid(self, shape: tuple[int, int]) -> Grid:
-        """The plane grid that fits best, without a CRS if they give none or lie on a line."""
-        if len(self.points) < 3 or not self.crs:
-            return Grid(shape)
-        pixels = np.array([(point.col, point.row) for point in self.points])
-        places = np.array([(point.x, point.y) for point in self.points])
+        It is this one, or the plane one that fits the control points best, if they do not lie on a
+        line.
+        """
+        if len(self.control_points) < 3 or not self.control_crs:
+            return self
+        pixels = np.array([(point.col, point.row) for point in self.control_points])
+        places = np.array([(point.x, point.y) for point in self.control_points])
         for ends in pixels, places:
             if np.isfinite(ends).all() and np.linalg.matrix_rank(ends - ends.mean(0), 1e-6) < 2:
-                return Grid(shape)
-        try:
-            transform = from_gcps(self.points)
-        except (RasterioError, ValueError):
-            return Grid(shape)
-        return Grid(shape, transform, self.crs)
+                return self
+        with suppress(RasterioError, ValueError):
+            return Grid(self.shape, from_gcps(self.control_points), self.control_crs)
+        return self
 
 
-def control_points_of(file: DatasetReader) -> ControlPoints:
-    """The ground control points of a file that has no CRS.
+def grid_of(file: DatasetReader) -> Grid:
+    """Where the pixels of a file lie, by all that it says.
 
     Args:
         file: The open file.
     """
+    if file.crs:
+        return Grid(file.shape, file.transform, file.crs)
     points, crs = file.gcps
-    return ControlPoints() if file.crs else ControlPoints(tuple(points), crs)
+    return Grid(file.shape, file.transform, None, tuple(points), crs, file.rpcs)
 
 
-def ground_of(file: DatasetReader) -> Grid:
-    """Where the pixels of a file lie, by its transform or its ground control points.
-
-    Args:
-        file: The open file.
-    """
-    if file.crs is None:
-        return control_points_of(file).grid(file.shape)
-    return Grid(file.shape, file.transform, file.crs)
-
-
-def pixel_size(file: DatasetReader, given: float | None) -> float | None:
-    """Metres per pixel down a column: the file's own where its CRS says, else as given.
+def pixel_size(name: str, grid: Grid, given: float | None) -> float | None:
+    """Metres per pixel down a column: the grid's own where its CRS says, else as given.
 
     Args:
-        file: The open file.
+        name: What the message calls the image.
+        grid: The grid that its pixels are measured on.
         given: Metres per pixel; None where the user gives none.
 
     Returns:
@@ -84,16 +85,15 @@ def pixel_size(file: DatasetReader, given: float | None) -> float | None:
     Raises:
         InputError: The place of the file is impossible, or its pixels are not of the size given.
     """
-    grid = ground_of(file)
     if grid.crs is None:
         return given
-    check_place(file.name, grid)
+    check_place(name, grid)
     ground = _ground_spacing(grid)
     metres = spacing_of(grid)[0]
     tolerance = STRETCH if ground else 0.01  # the ground is measured on a sphere
     if given and abs(metres - given) > tolerance * given:
         raise InputError(
-            f"{file.name}: its pixels are {metres:.6g} m, not {given:g} m; correct the resolution"
+            f"{name}: its pixels are {metres:.6g} m, not {given:g} m; correct the resolution"
         )
     return given if given and grid.crs.is_geographic else metres
 
@@ -109,16 +109,17 @@ def check_place(name: str, grid: Grid) -> None:
         InputError: There is no transform, its pixels have no size, its units are others, or its CRS
             is that of no map.
     """
-    (height, width), transform, crs = grid
+    (height, width), transform, crs, *_ = grid
     assert crs
+    called = crs.to_string()[:40]
     if crs.to_wkt().startswith("GEOCCS"):
         raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is geocentric, in which no image lies flat; correct "
+            f"{name}: its CRS {called} is geocentric, in which no image lies flat; correct "
             "it (gdal_edit.py -a_srs), or bring the image to a map's (gdalwarp -t_srs)"
         )
     if transform == Affine.identity():
         raise InputError(
-            f"{name}: has the CRS {_crs_name(crs)} but no transform, so the size of its pixels is "
+            f"{name}: has the CRS {called} but no transform, so the size of its pixels is "
             "not known; write one (gdal_edit.py -a_ullr), or remove the CRS and give --resolution"
         )
     if transform.determinant == 0 or not np.isfinite(tuple(transform)).all():
@@ -131,19 +132,15 @@ def check_place(name: str, grid: Grid) -> None:
     where = f"({transform.c:g}, {transform.f:g})"
     if crs.is_geographic and not in_degrees:
         raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is in degrees, but its transform, from {where}, is "
+            f"{name}: its CRS {called} is in degrees, but its transform, from {where}, is "
             "not; correct the CRS (gdal_edit.py -a_srs)"
         )
     step = np.hypot(transform.b, transform.e)
     if crs.is_projected and in_degrees and step < 0.05:
         raise InputError(
-            f"{name}: its CRS {_crs_name(crs)} is in metres, but its transform, from {where} with "
+            f"{name}: its CRS {called} is in metres, but its transform, from {where} with "
             f"pixels of {step:.3g}, is in degrees; correct the CRS (gdal_edit.py -a_srs EPSG:4326)"
         )
-
-
-def _crs_name(crs: CRS) -> str:
-    return crs.to_string()[:40]
 
 
 def spacing_of(grid: Grid) -> tuple[float, float]:
@@ -162,22 +159,19 @@ def _ground_spacing(grid: Grid) -> tuple[float, float] | None:
     Web Mercator is stretched by 1 / cos(latitude): twice at 60 degrees.
     """
     assert grid.crs
-    transform = grid.transform
     height, width = grid.shape
-    x, y = transform * (width / 2, height / 2)
-    steps = np.array([[transform.b, transform.e], [transform.a, transform.d]])
+    row, column = height / 2, width / 2
+    pixels = (column, row), (column, row + 1), (column + 1, row)
+    xs, ys = zip(*(grid.transform * pixel for pixel in pixels), strict=True)
     if not grid.crs.is_geographic:
-        xs, ys = [x, *(x + steps[:, 0])], [y, *(y + steps[:, 1])]
         try:
             xs, ys = warp.transform(grid.crs, CRS.from_epsg(4326), xs, ys)
         except (RasterioError, CPLE_BaseError):
             return None
-        y = ys[0]
-        steps = np.transpose([np.subtract(xs[1:], xs[0]), np.subtract(ys[1:], y)])
-        steps[:, 0] = (steps[:, 0] + 180) % 360 - 180  # across the 180th meridian
-    steps *= METRES_PER_DEGREE
-    steps[:, 0] *= np.cos(np.radians(y))
-    down, along = np.hypot(*steps.T).tolist()
+    east = (np.subtract(xs[1:], xs[0]) + 180) % 360 - 180  # across the 180th meridian
+    east *= np.cos(np.radians(ys[0]))
+    north = np.subtract(ys[1:], ys[0])
+    down, along = (METRES_PER_DEGREE * np.hypot(east, north)).tolist()
     if not 0 < down * along < np.inf:
         return None
     nominal = _nominal_spacing(grid)

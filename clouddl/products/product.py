@@ -13,7 +13,6 @@ the file it is known by, and says of every band in which file it is, its scale a
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,12 +23,11 @@ import numpy as np
 from affine import Affine
 from rasterio.transform import array_bounds
 
-from clouddl.errors import InputError, absent
+from clouddl.errors import InputError, absent, read_yaml, warn
 from clouddl.labels import NODATA, read_mask
 from clouddl.products.archives import Fields, Files
 from clouddl.products.grids import weights
-from clouddl.products.image import ArrayImage, Image, resample
-from clouddl.products.mosaic import open_tiles
+from clouddl.products.image import ArrayImage, Image, open_tiles, resample
 from clouddl.products.place import Grid
 from clouddl.products.reading import SURFACE, Level, Reading, check_reflectance
 from clouddl.sensors import Sensor, band_names, middle
@@ -38,19 +36,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-# Masks that may lie in a product and their codes, the ones to prefer first: people's, then the
-# processors'.
-MASKS = {
-    r"(^|/)classification_map\.tif$": "alcd",
-    r"(^|/)labels/manual_hq\.tif$": "cloudsen12",
-    r"_CLM_(R1|XS)\.tif$": "maja-clm-muscate",
-    r"_MG2_(R1|XS)\.tif$": "maja-mg2",
-    r"_NUA\.tif$": "maja-nua",
-    r"_SCL_20m\.(jp2|tif)$": "scl",
-    r"fmask4[^/]*\.(tif|img)$": "fmask4",
-    r"fmask\.(tif|img)$": "fmask",
-    r"_QA_PIXEL\.tif$": "qa-pixel",
-}
+#: Masks that may lie in a product, by a pattern of their path, and their codes.
+MASKS = read_yaml(Path(__file__).with_name("masks.yaml"), "table of masks")
 
 
 @dataclass(frozen=True)
@@ -209,7 +196,7 @@ class Product:
             values, bands, self.files.name, readings, self.stated, self.sun, self.level
         )
         if self.level == "surface":
-            warnings.warn(f"{self.files.name}: is {SURFACE}", stacklevel=3)
+            warn(f"{self.files.name}: is {SURFACE}")
         height, width = first.shape
         grid = Grid((rows, columns))
         if first.grid.crs:
@@ -226,18 +213,16 @@ class Product:
         """
         from scipy import ndimage  # late: few products are checked for this
 
-        stored = np.zeros(1, np.float32)
-        zeros = [image.readings[0].reflectance(stored)[0] for image in images]
+        zeros = [image.readings[0].offset or 0.0 for image in images]
         same = np.isclose(values, np.array(zeros)[:, np.newaxis, np.newaxis], rtol=0, atol=1e-6)
         outside = ndimage.binary_opening(same.all(axis=0), np.ones((3, 3)))  # no single dark pixel
         if len(images) < 2 or not outside.any():
             return
         mixed = math.ceil(max(image.resolution for image in images) / resolution)
         values[:, ndimage.binary_dilation(outside, np.ones((3, 3)), mixed)] = np.nan
-        warnings.warn(
+        warn(
             f"{self.files.name}: 0 fills {outside.mean():.0%} of the pixels, in all bands, while "
-            f"its metadata declare {self.nodata:g} as nodata; both are read as nodata",
-            stacklevel=4,
+            f"its metadata declare {self.nodata:g} as nodata; both are read as nodata"
         )
 
     def mask(self, like: "xr.Dataset", codes: str | None = None) -> "xr.DataArray | None":

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from clouddl.errors import DAMAGED, InputError, check_path
+from clouddl.errors import DAMAGED, InputError, check_path, read_yaml, warn
 from clouddl.files import is_local, masks_of, split_member
 from clouddl.products.reading import Layers, Reading, check_scaling
 from clouddl.sensors import STUDY_BANDS, Sensor, band_name
@@ -27,14 +27,8 @@ NOT_UTF_8 = "a name in this path is not UTF-8, as GDAL wants it; rename it (conv
 # upside down.
 BY_COORDINATES: dict[str, Any] = {"IGNORE_XY_AXIS_NAME_CHECKS": "YES"}
 
-# What people give in place of an image, by the ending of its name.
-IN_PLACE_OF = {
-    ".hdr": "it is the header of an image: give the file beside it that holds the pixels",
-    ".txt": "leave --sensor out if these are the metadata of a product",
-    ".xml": "leave --sensor out if these are the metadata of a product",
-    ".dim": "a product of SNAP (BEAM-DIMAP) is not read: export it (File, Export) as GeoTIFF or "
-    "NetCDF4-CF, and give that",
-}
+#: What people give in place of an image or a product, and what to do then.
+HINTS = read_yaml(Path(__file__).with_name("hints.yaml"), "table of hints")
 
 # Colours of layers that say what they are; the others (grey, palette, ...) do not.
 COLOURS = ("coastal", "blue", "green", "red", "nir", "alpha")
@@ -51,8 +45,7 @@ def open_raster(path: Path | str) -> DatasetReader:
     """
     netcdf = re.search(r"^netcdf:|\.nc4?$", str(path), re.IGNORECASE)
     options = BY_COORDINATES if netcdf else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
         return rasterio.open(path, **options)
 
 
@@ -131,7 +124,7 @@ def readable_raster(name: str) -> Iterator[None]:
             advice = "check the address and the connection, and whether it wants credentials"
         elif ":" not in name[2:]:  # else a file in a product
             check_path(split_member(name)[0], "an image", ", or a product without --sensor")
-            advice = IN_PLACE_OF.get(Path(name).suffix.lower(), DAMAGED)
+            advice = HINTS["image"].get(Path(name).suffix.lower(), DAMAGED)
             if name.lower().endswith((".zip", ".tar", ".gz", ".tgz")):
                 advice = "leave --sensor out if it is a product; else unpack it, and give its image"
         fault = error
@@ -141,12 +134,11 @@ def readable_raster(name: str) -> Iterator[None]:
 
 
 def find_layers(
-    name: str, file: DatasetReader, given: Layers | None, sensor: Sensor | None
+    file: DatasetReader, given: Layers | None, sensor: Sensor | None
 ) -> tuple[Layers, int | None]:
     """Find out which layer of a file is which band.
 
     Args:
-        name: What messages call the file.
         file: The open file.
         given: Common names in file order; by default as the file says, or the sensor's card.
         sensor: Its card.
@@ -160,14 +152,19 @@ def find_layers(
     described = _described_layers(file, sensor)
     layers = given
     if layers is None:
-        layers = _layers_in_order(name, described, sensor.commons if sensor else ())
-    alpha = _alpha(name, file, layers)
+        layers = _layers_in_order(file.name, described, sensor.commons if sensor else ())
+    alpha = _alpha(file, layers)
     if alpha and len(layers) == file.count - 1:
         layers = (*layers[: alpha - 1], None, *layers[alpha - 1 :])
-    check_layers(name, layers, file.dtypes, sensor)
-    if file.driver != "PNG":  # which calls all layers red, green, blue and alpha, whatever they are
-        _warn_of_other_order(
-            name, layers, described, "--bands" if sensor else "the metadata or catalogue"
+    check_layers(file.name, layers, file.dtypes, sensor)
+    pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
+    wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
+    # PNG calls all layers red, green, blue and alpha, whatever they are.
+    if wrong and file.driver != "PNG":
+        used = "--bands" if sensor else "the metadata or catalogue"
+        warn(
+            f"{file.name}: {used} contradicts what the file says of its layers: "
+            f"{', '.join(wrong)}; {used} is used: leave it out, or correct it, if the file is right"
         )
     return layers, alpha
 
@@ -195,10 +192,9 @@ def check_layers(name: str, layers: Layers, dtypes: Sequence[str], sensor: Senso
             kind = "complex numbers, as radar does" if dtype.startswith("complex") else dtype
             raise InputError(f"{name}: holds {kind}; reflectance is wanted, as floats or integers")
     if sensor and {"int8", "uint8"} & set(dtypes):
-        warnings.warn(
+        warn(
             f"{name}: holds 8-bit numbers, as pictures do that are stretched for display; its mask "
-            "is wrong unless one scale makes reflectance of all bands; take the file before it",
-            stacklevel=5,
+            "is wrong unless one scale makes reflectance of all bands; take the file before it"
         )
     bands = [band for band in layers if band is not None]
     known = sensor.commons if sensor else bands
@@ -248,48 +244,33 @@ def _layers_in_order(name: str, described: Sequence[_Described], card: Sequence[
     unknown = [layer.text for layer in described if layer.text and not layer.band]
     wanted = [band for band in missing if band in STUDY_BANDS]
     if unknown and wanted and not unnamed:
-        warnings.warn(
+        warn(
             f"{name}: the layers {', '.join(unknown)} are not understood and left out; if one is "
-            f"{' or '.join(wanted)}, name all layers by --bands",
-            stacklevel=5,
+            f"{' or '.join(wanted)}, name all layers by --bands"
         )
     return tuple(layer.band if layer.text else missing[0] for layer in described)
 
 
-def _warn_of_other_order(
-    name: str, layers: Layers, described: Sequence[_Described], given: str
-) -> None:
-    """Warn where the bands that are given, and by what, are not those the file names."""
-    pairs = [(band, layer) for band, layer in zip(layers, described, strict=True) if band]
-    wrong = [f"{band} ({layer.text})" for band, layer in pairs if layer.band not in (None, band)]
-    if wrong:
-        message = (
-            f"{name}: {given} contradicts what the file says of its layers: {', '.join(wrong)}; "
-            f"{given} is used: leave it out, or correct it, if the file is right"
-        )
-        warnings.warn(message, stacklevel=4)
-
-
-def _alpha(name: str, file: DatasetReader, layers: Layers) -> int | None:
+def _alpha(file: DatasetReader, layers: Layers) -> int | None:
     """Number of the layer of transparency; a layer that is named as a band is none."""
     if ColorInterp.alpha not in file.colorinterp:
         return None
     tagged = file.colorinterp.index(ColorInterp.alpha) + 1
     # GDAL tags the first layer that is no colour, which of five bands and alpha is the second.
-    guessed = tagged == 2 < file.count and not _is_alpha(name, file, tagged)
+    guessed = tagged == 2 < file.count and not _is_alpha(file, tagged)
     if len(layers) != file.count:
         return file.count if guessed else tagged
     if layers[tagged - 1] is None and not guessed:
         return tagged
-    if layers[-1] is None and (guessed or _is_alpha(name, file, file.count)):
+    if layers[-1] is None and (guessed or _is_alpha(file, file.count)):
         return file.count
     return None
 
 
-def _is_alpha(name: str, file: DatasetReader, layer: int) -> bool:
+def _is_alpha(file: DatasetReader, layer: int) -> bool:
     """Whether a layer holds nothing but 0 and one other number."""
     height, width = (min(side, OVERVIEW) for side in file.shape)
-    with readable_raster(name):
+    with readable_raster(file.name):
         return len(np.unique(file.read(layer, out_shape=(height, width)))) <= 2
 
 
@@ -306,24 +287,21 @@ def layer_readings(file: DatasetReader, reading: Reading) -> tuple[Reading, ...]
     Raises:
         InputError: An offset is no reflectance.
     """
-    tags = zip(file.scales, file.offsets, file.nodatavals, strict=True)
+    tags = [*zip(file.scales, file.offsets, file.nodatavals, strict=True)]
     readings = tuple(reading.completed(*tag) for tag in tags)
-    other = []
-    for band, scale, offset, layer in zip(
-        reading.bands or (), file.scales, file.offsets, readings, strict=True
-    ):
-        if band is None:
-            continue
-        check_scaling(file.name, band, layer)
-        used = np.array([layer.scale, layer.offset], float)
-        if (scale, offset) != (1, 0) and not np.allclose((scale, offset), used, 1e-4, 1e-9):
-            other.append(
+    contradictions = []
+    for band, (scale, offset, _), layer in zip(reading.bands or (), tags, readings, strict=True):
+        check_scaling(file.name, (band,), layer)
+        used = layer.scale or 0.0, layer.offset or 0.0
+        stated = (scale, offset) != (1, 0)
+        if band and stated and not np.allclose((scale, offset), used, 1e-4, 1e-9):
+            contradictions.append(
                 f"{file.name}: its own tags say scale {scale:g} and offset {offset:g}, but scale "
                 f"{used[0]:g} and offset {used[1]:g} are given and used; leave them out to use the "
                 "tags"
             )
-    if other:
-        warnings.warn(other[0], stacklevel=3)
+    if contradictions:
+        warn(contradictions[0])
     return readings
 
 
@@ -344,10 +322,9 @@ def warn_of_sources(file: DatasetReader, reading: Reading) -> None:
         if lost:
             listed = ", ".join(f"{what} {tags[what]}" for what in lost)
             options = ", ".join(f"--{what}" for what in lost)
-            warnings.warn(
+            warn(
                 f"{file.name}: its source {source.name} says {listed}, which it leaves out and "
-                f"which is not used; make it by gdalbuildvrt, or give {options}",
-                stacklevel=3,
+                f"which is not used; make it by gdalbuildvrt, or give {options}"
             )
             return
 

@@ -1,14 +1,14 @@
 """How the numbers of an image become reflectance, and whether they can be it."""
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Literal
 
 import numpy as np
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, warn
 
 BLOCK = 8  # pixels a side of the smallest gap of a band that is looked for
 LINE = 64  # pixels of the shortest lost line of a band that is looked for
@@ -73,7 +73,7 @@ class Reading:
         Returns:
             A new array of the same shape, or `numbers` itself where nothing is to be done.
         """
-        scale = 1.0 if self.scale is None else self.scale
+        scale = self.scale or 1.0
         offset = self.offset or 0.0
         values = numbers
         if numbers.dtype != np.float32 or (scale, offset, self.nodata) != (1, 0, None):
@@ -137,25 +137,24 @@ def check_numbers(name: str, reading: Reading) -> None:
             raise InputError(f"{name}: its {what} is {value!r}; give {want} (--{what})")
 
 
-def check_scaling(name: str, band: str | None, reading: Reading) -> None:
-    """Check what a band is read with: numbers, and an offset in reflectance.
+def check_scaling(name: str, bands: Layers, reading: Reading) -> None:
+    """Check what bands are read with: numbers, and an offset in reflectance.
 
     Args:
         name: What the message calls the image.
-        band: Common name; None for a layer that is not read, "lwir…" is no reflectance.
-        reading: How its numbers are read.
+        bands: Common names; None for a layer that is not read, "lwir…" is no reflectance.
+        reading: How their numbers are read.
 
     Raises:
         InputError: The offset is in digital numbers, the scale is a divisor, or what
             `check_numbers` says.
     """
-    if band is None:
-        return
-    check_numbers(name, reading)
-    if band.startswith("lwir"):
+    if any(bands):
+        check_numbers(name, reading)
+    if not any(band and not band.startswith("lwir") for band in bands):
         return
     offset = reading.offset or 0.0
-    scale = 1.0 if reading.scale is None else reading.scale
+    scale = reading.scale or 1.0
     if scale >= DIVISOR:
         raise InputError(
             f"{name}: scale {scale:g} is no factor: reflectance = number * scale + offset; if "
@@ -198,126 +197,183 @@ def check_reflectance(
     """
     reflective = [not band.startswith("lwir") for band in bands]
     values = values[reflective]
-    bands = [band for band in bands if not band.startswith("lwir")]
     if values.shape[-1] * values.shape[-2] > 1 << 20:
         values = values[:, ::4, ::4]
-    stated = [reading for reading, used in zip(readings, reflective, strict=False) if used]
     if not np.isfinite(values).any():
         mend = "download it again" if product else "check the file and --nodata"
         raise InputError(f"{name}: every pixel is nodata; {mend}")
-    valid = _without_fills(values, bands, name, stated or [AS_STORED] * len(values), product)
-    _check_level(valid[np.isfinite(valid)], name, stated, product, sun)
-    _check_variety(values, bands, name)
-    _warn_of_stretch(valid, name)
+    stated = [*compress(readings, reflective)]
+    image = _Checked(name, values, [*compress(bands, reflective)], stated, product, sun)
+    valid = image.without_fills()
+    image.check_level(valid[np.isfinite(valid)])
+    image.check_variety()
+    image.warn_of_stretch(valid)
     if not product and level == "toa":
-        _warn_of_darkness(valid, bands, name)
+        image.warn_of_darkness(valid)
 
 
-def _without_fills(
-    values: np.ndarray, bands: Sequence[str], name: str, readings: Sequence[Reading], product: bool
-) -> np.ndarray:
-    """Values (band, y, x) with undeclared nodata numbers as NaN, of which it warns."""
-    mend = "predict its bands with --sensor and" if product else "say"
-    for number, filled in _fills(values, bands, readings):
-        where = ", ".join(bands[int(index)] for index in np.flatnonzero(filled.any(axis=(1, 2))))
-        percent, text = 100 * filled.any(axis=0).mean(), f"{number:.10g}"
-        warnings.warn(
-            f"{name}: {text} fills {percent:.3g}% of the pixels, in {where}, and is not declared "
-            f"as nodata; if it means nodata, {mend} --nodata {text}",
-            stacklevel=4,
-        )
-        values = np.where(filled, np.nan, values)
-    return values
+@dataclass
+class _Checked:
+    """An image, as `check_reflectance` takes it, without its thermal bands."""
 
+    name: str
+    values: np.ndarray
+    bands: list[str]
+    readings: list[Reading]  # none where it was reflectance
+    product: bool
+    sun: float | None
 
-def _check_variety(values: np.ndarray, bands: Sequence[str], name: str) -> None:
-    """Raise InputError if every band (band, y, x) holds one value only; warn if some do."""
-    if values[0].size < BLOCK**2:
-        return
-    valid = [layer[np.isfinite(layer)] for layer in values]
-    varied = [
-        band for band, layer in zip(bands, valid, strict=True) if layer.size and np.ptp(layer)
-    ]
-    if not varied:
-        first = values[np.isfinite(values)][0]
-        raise InputError(
-            f"{name}: every pixel has the same value (reflectance {first:.4g}), so it shows "
-            "nothing; check the file and --nodata"
-        )
-    if len(varied) < len(bands):
-        empty = ", ".join(band for band in bands if band not in varied)
-        warnings.warn(
-            f"{name}: {empty} has one value or no data throughout, so it shows nothing; if it was "
-            f"not recorded, say --use {','.join(varied)}",
-            stacklevel=4,
-        )
-
-
-def _warn_of_stretch(values: np.ndarray, name: str) -> None:
-    """Warn where every band (band, y, x) goes from 0 to 1."""
-    layers = [layer[np.isfinite(layer)] for layer in values]
-    ends = [(layer.min(), layer.max()) for layer in layers if layer.size]
-    if ends and np.allclose(ends, (0, 1), atol=1e-4):
-        warnings.warn(
-            f"{name}: every band goes from 0 to 1, as those do that are stretched or normalised; "
-            "no scale makes reflectance of such again, and its mask is wrong; take the file before",
-            stacklevel=4,
-        )
-
-
-def _warn_of_darkness(values: np.ndarray, bands: Sequence[str], name: str) -> None:
-    """Warn of a band (band, y, x) that is darker than the air above the ground."""
-    for band, layer in zip(bands, values, strict=True):
-        least = DARKEST.get(band, -math.inf)
-        if (layer < least).sum() > 0.01 * np.isfinite(layer).sum():
-            warnings.warn(
-                f"{name}: {band} is below {least:g} in places, which is darker than the air alone "
-                f"from above: its scale is too small, or it is {SURFACE}",
-                stacklevel=4,
+    def without_fills(self) -> np.ndarray:
+        """Values (band, y, x) with undeclared nodata numbers as NaN, of which it warns."""
+        mend = "predict its bands with --sensor and" if self.product else "say"
+        values = self.values
+        for number, filled in self._fills():
+            where = ", ".join(np.array(self.bands)[filled.any(axis=(1, 2))])
+            percent, text = 100 * filled.any(axis=0).mean(), f"{number:.10g}"
+            warn(
+                f"{self.name}: {text} fills {percent:.3g}% of the pixels, in {where}, and is not "
+                f"declared as nodata; if it means nodata, {mend} --nodata {text}"
             )
+            values = np.where(filled, np.nan, values)
+        return values
+
+    def check_variety(self) -> None:
+        """Raise InputError if every band holds one value only; warn if some do."""
+        if self.values[0].size < BLOCK**2:
             return
+        least, most = (end.reduce(self.values, (1, 2)) for end in (np.fmin, np.fmax))
+        varied = [*compress(self.bands, most > least)]
+        if not varied:
+            first = self.values[np.isfinite(self.values)][0]
+            raise InputError(
+                f"{self.name}: every pixel has the same value (reflectance {first:.4g}), so it "
+                "shows nothing; check the file and --nodata"
+            )
+        if len(varied) < len(self.bands):
+            empty = ", ".join(band for band in self.bands if band not in varied)
+            warn(
+                f"{self.name}: {empty} has one value or no data throughout, so it shows nothing; "
+                f"if it was not recorded, say --use {','.join(varied)}"
+            )
 
+    def warn_of_stretch(self, values: np.ndarray) -> None:
+        """Warn where every band (band, y, x) goes from 0 to 1."""
+        layers = [layer[np.isfinite(layer)] for layer in values]
+        ends = [(layer.min(), layer.max()) for layer in layers if layer.size]
+        if ends and np.allclose(ends, (0, 1), atol=1e-4):
+            warn(
+                f"{self.name}: every band goes from 0 to 1, as those do that are stretched or "
+                "normalised; no scale makes reflectance of such again, and its mask is wrong; "
+                "take the file before"
+            )
 
-def _fills(
-    values: np.ndarray, bands: Sequence[str], readings: Sequence[Reading]
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Undeclared nodata numbers, and where (band, y, x): in all bands, or in a part of one.
+    def warn_of_darkness(self, values: np.ndarray) -> None:
+        """Warn of a band (band, y, x) that is darker than the air above the ground."""
+        for band, layer in zip(self.bands, values, strict=True):
+            least = DARKEST.get(band, -math.inf)
+            if (layer < least).sum() > 0.01 * np.isfinite(layer).sum():
+                warn(
+                    f"{self.name}: {band} is below {least:g} in places, which is darker than the "
+                    f"air alone from above: its scale is too small, or it is {SURFACE}"
+                )
+                return
 
-    In short-wave infrared water may be 0, and in the band of cirrus everything.
-    """
-    least, most = np.nanmin(values), np.nanmax(values)
-    swir, cirrus = (
-        np.array([band.startswith(name) for band in bands])[:, None, None]
-        for name in ("swir", "cirrus")
-    )
-    lit = np.fmax.reduce(np.where(swir | cirrus, -np.inf, values)) > LIT
-    for number in dict.fromkeys((*FILLS, *_constants(values, readings))):
-        stored = np.array([number], np.float32)
-        levels = np.array([reading.reflectance(stored)[0] for reading in readings], float)
-        near = 1e-6 * (1 + np.abs(levels))
-        # A number that float32 cannot scale fills nothing.
-        if (
-            not np.isfinite(levels).all()
-            or ((levels + near < least) | (levels - near > most)).all()
-        ):
-            continue
-        distance = np.abs(values - levels[:, None, None])
-        filled = distance <= near[:, None, None]
-        everywhere = filled.all(0)
-        if _is_saturation(everywhere, values, levels):
-            continue
-        if everywhere.mean() > (0 if number else FEW):
-            yield number, filled & everywhere
-        filled &= ~everywhere
-        part = filled
-        lost = np.zeros(len(bands), bool)
-        if number == 0:
-            part = filled & ~cirrus & (lit | ~swir)
-            lines = (part & lit).sum((1, 2))
-            lost = (lines >= LINE) & ((distance <= APART).sum((1, 2)) < 1.1 * filled.sum((1, 2)))
-        filled[~(lost | np.any(_blocks(part).all((2, 4)), (1, 2)))] = False
-        if filled.any():
-            yield number, filled
+    def check_level(self, values: np.ndarray) -> None:
+        """Raise InputError if valid values (any,) cannot be reflectance; warn if hardly."""
+        if not values.size:
+            return
+        low, middle, high = np.percentile(values, [1, 50, 99])
+        brightest = BRIGHTEST / math.sin(math.radians(self.sun)) if self.sun else 0.0
+        if low < LOWEST:
+            cause = (
+                f"go from {low:.2g} to {high:.2g}: they look standardised, logarithmic, or hold a "
+                "nodata number"
+            )
+        elif high > max(HIGHEST, brightest) or middle > max(HIGHEST, brightest) / 4:
+            factor = 10 ** max(1, round(math.log10(high / 0.5)))
+            cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
+        elif high < 0.02:
+            cause = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
+        elif low < -0.05:
+            cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
+        else:
+            if high > max(2, brightest):
+                self._warn_of_sun(high)
+            if not self.product:  # the metadata of a product say the offset
+                self._warn_of_offset(values.min(), middle)
+            return
+        if self.product:
+            raise InputError(
+                f"{self.name}: wrong scale: by the metadata its values {cause}. Take the "
+                "product as delivered, or give its bands with --sensor, --scale and --offset"
+            )
+        what = "looks like digital numbers" if high > 2 else "wrong scale"
+        raise InputError(
+            f"{self.name}: {what}: its values {cause}; give --scale/--offset "
+            "(Sentinel-2 L1C: --scale 0.0001, offset -0.1 from baseline 04.00)"
+        )
+
+    def _warn_of_sun(self, high: float) -> None:
+        """Warn of a reflectance above 2 that the sun does not explain."""
+        cause = f"a low sun may explain it (up to {HIGHEST:g}; its elevation is not known)"
+        if self.sun is not None:
+            cause = f"a sun at {self.sun:.0f}° does not explain it"
+        warn(f"{self.name}: reflectance goes up to {high:.3g}; {cause}; check the scale")
+
+    def _warn_of_offset(self, least: float, middle: float) -> None:
+        """Warn where the lowest value lies above a usual offset, or far below 0."""
+        if least < LOWEST:
+            warn(
+                f"{self.name}: a few pixels go down to {least:.3g}: numbers ran over, as above "
+                "32767 in 16 bits, or are a nodata number; check the file and --nodata"
+            )
+        offsets = [reading.offset or 0.0 for reading in self.readings]
+        added = min(offsets, default=-1.0)  # wrongly, if above 0
+        if middle < OVERCAST and added >= 0 and OFFSET <= least < 3 * OFFSET + added:
+            warn(
+                f"{self.name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): "
+                "it is hazy or overcast throughout, or an offset is forgotten; Sentinel-2 from "
+                f"baseline 04.00 (January 2022) needs --offset -{OFFSET}, Landsat Collection 2 "
+                f"-{OFFSET} at level 1 and -0.2 at level 2"
+            )
+
+    def _fills(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Undeclared nodata numbers, and where (band, y, x): in all bands, or in a part of one.
+
+        In short-wave infrared water may be 0, and in the band of cirrus everything.
+        """
+        values = self.values
+        readings = self.readings or [AS_STORED] * len(values)
+        least, most = np.nanmin(values), np.nanmax(values)
+        swir, cirrus = (
+            np.char.startswith(self.bands, name)[:, None, None] for name in ("swir", "cirrus")
+        )
+        lit = np.fmax.reduce(np.where(swir | cirrus, -np.inf, values)) > LIT
+        for number in dict.fromkeys((*FILLS, *_constants(values, readings))):
+            stored = np.array([number], np.float32)
+            levels = np.array([reading.reflectance(stored)[0] for reading in readings], float)
+            near = 1e-6 * (1 + np.abs(levels))
+            outside = (levels + near < least) | (levels - near > most)
+            if outside.all() or not np.isfinite(levels).all():  # float32 cannot scale the number
+                continue
+            distance = np.abs(values - levels[:, None, None])
+            filled = distance <= near[:, None, None]
+            everywhere = filled.all(0)
+            if _is_saturation(everywhere, values, levels):
+                continue
+            if everywhere.mean() > (0 if number else FEW):
+                yield number, filled & everywhere
+            filled &= ~everywhere
+            part = filled
+            lost = np.zeros(len(values), bool)
+            if number == 0:
+                part = filled & ~cirrus & (lit | ~swir)
+                lines = (part & lit).sum((1, 2))
+                near_zero = (distance <= APART).sum((1, 2))
+                lost = (lines >= LINE) & (near_zero < 1.1 * filled.sum((1, 2)))
+            filled[~(lost | np.any(_blocks(part).all((2, 4)), (1, 2)))] = False
+            if filled.any():
+                yield number, filled
 
 
 def _is_saturation(where: np.ndarray, values: np.ndarray, levels: np.ndarray) -> bool:
@@ -356,83 +412,3 @@ def _constants(values: np.ndarray, readings: Sequence[Reading]) -> list[float]:
     numbers = np.unique((least[:, flat] - offsets) / scales, axis=1)
     numbers = numbers[:, np.isclose(numbers, numbers[:1], 1e-5, 1e-4).all(0)][0]
     return [float(f"{number:.5g}") for number in numbers.tolist()]
-
-
-def _check_level(
-    values: np.ndarray, name: str, readings: Sequence[Reading], product: bool, sun: float | None
-) -> None:
-    """Raise InputError if valid values (any,) cannot be reflectance; warn if they hardly can."""
-    if not values.size:
-        return
-    low, middle, high = np.percentile(values, [1, 50, 99])
-    highest = HIGHEST if sun is None else max(HIGHEST, _brightest(sun))
-    if low < LOWEST:
-        cause = (
-            f"go from {low:.2g} to {high:.2g}: they look standardised, logarithmic, or hold a "
-            "nodata number"
-        )
-    elif high > highest or middle > highest / 4:
-        factor = 10 ** max(1, round(math.log10(high / 0.5)))
-        cause = f"go up to {high:.4g}: they look like reflectance × {factor}, not yet divided"
-    elif high < 0.02:
-        cause = f"only go up to {high:.2g}: divided by too much, or stretched to 8 bits"
-    elif low < -0.05:
-        cause = f"go down to {low:.2g}: an offset seems to have been taken off twice"
-    else:
-        if high > 2:
-            _warn_of_sun(name, high, sun)
-        if not product:  # the metadata of a product say the offset
-            _warn_of_offset(values, middle, name, readings)
-        return
-    if product:
-        raise InputError(
-            f"{name}: wrong scale: by the metadata its values {cause}. Take the "
-            "product as delivered, or give its bands with --sensor, --scale and --offset"
-        )
-    what = "looks like digital numbers" if high > 2 else "wrong scale"
-    raise InputError(
-        f"{name}: {what}: its values {cause}; give --scale/--offset "
-        "(Sentinel-2 L1C: --scale 0.0001, offset -0.1 from baseline 04.00)"
-    )
-
-
-def _brightest(sun: float) -> float:
-    """Reflectance of a bright slope that faces a sun of this elevation, degrees."""
-    return BRIGHTEST / math.sin(math.radians(sun))
-
-
-def _warn_of_sun(name: str, high: float, sun: float | None) -> None:
-    """Warn of a reflectance above 2, unless the sun is known to be so low."""
-    if sun is not None and high <= _brightest(sun):
-        return
-    if sun is None:
-        cause = f"a low sun may explain it (up to {HIGHEST:g}; its elevation is not known)"
-    else:
-        cause = f"a sun at {sun:.0f}° does not explain it"
-    warnings.warn(
-        f"{name}: reflectance goes up to {high:.3g}; {cause}; check the scale", stacklevel=5
-    )
-
-
-def _warn_of_offset(
-    values: np.ndarray, middle: float, name: str, readings: Sequence[Reading]
-) -> None:
-    """Warn of values (any,) of which the lowest lie above a usual offset, or far below 0."""
-    least = values.min()
-    if least < LOWEST:
-        warnings.warn(
-            f"{name}: a few pixels go down to {least:.3g}: numbers ran over, as above 32767 in "
-            "16 bits, or are a nodata number; check the file and --nodata",
-            stacklevel=5,
-        )
-    added = min(
-        (reading.offset or 0.0 for reading in readings), default=-1.0
-    )  # wrongly, if above 0
-    if middle < OVERCAST and added >= 0 and OFFSET <= least < 3 * OFFSET + added:
-        warnings.warn(
-            f"{name}: no pixel is below {OFFSET} (the lowest reflectance is {least:.3g}): it is "
-            "hazy or overcast throughout, or an offset is forgotten; Sentinel-2 from baseline "
-            f"04.00 (January 2022) needs --offset -{OFFSET}, Landsat Collection 2 -{OFFSET} at "
-            "level 1 and -0.2 at level 2",
-            stacklevel=5,
-        )

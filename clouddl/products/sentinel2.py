@@ -1,4 +1,4 @@
-"""Sentinel-2 in the SAFE format of ESA, and as the public archive on AWS keeps its tiles."""
+"""Sentinel-2: the SAFE format of ESA, tiles of the public archive on AWS, patches of CloudSEN12."""
 
 import json
 import re
@@ -59,6 +59,19 @@ def sentinel2_aws(files: Files, member: str) -> Product:
         metres = middle(product.sensor.band(band).gsd_m)
         file = files.only(rf"{folder}(R{metres:.0f}m/)?B{native[1:]:0>2}\.jp2$")
         product.add(band, file, 1e-4, offset)
+    return product
+
+
+@reader("CloudSEN12", r"(^|/)S2L1C\.tif$")
+def cloudsen12(files: Files, member: str) -> Product:
+    """A patch of CloudSEN12: S2L1C.tif, 13 bands in ESA's order × 10000, and labels/.
+
+    Aybar et al. 2022, doi:10.1038/s41597-022-01878-2.
+    """
+    product = Product(files, get_sensor("sentinel-2"), "toa", nodata=0)
+    layers = product.sensor.commons
+    for band in layers:
+        product.add(band, member, 1e-4, layers=layers)
     return product
 
 

@@ -10,8 +10,6 @@ import json
 import math
 import os
 import re
-import warnings
-from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from itertools import zip_longest
@@ -20,11 +18,11 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import requests
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, Field
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds, transform_geom
 
-from clouddl.errors import InputError, read_yaml, readable, validated
+from clouddl.errors import InputError, read_yaml, readable, validated, warn
 from clouddl.files import write_whole, writing
 from clouddl.labels import CLOUD, NODATA
 from clouddl.products.archives import MAX_TEXT, Files
@@ -40,43 +38,11 @@ TIMEOUT = 30  # seconds without an answer
 GDAL_HTTP = {"MAX_RETRY": "3", "RETRY_DELAY": "1", "TIMEOUT": str(TIMEOUT)}
 
 
-RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".nc", ".zip", ".tar", ".gz", ".npy", ".npz")
+#: What items leave open; its comments say what the fields mean.
+TABLES = read_yaml(Path(__file__).with_name("stac.yaml"), "table of STAC items")
 
 
-# Platforms, where the card has another name.
-ALIASES = {"phr": "pleiades", "pneo": "pleiades-neo", "vns": "venus", "landsat4": "landsat-5"}
-
-
-PICTURES = {"overview", "visual", "thumbnail"}  # roles of assets to look at, stretched to 8 bits
-
-
-# Scale and offset of Landsat Collection 2: at level 1 of OLI (USGS LSDS-1822), at level 2 of all
-# (LSDS-1619). TM and ETM+ have other factors at level 1, by scene.
-LANDSAT_FACTORS: dict[Level, tuple[float, float]] = {
-    "toa": (2e-5, -0.1),
-    "surface": (2.75e-5, -0.2),
-}
-
-
-LANDSAT_OLI = ("landsat-8", "landsat-9")
-
-
-BUCKETS = {
-    "s3": "https://{}.s3.amazonaws.com/{}",
-    "gs": "https://storage.googleapis.com/{}/{}",
-}
-
-
-# What the item of a mask takes over from that of its scene.
-INHERITED = [
-    "datetime",
-    "start_datetime",
-    "end_datetime",
-    "platform",
-    "constellation",
-    "instruments",
-    "gsd",
-]
+OLI_SCALE = 2e-5  # of Landsat 8 and 9 at level 1
 
 
 MASK_ITEM = Path(__file__).with_name("mask_item.yaml")
@@ -84,8 +50,6 @@ MASK_ITEM = Path(__file__).with_name("mask_item.yaml")
 
 class Numbers(BaseModel):
     """A band: how numbers become reflectance, by raster:bands of 1.0 or bands of 1.1."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str | None = None
     common: str | None = Field(None, validation_alias=AliasChoices("common_name", "eo:common_name"))
@@ -107,14 +71,12 @@ class Asset(Numbers):
     def layers(self) -> list[Numbers]:
         """Its bands in the order of the file, each with what the item says of it in all places."""
         layers = []
-        described: list[tuple[Numbers | None, ...]] = [
-            *zip_longest(self.bands, self.eo, self.raster)
-        ]
-        for statements in described or [()]:
-            fields = self.model_dump(include=set(Numbers.model_fields))
+        bands: list[Numbers | None] = [*self.bands] or [None]
+        for statements in zip_longest(bands, self.eo, self.raster):
+            layer = Numbers.model_construct(**self.model_dump(include=set(Numbers.model_fields)))
             for statement in filter(None, statements):
-                fields |= statement.model_dump(exclude_none=True)
-            layers.append(Numbers.model_construct(**fields))
+                layer = layer.model_copy(update=statement.model_dump(exclude_none=True))
+            layers.append(layer)
         return layers
 
 
@@ -124,8 +86,6 @@ Bands = dict[str, tuple[str, Numbers, list[str | None]]]
 
 class Item(BaseModel):
     """The fields of an item that are used here; the others are ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     type: Literal["Feature"]
     stac_version: str
@@ -151,7 +111,7 @@ def is_item(path: Path | str) -> bool:
         path: A path or an address.
     """
     if is_address(path):
-        return not urlsplit(str(path)).path.lower().endswith(RASTERS)
+        return not urlsplit(str(path)).path.lower().endswith(tuple(TABLES["rasters"]))
     return bool(re.search(r"(?<!_mtl)\.(geo)?json$", str(path), re.IGNORECASE))
 
 
@@ -200,13 +160,12 @@ def read_item(
         InputError: An item that cannot be used; the message says why.
     """
     item = load_item(path)
-    card = sensor or _sensor(item, path)
-    if sensor:
-        _warn_of_other_sensor(item, path, sensor)
+    card = _sensor(item, path, sensor)
     files = _files(item, str(path))
     bands = _bands(item, card)
     level = _level(item)
-    _complete(bands, card, level, item, reading)
+    for _, numbers, _ in bands.values():
+        _complete(numbers, item, card, level, reading)
     nodata = _nodata(bands, reading.nodata, path)
     silent = [name for name, (_, numbers, _) in bands.items() if numbers.scale is None]
     if 0 < len(silent) < len(bands):
@@ -276,10 +235,9 @@ def write_item(path: Path | str, mask: Path, probability: Path) -> Path:
     properties = item["properties"]
     if is_item(path):
         stated = load_item(path).properties
-        properties |= {name: stated[name] for name in INHERITED if name in stated}
+        properties |= {name: stated[name] for name in TABLES["inherited"] if name in stated}
         href = str(path) if is_address(path) else os.path.relpath(path, mask.parent)
         item["links"] = [{"rel": "derived_from", "href": href, "type": "application/geo+json"}]
-    properties.setdefault("datetime", None)
     if properties["datetime"] is None and "start_datetime" not in properties:
         properties["datetime"] = date_of(path)
     for name, file in (("cloud", mask), ("probability", probability)):
@@ -300,14 +258,9 @@ def _load(place: str, size: int) -> bytes:
         with open(place, "rb") as stream:
             return stream.read(size)
     first = {"Range": f"bytes=0-{size - 1}"}
-    data = bytearray()
     with requests.get(place, headers=first, stream=True, timeout=TIMEOUT) as answer:
         answer.raise_for_status()
-        for chunk in answer.iter_content(1 << 16):
-            data += chunk
-            if len(data) >= size:
-                break
-    return bytes(data[:size])
+        return answer.raw.read(size, decode_content=True)
 
 
 def _files(item: Item, path: str) -> Files:
@@ -327,7 +280,7 @@ def _place(item: str, href: str) -> str:
     """Where an asset lies: an http(s) address, or a path."""
     bucket = re.match(r"(s3|gs)://([^/]+)/(.+)", href)
     if bucket:
-        return BUCKETS[bucket[1]].format(bucket[2], quote(bucket[3]))
+        return TABLES["buckets"][bucket[1]].format(bucket[2], quote(bucket[3]))
     if is_address(item):
         href = urljoin(item, href)
     if is_address(href):
@@ -349,57 +302,56 @@ def _bands(item: Item, card: Sensor) -> Bands:
         only = key if len(layers) == 1 else None
         names = [*band_names([layer.common or layer.name or only for layer in layers], card)]
         for name, layer in zip(names, layers, strict=True):
-            if name and not PICTURES & set(asset.roles):
+            if name and not set(TABLES["pictures"]) & set(asset.roles):
                 bands.setdefault(name, (key, layer, names))
     return bands
 
 
-def _complete(bands: Bands, card: Sensor, level: Level, item: Item, reading: Reading) -> None:
-    """Give the bands of an item the factors of their agency where it has none.
+def _factors(item: Item, card: Sensor, level: Level) -> tuple[float, float] | None:
+    """Scale and offset by which an agency stores reflectance, None where that is not known."""
+    if card.id == "sentinel-2":
+        baseline = _baseline(item)
+        if baseline is None:
+            return None
+        return 1e-4, -0.1 if baseline >= 4 and not _offset_applied(item) else 0.0
+    # Number of the collection: 02, or the name that holds it.
+    collection = str(item.properties.get("landsat:collection_number") or item.id)
+    if not re.search("(^|_)0?2(_|$)", collection):
+        return None
+    return TABLES["landsat"].get(card.id, {}).get(level)
+
+
+def _complete(numbers: Numbers, item: Item, card: Sensor, level: Level, reading: Reading) -> None:
+    """Give a band of an item the factors of its agency where it has none.
 
     Those of Landsat's level 1 give reflectance times the sine of the sun's elevation.
     """
-    factors = None
-    if card.id.startswith("landsat"):
-        # Number of the collection: 02, or the name that holds it.
-        collection = str(item.properties.get("landsat:collection_number") or item.id)
-        if re.search("(^|_)0?2(_|$)", collection):
-            factors = LANDSAT_FACTORS[level]
-        if level == "toa" and card.id not in LANDSAT_OLI:
-            factors = None
-    elif card.id == "sentinel-2":
-        baseline = _baseline(item)
-        held = baseline is not None and baseline >= 4 and not _offset_applied(item)
-        factors = None if baseline is None else (1e-4, -0.1 if held else 0.0)
-    for name, (asset, numbers, layers) in bands.items():
-        scale, offset, nodata = numbers.scale, numbers.offset, numbers.nodata
-        if factors and (scale, offset) == (None, None):
-            if (reading.scale, reading.offset) == (None, None):
-                scale, offset = factors
-            elif factors[1] and reading.offset is None:
-                formula = f"number * {factors[0]:g} {factors[1]}"
-                raise InputError(
-                    f"{item.id}: by its metadata reflectance = {formula}: "
-                    "leave --scale out, or give --offset too (0 if it was taken off)"
-                )
-            if (nodata, reading.nodata) == (None, None):
-                nodata = 0.0
-        if card.id.startswith("landsat") and level == "toa" and scale == LANDSAT_FACTORS["toa"][0]:
-            sine = _sine(item)
-            scale, offset = scale / sine, (offset or 0.0) / sine
-        update = {"scale": scale, "offset": offset, "nodata": nodata}
-        bands[name] = asset, numbers.model_copy(update=update), layers
+    factors = _factors(item, card, level)
+    if factors and (numbers.scale, numbers.offset) == (None, None):
+        if (reading.scale, reading.offset) == (None, None):
+            numbers.scale, numbers.offset = factors
+        elif factors[1] and reading.offset is None:
+            formula = f"number * {factors[0]:g} {factors[1]}"
+            raise InputError(
+                f"{item.id}: by its metadata reflectance = {formula}: "
+                "leave --scale out, or give --offset too (0 if it was taken off)"
+            )
+        if (numbers.nodata, reading.nodata) == (None, None):
+            numbers.nodata = 0.0
+    if card.id.startswith("landsat") and level == "toa" and numbers.scale == OLI_SCALE:
+        sine = _sine(item)
+        numbers.scale /= sine
+        numbers.offset = (numbers.offset or 0.0) / sine
 
 
 def _baseline(item: Item) -> int | None:
     """Processing baseline of Sentinel-2, by its first two digits; the name of a product has it."""
-    for key in ("s2:processing_baseline", "processing:version", "s2:product_uri"):
-        text = str(item.properties.get(key, ""))
-        digits = re.match(r"(\d+)\.\d+$", text) or re.search(r"_N(\d\d)\d\d_", text)
+    keys = ("s2:processing_baseline", "processing:version", "s2:product_uri")
+    for text in (*(str(item.properties.get(key)) for key in keys), item.id):
+        digits = re.match(r"(\d+)\.\d+$", text) or re.search(r"S2[A-D]_MSI\w+_N(\d\d)\d\d_", text)
         if digits:
             return int(digits[1])
-    digits = re.match(r"S2[A-D]_MSI\w+_N(\d\d)\d\d_", item.id)
-    return int(digits[1]) if digits else None
+    return None
 
 
 def _offset_applied(item: Item) -> bool:
@@ -413,10 +365,9 @@ def _sine(item: Item) -> float:
     sun = item.properties.get("view:sun_elevation")
     if isinstance(sun, int | float):
         return sine_of_sun(float(sun), item.id)
-    warnings.warn(
+    warn(
         f"{item.id}: gives no view:sun_elevation, so its reflectance is not divided by the sine of "
-        "it and is too low; give the file MTL.txt of the scene in place of the item",
-        stacklevel=5,
+        "it and is too low; give the file MTL.txt of the scene in place of the item"
     )
     return 1.0
 
@@ -447,31 +398,27 @@ def _scaling(
     return 1.0 if numbers.scale is None else numbers.scale, numbers.offset or 0.0
 
 
-def _sensor(item: Item, path: Path | str) -> Sensor:
-    """The card of the platform, the constellation or an instrument."""
+def _sensor(item: Item, path: Path | str, given: Sensor | None) -> Sensor:
+    """The card that is given, else that of the platform, the constellation or an instrument."""
     names: list[Any] = []
     for key in ("platform", "constellation", "instruments"):
         value = item.properties.get(key)
         names += value if isinstance(value, list) else [value]
-    cards = {re.sub(r"\W", "", card): card for card in sensors()} | ALIASES
-    for name in names:
-        plain = re.sub(r"[\W_]", "", str(name).lower()).replace("é", "e")
-        for start, card in cards.items():
-            if plain.startswith(start):
-                return get_sensor(card)
-    raise InputError(f"{path}: of which sensor? Its platform is {str(names[0])!r}; say --sensor")
-
-
-def _warn_of_other_sensor(item: Item, path: Path | str, given: Sensor) -> None:
-    """Warn where the sensor that is given is not the one the item names."""
-    with suppress(InputError):  # it names none
-        stated = _sensor(item, path)
-        if stated.id != given.id:
-            warnings.warn(
-                f"{path}: is of {stated.id} by its properties, but is read as {given.id}; leave "
-                "--sensor out if the item is right",
-                stacklevel=4,
+    cards = {re.sub(r"\W", "", card): card for card in sensors()} | TABLES["platforms"]
+    plain = [re.sub(r"[\W_]", "", str(name).lower()).replace("é", "e") for name in names]
+    stated = [cards[start] for name in plain for start in cards if name.startswith(start)]
+    if given:
+        if stated and stated[0] != given.id:
+            warn(
+                f"{path}: is of {stated[0]} by its properties, but is read as {given.id}; leave "
+                "--sensor out if the item is right"
             )
+        return given
+    if not stated:
+        raise InputError(
+            f"{path}: of which sensor? Its platform is {str(names[0])!r}; say --sensor"
+        )
+    return get_sensor(stated[0])
 
 
 def _level(item: Item) -> Level:
