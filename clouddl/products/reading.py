@@ -11,6 +11,7 @@ import numpy as np
 from clouddl.errors import InputError, warn
 
 BLOCK = 8  # pixels a side of the smallest gap of a band that is looked for
+SAMPLE = 1 << 16  # values that percentiles are taken of
 LINE = 64  # pixels of the shortest lost line of a band that is looked for
 LIT = 0.2  # reflectance in another band that no water has
 APART = 0.02  # from 0 to the next reflectance: what is clipped at 0 has neighbours nearer than this
@@ -282,7 +283,8 @@ class _Checked:
         """Raise InputError if valid values (any,) cannot be reflectance; warn if hardly."""
         if not values.size:
             return
-        low, middle, high = np.percentile(values, [1, 50, 99])
+        some = values[:: max(1, values.size // SAMPLE)]  # percentiles take most of a check's time
+        low, middle, high = np.percentile(some, [1, 50, 99])
         brightest = BRIGHTEST / math.sin(math.radians(self.sun)) if self.sun else 0.0
         if low < LOWEST:
             cause = (
@@ -371,7 +373,7 @@ class _Checked:
                 lines = (part & lit).sum((1, 2))
                 near_zero = (distance <= APART).sum((1, 2))
                 lost = (lines >= LINE) & (near_zero < 1.1 * filled.sum((1, 2)))
-            filled[~(lost | np.any(_blocks(part).all((2, 4)), (1, 2)))] = False
+            filled[~(lost | np.any(_blocks(part).all(2).all(3), (1, 2)))] = False
             if filled.any():
                 yield number, filled
 
@@ -403,8 +405,8 @@ def _blocks(layers: np.ndarray) -> np.ndarray:
 def _constants(values: np.ndarray, readings: Sequence[Reading]) -> list[float]:
     """Numbers that are stored in all bands of a block, as a frame around an image is."""
     blocks = _blocks(values)
-    least = blocks.min((2, 4))
-    flat = (blocks.max((2, 4)) == least).all(0)
+    least = blocks.min(2).min(3)  # one axis after the other takes a fifth of the time
+    flat = (blocks.max(2).max(3) == least).all(0)
     if flat.all():  # of an image that shows nothing all of it is told
         return []
     scales = np.array([reading.scale or 1 for reading in readings])[:, None]
