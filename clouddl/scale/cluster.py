@@ -1,8 +1,8 @@
 """Work given to the processes of a dask.distributed cluster, and what happens when some die.
 
-Only plain data travels: a task there, an answer back. (Dask's processes send each other pickles.
-Nothing here reads one from a file, but whoever can reach a scheduler can run code on its workers:
-keep it inside a network you trust, or use Dask's TLS.)
+Dask's processes send each other pickles: a task there, an answer back. Nothing here reads one from
+a file, but whoever can reach a scheduler can run code on its workers: keep it inside a network you
+trust, or use Dask's TLS.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +19,7 @@ from clouddl.errors import InputError
 
 ANSWER_TIME, JOIN_TIME = 10, 60  # seconds to wait for a scheduler, and for its first worker
 
-Task = dict[str, Any]
+Task = TypeVar("Task")
 
 
 class Lost(InputError):
