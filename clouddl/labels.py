@@ -516,16 +516,16 @@ def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
     if not name.endswith((".npy", ".npz")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            raster = rioxarray.open_rasterio(name)
-            if not isinstance(raster, xr.DataArray):
-                raise InputError("it holds several datasets; give a file of one layer")
-            turn = raster.rio.transform()
-            if turn.b or turn.d:
-                raise InputError("its grid is turned against its CRS; bring it north up (gdalwarp)")
-            if raster.sizes["band"] != 1:
-                raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
             with rasterio.open(name) as file:
+                if file.count != 1:
+                    has = f"{file.count} layers" if file.count else "several datasets"
+                    raise InputError(f"it has {has}; give a file of one layer")
+                if file.transform.b or file.transform.d:
+                    turned = "its grid is turned against its CRS"
+                    raise InputError(f"{turned}; bring it north up (gdalwarp)")
                 hidden = any(masks_of(file)) & (file.read_masks(1) == 0)
+            raster = rioxarray.open_rasterio(name)
+        assert isinstance(raster, xr.DataArray)  # as of every file of one layer
         return raster.load().squeeze("band", drop=True), hidden
     array = load_array(path, 1)
     if len(array) != 1:

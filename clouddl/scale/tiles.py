@@ -84,11 +84,8 @@ class Axis:
         Returns:
             Pixels of the image.
         """
-
-        def on_image(edge: int) -> int:
-            return math.ceil(edge * self.pixels / self.network_pixels - 0.5)
-
-        return slice(on_image(pixels.start), on_image(pixels.stop))
+        edges = (pixels.start, pixels.stop)
+        return slice(*(math.ceil(n * self.pixels / self.network_pixels - 0.5) for n in edges))
 
 
 class TilePredictor:
@@ -117,11 +114,7 @@ class TilePredictor:
         self.tiles = list(product(*spans))
         self.statistics = self._statistics()
 
-    def run(
-        self,
-        label: str | None = None,
-        part: tuple[int, int] = (0, 1),
-    ) -> Iterator[Prediction]:
+    def run(self, label: str | None = None, part: tuple[int, int] = (0, 1)) -> Iterator[Prediction]:
         """Predict the tiles, or a part of them.
 
         Args:
@@ -145,12 +138,11 @@ class TilePredictor:
         """Reflectance of a tile, as the model wants it."""
         rows, columns = tile
         if self.same_grid:
-            gaps = False
             values = self.image.read(Window.from_slices(rows.view, columns.view))
-        else:
-            down = self.rows.to_network[rows.view]
-            across = self.columns.to_network[columns.view]
-            values, gaps = self._resample(down, across)
+            return tile, self._arrange(values), False
+        down = self.rows.to_network[rows.view]
+        across = self.columns.to_network[columns.view]
+        values, gaps = self._resample(down, across)
         return tile, self._arrange(values), gaps
 
     def _resample(self, down: "csr_array", across: "csr_array") -> tuple[np.ndarray, bool]:
@@ -223,8 +215,7 @@ class TilePredictor:
         means = [
             weighted_mean(band, np.isfinite(band), down, across, strip=True)[0] for band in overview
         ]
-        values = self._arrange(np.stack(means))
-        return chip_statistics(torch.from_numpy(values)[None])
+        return chip_statistics(torch.from_numpy(self._arrange(np.stack(means)))[None])
 
 
 def receptive_field(card: ModelCard) -> int:
@@ -305,11 +296,7 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
     return spans
 
 
-def ahead(
-    work: Callable[[Any], Any],
-    items: Iterable[Any],
-    count: int,
-) -> Iterator[Any]:
+def ahead(work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iterator[Any]:
     """Work on items in threads, ahead of who asks for the results.
 
     When the caller stops or an item fails, nothing of what was begun goes on.
@@ -339,6 +326,4 @@ def ahead(
 
 def _sources(axis: "csr_array") -> slice:
     """The source pixels that these weights take from."""
-    first = int(axis.indices.min())
-    last = int(axis.indices.max())
-    return slice(first, last + 1)
+    return slice(int(axis.indices.min()), int(axis.indices.max()) + 1)
