@@ -46,7 +46,7 @@ PROBABILITY_BYTES = 4  # per pixel
 LONGEST_NAME = 240  # bytes of the name of a result, which is written under a longer one
 LEAST_GROUND = 300.0  # metres a side that an image should show: ten pixels of the models
 LEAST_STEP = 0.05  # of a transform without a CRS: less is in degrees
-RESULT_BYTES = 11  # per pixel, on disk while results are made: as computed, and as COG
+RESULT_BYTES = 12  # per pixel, on disk while results are made: as computed, grown, and as COG
 NODATA_OF = {"float32": np.nan, "uint8": NODATA}  # by the type of the probability
 STEPS = 250  # that a probability in uint8 has from 0 to 1
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
@@ -85,7 +85,6 @@ class Plan:
 
     image: Image
     model: CloudModel
-    tiles: TilePredictor
     threshold: float
     options: Options
     checked: bool  # whether its values have been found to be reflectance
@@ -240,16 +239,14 @@ def make_plan(
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         image = image.select(used, resolution)
     checked = isinstance(opened, ProductImage)  # by itself
-    tiles = TilePredictor(model, image, options.tile)
-    made_of = _made_of(source, image)
-    return Plan(image, model, tiles, threshold, options, checked, made_of)
+    return Plan(image, model, threshold, options, checked, _made_of(source, image))
 
 
 def _predictions(
     plan: Plan, label: str | None = None, part: tuple[int, int] = (0, 1)
 ) -> Iterator[Prediction]:
     """Predict, as `TilePredictor.run`; the image is checked while its first tiles are in work."""
-    predictions = plan.tiles.run(label, part)
+    predictions = TilePredictor(plan.model, plan.image, plan.options.tile).run(label, part)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), ThreadPoolExecutor(1) as pool:
         first = pool.submit(list, islice(predictions, 1))
         if not plan.checked:

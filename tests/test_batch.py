@@ -114,6 +114,14 @@ def test_names_stay_names_whatever_lies_around(place: Path) -> None:
     assert (found.status, found.error) == ("done", "")
 
 
+def test_a_sensor_may_be_a_card_without_a_file(place: Path) -> None:
+    card = get_sensor("spot-5").model_copy(update={"id": "mine"})
+    outcomes = predict_batch(
+        ["a.tif", "d.tif"], card, "out", model="tiny.json", processes=Processes("local", 1)
+    )
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
+
+
 def test_a_rerun_does_what_is_missing_or_has_changed(place: Path) -> None:
     run()
     before = (place / "out" / "a_cloud.tif").stat().st_mtime_ns

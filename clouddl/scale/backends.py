@@ -145,14 +145,14 @@ class Backend:
         """Whether float32 would change more than CHANGED of the mask, judged by a sample of it."""
         threshold = np.float32(self.card.threshold)
         near = np.abs(probability - threshold) < NEAR
-        counted = np.count_nonzero(near)
+        counted = int(np.count_nonzero(near))
         if counted <= CHANGED * near.size:
             return False
         sample = x[:, *_fullest_square(near)]
         with self._exact:
             half, exact = (self._engine(way)(sample, statistics) for way in (True, False))
-        changed = np.count_nonzero((half >= threshold) != (exact >= threshold))
-        near_there = max(1, np.count_nonzero(np.abs(half - threshold) < NEAR))
+        changed = int(np.count_nonzero((half >= threshold) != (exact >= threshold)))
+        near_there = max(1, int(np.count_nonzero(np.abs(half - threshold) < NEAR)))
         return changed / near_there * counted > CHANGED * near.size
 
     def _engine(self, half: bool) -> Engine:

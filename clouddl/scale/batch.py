@@ -239,8 +239,7 @@ def _predict_all(jobs: Sequence[_Job], outcomes: dict[str, Outcome], processes: 
     results: Iterable[Outcome] = map(_predict, jobs)
     if processes.scheduler:
         results = _predict_on_cluster(jobs, processes)
-    bar = tqdm(results, "scenes", len(jobs), unit="scene", disable=jobs[0].progress)
-    for outcome in bar:
+    for outcome in tqdm(results, "scenes", len(jobs), unit="scene", disable=jobs[0].progress):
         if outcome.fatal:
             done = sum(other.status in ("done", "left") for other in outcomes.values())
             raise InputError(

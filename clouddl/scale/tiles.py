@@ -53,17 +53,12 @@ Tile = tuple[Span, ...]  # rows, columns
 TileValues = tuple[Tile, np.ndarray, bool]  # on the network's grid, and whether they have gaps
 
 
+@dataclass
 class Axis:
-    """Rows or columns of the image, and of the network's grid on the same ground.
+    """Rows or columns of the image, and of the network's grid on the same ground."""
 
-    Args:
-        pixels: Of the image.
-        network_pixels: Of the network's grid.
-    """
-
-    def __init__(self, pixels: int, network_pixels: int) -> None:
-        self.pixels = pixels
-        self.network_pixels = network_pixels
+    pixels: int  # of the image
+    network_pixels: int  # of the network's grid
 
     @cached_property
     def to_network(self) -> "csr_array":
@@ -106,8 +101,7 @@ class TilePredictor:
         self.image = image
         size = network_size(image, card)
         self.same_grid = size == image.shape
-        self.rows = Axis(image.shape[0], size[0])
-        self.columns = Axis(image.shape[1], size[1])
+        self.rows, self.columns = map(Axis, image.shape, size)
         margin = receptive_field(card)
         tile = tile or (TILE if card.stem == 1 else STEM_TILE)
         spans = (cut_axis(pixels, tile, margin, model.net.multiple) for pixels in size)
