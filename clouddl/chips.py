@@ -4,11 +4,9 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from tqdm.auto import tqdm
 
 from clouddl.errors import InputError, absent, readable
 from clouddl.files import Store, replacing
-from clouddl.labels import LABEL_SOURCES, NODATA, PROCESSORS, label_scene, vote
+from clouddl.labels import LABEL_SOURCES, NODATA, PROCESSORS, label_scene
 from clouddl.scenes import SIMULATED, Scene, open_scene, source_sha256
 
 ABOUT = ("scene", "group", "role", "sha256")  # coordinates of a chip
@@ -71,9 +69,11 @@ def make_chips(
     Returns:
         The chips, as `cut_chips` gives them.
     """
-    work = partial(_open_and_cut, store=store, bands=bands, sources=sources, size=size)
-    with _map(min(os.cpu_count() or 1, len(scenes) // SCENES_A_PROCESS)) as mapped:
-        chips = _joined(list(tqdm(mapped(work, scenes), "chips", len(scenes), unit="scene")))
+    cut = partial(_cut, bands=bands, sources=sources, size=size)
+    work = partial(_open_and_cut, store=store, cut=cut)
+    workers = min(os.cpu_count() or 1, len(scenes) // SCENES_A_PROCESS)
+    bar = tqdm(_map(work, scenes, workers), "chips", len(scenes), unit="scene")
+    chips = _joined(list(bar))
     encoding = {
         "image": {"chunks": (1, len(bands), size, size)},
         "mask": {"chunks": (1, 1, size, size)},
@@ -83,21 +83,21 @@ def make_chips(
     return chips
 
 
-@contextmanager
-def _map(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+def _map(
+    work: Callable[[Scene], xr.Dataset], scenes: Sequence[Scene], workers: int
+) -> Iterator[xr.Dataset]:
     """`map` over processes, or the built-in one where there are fewer than two."""
     if workers < 2:
-        yield map
+        yield from map(work, scenes)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield partial(pool.map, chunksize=4)
+        yield from pool.map(work, scenes, chunksize=4)
 
 
 def _open_and_cut(
-    scene: Scene, store: Store, bands: Sequence[str], sources: Sequence[str], size: int
+    scene: Scene, store: Store, cut: Callable[[xr.Dataset], xr.Dataset]
 ) -> xr.Dataset:
-    dataset = open_scene(scene, store).assign_attrs(sha256=source_sha256(scene, store))
-    return _cut(dataset, bands, sources, size)
+    return cut(open_scene(scene, store).assign_attrs(sha256=source_sha256(scene, store)))
 
 
 def _cut(
@@ -159,19 +159,15 @@ def _labels(dataset: xr.Dataset, sources: Sequence[str]) -> list[np.ndarray]:
         return [dataset.mask.values] * len(sources)
     masks: dict[str, np.ndarray] = {}
     for source in sources:
-        parameters = LABEL_SOURCES.get(source, {})
-        parts = parameters.get("of", [])
-        if source == "truth":
-            if "mask" not in dataset:
-                raise InputError(
-                    f"{dataset.attrs['scene']}: has no mask of its own; label it with "
-                    f"{', '.join(LABEL_SOURCES)}"
-                )
+        if source != "truth":
+            masks[source] = label_scene(dataset, source, masks)
+        elif "mask" in dataset:
             masks[source] = dataset.mask.values
-        elif parts and masks.keys() >= set(parts):  # processors are slow
-            masks[source] = vote([masks[part] for part in parts], parameters["rule"])
         else:
-            masks[source] = label_scene(dataset, source)
+            raise InputError(
+                f"{dataset.attrs['scene']}: has no mask of its own; label it with "
+                f"{', '.join(LABEL_SOURCES)}"
+            )
     return list(masks.values())
 
 

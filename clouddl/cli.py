@@ -78,18 +78,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     that in `HELP`. For a parameter `reading` the command has the options of `_reading`.
     """
     about, options = _documented(function)
-    reading = signature(_reading).parameters
-    reads = any(option.name == "reading" for option in options)
-    if reads:
-        options = [option for option in options if option.name != "reading"]
-        options += _documented(_reading)[1]
+    given = [option for option in options if option.name != "reading"]
+    how = _documented(_reading)[1] if len(given) < len(options) else []
 
     def run(**values: Any) -> None:
-        if reads:
-            values["reading"] = _reading(**{name: values.pop(name) for name in reading})
+        if how:
+            values["reading"] = _reading(**{option.name: values.pop(option.name) for option in how})
         function(**values)
 
-    run.__signature__ = Signature(options)  # type: ignore[attr-defined]
+    run.__signature__ = Signature(given + how)  # type: ignore[attr-defined]
     app.command(function.__name__, help=about)(run)
     return function
 
@@ -298,17 +295,17 @@ def _print_outcomes(outcomes: "list[Outcome]", out: Path) -> None:
     from clouddl.predict import results_of
     from clouddl.scale.batch import REPORT
 
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    if failed and len(outcomes) == 1:
-        raise InputError(failed[0].error)
     count = Counter(outcome.status for outcome in outcomes)
+    failed = count["failed"]
+    if failed == len(outcomes) == 1:
+        raise InputError(outcomes[0].error)
     for outcome in outcomes:
-        if outcome.status in ("done", "left"):
+        if outcome.status == "failed":
+            print("clouddl:", outcome.error, file=sys.stderr)
+        else:
             print(results_of(outcome.scene, out)[0])
-    for outcome in failed:
-        print("clouddl:", outcome.error, file=sys.stderr)
     if len(outcomes) > 1 or count["left"]:
-        summary = f"{count['done']} done, {count['left']} left as they were, {len(failed)} failed"
+        summary = f"{count['done']} done, {count['left']} left as they were, {failed} failed"
         where = f"; see {out / REPORT}" if failed else ""
         print(f"clouddl: {summary}{where}", file=sys.stderr)
     if failed:
@@ -366,9 +363,9 @@ def _counts(name: str, truth: str, codes: str) -> dict[str, int]:
 
     if os.path.abspath(name) == os.path.abspath(truth):
         raise InputError(f"{name}: is given as the mask and as its reference; give two files")
-    days = [_day_of(name), _day_of(truth)]
-    if all(days) and days[0] != days[1]:
-        _warn(f"{name}: is of {days[0]} and its reference {truth} of {days[1]}, by their names")
+    day, other = _day_of(name), _day_of(truth)
+    if day and other and day != other:
+        _warn(f"{name}: is of {day} and its reference {truth} of {other}, by their names")
     mask = read_mask(name, "binary")
     decoded = read_mask(truth, codes, like=mask)
     counted = counts(mask.values, decoded.values)
@@ -575,7 +572,7 @@ def sensors(
     if out and not plot:
         raise InputError("--out goes with plot: clouddl sensors plot [CARDS] --out FILE.png")
     names = names[plot:]
-    chosen = [get_sensor(name) for name in names] or list(shipped().values())
+    chosen = [get_sensor(name) for name in names or shipped()]
     if plot:
         _plot_responses(chosen, out or Path("sensors.png"))
         return

@@ -8,7 +8,7 @@ xarray, rioxarray and SciPy are imported late: to threshold a probability needs 
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -389,12 +389,15 @@ def spectral_tests(reflectance: "xr.DataArray") -> np.ndarray:
     return np.where(nodata, NODATA, np.all(passed, axis=0)).astype(np.uint8)
 
 
-def label_scene(dataset: "xr.Dataset", source: str) -> np.ndarray:
+def label_scene(
+    dataset: "xr.Dataset", source: str, known: Mapping[str, np.ndarray] | None = None
+) -> np.ndarray:
     """Label a scene with a processor, or with a vote of several.
 
     Args:
         dataset: Scene with `reflectance` (band, y, x) and the attributes `level`, `resolution`.
         source: Name in `LABEL_SOURCES`.
+        known: Masks of it by processors, which are slow, for a vote.
 
     Returns:
         The mask (y, x) uint8.
@@ -406,8 +409,12 @@ def label_scene(dataset: "xr.Dataset", source: str) -> np.ndarray:
         raise InputError(f"label source {source!r} is unknown; choose {', '.join(LABEL_SOURCES)}")
     parameters = LABEL_SOURCES[source]
     if "of" in parameters:
-        votes = [label_scene(dataset, name) for name in parameters["of"]]
-        return vote(votes, parameters["rule"])
+        known = known or {}
+        masks = [
+            known[name] if name in known else label_scene(dataset, name)
+            for name in parameters["of"]
+        ]
+        return vote(masks, parameters["rule"])
     if source == "spectral-tests":
         return spectral_tests(dataset.reflectance)
     image, bands = dataset.reflectance.values, dataset.band.values.tolist()
@@ -516,16 +523,16 @@ def _load(path: str) -> "tuple[xr.DataArray, np.ndarray]":
     if not name.endswith((".npy", ".npz")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            raster = rioxarray.open_rasterio(name)
-            if not isinstance(raster, xr.DataArray):
-                raise InputError("it holds several datasets; give a file of one layer")
-            turn = raster.rio.transform()
-            if turn.b or turn.d:
-                raise InputError("its grid is turned against its CRS; bring it north up (gdalwarp)")
-            if raster.sizes["band"] != 1:
-                raise InputError(f"it has {raster.sizes['band']} layers; give a file of one layer")
             with rasterio.open(name) as file:
+                if file.count != 1:
+                    has = f"{file.count} layers" if file.count else "several datasets"
+                    raise InputError(f"it has {has}; give a file of one layer")
+                if file.transform.b or file.transform.d:
+                    turned = "its grid is turned against its CRS"
+                    raise InputError(f"{turned}; bring it north up (gdalwarp)")
                 hidden = any(masks_of(file)) & (file.read_masks(1) == 0)
+            raster = rioxarray.open_rasterio(name)
+        assert isinstance(raster, xr.DataArray)  # as of every file of one layer
         return raster.load().squeeze("band", drop=True), hidden
     array = load_array(path, 1)
     if len(array) != 1:

@@ -46,7 +46,7 @@ PROBABILITY_BYTES = 4  # per pixel
 LONGEST_NAME = 240  # bytes of the name of a result, which is written under a longer one
 LEAST_GROUND = 300.0  # metres a side that an image should show: ten pixels of the models
 LEAST_STEP = 0.05  # of a transform without a CRS: less is in degrees
-RESULT_BYTES = 11  # per pixel, on disk while results are made: as computed, and as COG
+RESULT_BYTES = 12  # per pixel, on disk while results are made: as computed, grown, and as COG
 NODATA_OF = {"float32": np.nan, "uint8": NODATA}  # by the type of the probability
 STEPS = {"float32": 1000, "uint8": 250}  # of a stored probability from 0 to 1, by its type
 CACHE = 128 << 20  # bytes of decoded blocks; GDAL's default is a fraction of the machine's memory
@@ -85,7 +85,6 @@ class Plan:
 
     image: Image
     model: CloudModel
-    tiles: TilePredictor
     threshold: float
     options: Options
     checked: bool  # whether its values have been found to be reflectance
@@ -173,6 +172,7 @@ def predict_plan(
     out: Path | str,
     progress: bool = True,
     tags: Mapping[str, str] | None = None,
+    parts: Path | str | None = None,
 ) -> tuple[Path, Path]:
     """Write the results of an image that is opened: see `predict_file`.
 
@@ -181,16 +181,20 @@ def predict_plan(
         out: As for `predict_file`.
         progress: As for `predict_file`.
         tags: As for `predict_file`.
+        parts: Folder of the probability, if `predict_part` has predicted it.
 
     Returns:
         Paths of the mask and of the probability.
 
     Raises:
-        InputError: As `predict_file`.
+        InputError: Parts are missing; and as `predict_file`.
         WriteError: As `predict_file`.
     """
-    label = Path(plan.image.name).name if progress else None
-    return _write(plan, _predictions(plan, label), out, tags or {})
+    if parts:
+        predictions = _saved_parts(plan, Path(parts))
+    else:
+        predictions = _predictions(plan, Path(plan.image.name).name if progress else None)
+    return _write(plan, predictions, out, tags or {})
 
 
 def make_plan(
@@ -235,16 +239,14 @@ def make_plan(
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         image = image.select(used, resolution)
     checked = isinstance(opened, ProductImage)  # by itself
-    tiles = TilePredictor(model, image, options.tile)
-    made_of = _made_of(source, image)
-    return Plan(image, model, tiles, threshold, options, checked, made_of)
+    return Plan(image, model, threshold, options, checked, _made_of(source, image))
 
 
 def _predictions(
     plan: Plan, label: str | None = None, part: tuple[int, int] = (0, 1)
 ) -> Iterator[Prediction]:
     """Predict, as `TilePredictor.run`; the image is checked while its first tiles are in work."""
-    predictions = plan.tiles.run(label, part)
+    predictions = TilePredictor(plan.model, plan.image, plan.options.tile).run(label, part)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), ThreadPoolExecutor(1) as pool:
         first = pool.submit(list, islice(predictions, 1))
         if not plan.checked:
@@ -374,8 +376,8 @@ def _write(
             for window, values in predictions:
                 mask.write(to_mask(values, plan.threshold), 1, window=window)
                 raw.write(_stored(values, dtype), 1, window=window)
-            if plan.options.dilation_m:
-                _dilate(plan, mask)
+        if plan.options.dilation_m:
+            _dilate(plan, raw_mask)
         with replacing(results[0], work) as mask_cog, replacing(results[1], work) as cog:
             _copy_as_cog(raw_mask, mask_cog, level=3, overview_resampling="NEAREST")
             # More effort takes half as long again for 4 % of the file, and a predictor enlarges it.
@@ -404,7 +406,7 @@ def _create(
     height, width = grid.shape
     file = rasterio.open(
         path,
-        "w+",
+        "w",
         driver="GTiff",
         height=height,
         width=width,
@@ -438,19 +440,19 @@ def _create(
     return file
 
 
-def _dilate(plan: Plan, mask: DatasetWriter) -> None:
+def _dilate(plan: Plan, path: Path) -> None:
     """Grow the clouds of a mask, which they do from strip to strip."""
     height, width = plan.image.shape
     metres, resolution = plan.options.dilation_m, plan.image.resolution
     margin = int(metres / resolution) + 1
-    above = np.empty((0, width), np.uint8)  # the last rows of what is grown, as they were
-    for window in strips(slice(0, height), slice(0, width)):
-        bottom = min(height, window.row_off + window.height + margin)
-        below = mask.read(1, window=Window.from_slices((window.row_off, bottom), (0, width)))
-        rows = np.concatenate([above, below])
-        strip = slice(len(above), len(above) + window.height)
-        mask.write(dilate(rows, metres, resolution)[strip], 1, window=window)
-        above = rows[: strip.stop][-margin:]
+    ungrown = shutil.copy(path, path.with_name("ungrown.tif"))
+    with rasterio.open(ungrown) as source, rasterio.open(path, "r+") as mask:
+        for window in strips(slice(0, height), slice(0, width)):
+            rows, columns = window.toslices()
+            top = max(0, rows.start - margin)
+            view = Window.from_slices((top, min(height, rows.stop + margin)), columns)
+            grown = dilate(source.read(1, window=view), metres, resolution)
+            mask.write(grown[rows.start - top : rows.stop - top], 1, window=window)
 
 
 def _copy_as_cog(path: Path, target: Path, **how: str | int) -> None:
@@ -467,7 +469,7 @@ def _copy_as_cog(path: Path, target: Path, **how: str | int) -> None:
 
 
 def predict_part(plan: Plan, parts: Path | str, part: tuple[int, int]) -> None:
-    """Predict a part of the tiles of an image, for `join_parts` to put together.
+    """Predict a part of the tiles of an image, for `predict_plan` to put together.
 
     Args:
         plan: Of `make_plan`, the same for all parts.
@@ -485,27 +487,6 @@ def predict_part(plan: Plan, parts: Path | str, part: tuple[int, int]) -> None:
             target = Path(parts, f"{window.row_off}-{window.col_off}.npy")
             with replacing(target) as temporary, temporary.open("wb") as stream:
                 np.save(stream, values)
-
-
-def join_parts(
-    plan: Plan, parts: Path | str, out: Path | str, tags: Mapping[str, str] | None = None
-) -> tuple[Path, Path]:
-    """Write the results of an image all parts of which are predicted: as `predict_file`'s.
-
-    Args:
-        plan: The same as for the parts.
-        parts: Folder that `predict_part` has written to.
-        out: Folder of the results.
-        tags: As for `predict_file`.
-
-    Returns:
-        Paths of the mask and of the probability.
-
-    Raises:
-        InputError: Parts are missing; and as `predict_file`.
-        WriteError: As `predict_file`.
-    """
-    return _write(plan, _saved_parts(plan, Path(parts)), out, tags or {})
 
 
 def _saved_parts(plan: Plan, parts: Path) -> Iterator[Prediction]:

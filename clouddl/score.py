@@ -37,8 +37,8 @@ def counts(mask: np.ndarray, reference: np.ndarray) -> dict[str, int]:
         )
     valid = (mask != NODATA) & (reference != NODATA)
     cloud, truth = mask[valid] == CLOUD, reference[valid] == CLOUD
-    cells = (cloud & truth, cloud & ~truth, ~cloud & truth, ~cloud & ~truth)
-    return {name: int(cell.sum()) for name, cell in zip(COUNTS, cells, strict=True)}
+    tn, fn, fp, tp = np.bincount(2 * cloud + truth, minlength=4).tolist()
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
 
 
 def _fraction(part: np.ndarray, total: np.ndarray) -> np.ndarray:

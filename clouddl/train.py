@@ -143,7 +143,7 @@ def calibrated(model: CloudModel, validation: Chips) -> CloudModel:
     Returns:
         The calibrated model; its card has the threshold and the score `validation_f2`.
     """
-    parts = [part for part in validation.real_and_simulated() if part.dataset.sizes["chip"]]
+    parts = [part for part in validation.real_and_simulated() if len(part)]
     pixels = [on_validation(model, part) for part in parts]
     scale, shift = calibration(pixels)
     net = copy.deepcopy(model.net)

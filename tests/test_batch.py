@@ -32,7 +32,7 @@ from clouddl.scale.cluster import THIS_PROCESS, Processes
 from clouddl.sensors import get_sensor
 
 STATUS = ["done", "done", "failed", "done"]
-genuine = batch._work
+genuine = batch._predict
 
 
 def write(path: Path, seed: int = 0, size: int = 40) -> Path:
@@ -112,6 +112,14 @@ def test_names_stay_names_whatever_lies_around(place: Path) -> None:
     (place / "spot").mkdir()
     (found,) = predict_batch(["a.tif"], "spot-5", "out", model="spot")
     assert (found.status, found.error) == ("done", "")
+
+
+def test_a_sensor_may_be_a_card_without_a_file(place: Path) -> None:
+    card = get_sensor("spot-5").model_copy(update={"id": "mine"})
+    outcomes = predict_batch(
+        ["a.tif", "d.tif"], card, "out", model="tiny.json", processes=Processes("local", 1)
+    )
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
 
 
 def test_a_rerun_does_what_is_missing_or_has_changed(place: Path) -> None:
@@ -202,18 +210,18 @@ def test_a_disk_that_fills_while_it_is_written_to(place: Path) -> None:
     assert not (place / "out").exists()
 
 
-def deadly(fields: dict[str, Any]) -> dict[str, Any]:
+def deadly(job: Any) -> batch.Outcome:
     """Kills the worker: once with d.tif, and each time with poison.tif."""
-    mark = Path(fields["path"]).with_suffix(".tried")
-    if "poison" in fields["scene"] or ("d.tif" in fields["scene"] and not mark.exists()):
+    mark = Path(job.path).with_suffix(".tried")
+    if "poison" in job.scene or ("d.tif" in job.scene and not mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return genuine(fields)
+    return genuine(job)
 
 
 def test_workers_may_die(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(place / "poison.tif")
-    monkeypatch.setattr(batch, "_work", deadly)
+    monkeypatch.setattr(batch, "_predict", deadly)
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         found = run([*SCENES, "poison.tif"], processes=Processes("local", 2))
     assert found == [*STATUS, "failed"]
@@ -246,14 +254,14 @@ def started(place: Path) -> Iterator[tuple[str, subprocess.Popen, subprocess.Pop
         process.wait()
 
 
-def deadly_part(fields: dict[str, Any]) -> dict[str, Any]:
+def deadly_part(job: Any) -> batch.Outcome:
     """Kills the worker of the second part: once, and each time with poison.tif."""
-    mark = Path(fields["path"]).with_suffix(".tried")
-    second = fields["part"] and fields["part"][0] == 1
-    if second and ("poison" in fields["scene"] or not mark.exists()):
+    mark = Path(job.path).with_suffix(".tried")
+    second = job.part and job.part[0] == 1
+    if second and ("poison" in job.scene or not mark.exists()):
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return genuine(fields)
+    return genuine(job)
 
 
 def test_tiles_of_a_large_scene_are_spread(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +269,7 @@ def test_tiles_of_a_large_scene_are_spread(place: Path, monkeypatch: pytest.Monk
     options = {"tile": 64, "dilation_m": 60.0}
     assert run(["large.tif"], **options) == ["done"]
     monkeypatch.setattr(predict, "PART_PIXELS", 20_000)
-    monkeypatch.setattr(batch, "_work", deadly_part)
+    monkeypatch.setattr(batch, "_predict", deadly_part)
     spread = {"processes": Processes("local", 3), **options}
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         assert run(["large.tif"], out="there", **spread) == ["done"]
@@ -280,7 +288,7 @@ def test_a_part_that_fails_fails_its_scene(place: Path, monkeypatch: pytest.Monk
     data = (place / "cut.tif").read_bytes()
     (place / "cut.tif").write_bytes(data[: len(data) // 2])
     monkeypatch.setattr(predict, "PART_PIXELS", 10_000)
-    monkeypatch.setattr(batch, "_work", deadly_part)
+    monkeypatch.setattr(batch, "_predict", deadly_part)
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         found = predict_batch(
             ["poison.tif", "cut.tif"],
@@ -302,13 +310,13 @@ def test_parts_that_were_lost_are_reported(place: Path) -> None:
     plan = predict.make_plan("a.tif", spot, model, options=predict.Options(tile=16))
     predict.predict_part(plan, "parts", (0, 2))
     with pytest.raises(InputError, match=r"parts: lacks \d+ pixels .*must see the same folders"):
-        predict.join_parts(plan, "parts", "out")
+        predict.predict_plan(plan, "out", parts="parts")
 
 
-def slow(fields: dict[str, Any]) -> dict[str, Any]:
-    if "d.tif" in fields["scene"]:
+def slow(job: Any) -> batch.Outcome:
+    if "d.tif" in job.scene:
         time.sleep(600)
-    return genuine(fields)
+    return genuine(job)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +325,6 @@ def slow(fields: dict[str, Any]) -> dict[str, Any]:
 def test_the_cluster_may_be_lost(
     victim: int, told: str, place: Path, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "_work", slow)
     outcomes = batch._predict_on_cluster
 
     def watched(*arguments: Any) -> Iterator[batch.Outcome]:
@@ -327,8 +334,12 @@ def test_the_cluster_may_be_lost(
                 monkeypatch.setattr(cluster, "JOIN_TIME", 1)
                 started[victim].kill()
 
-    monkeypatch.setattr(batch, "_predict_on_cluster", watched)
-    with pytest.raises(InputError, match=rf"scheduler {told}.*; 2 of 4 scenes are done"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match=rf"scheduler {told}.*; 2 of 4 scenes are done"),
+    ):
+        patch.setattr(batch, "_predict", slow)
+        patch.setattr(batch, "_predict_on_cluster", watched)
         run(processes=Processes(started[0]))
     assert run() == ["left", "left", "failed", "done"]
 

@@ -140,7 +140,15 @@ def _outline(
     """The geometry of a feature in columns and rows of a scene that it lies in."""
     if not geometry:
         raise InputError(f"{feature} has no geometry; draw it, or remove it")
-    outline = _in_pixels(geometry, crs, scene)
+
+    def move(points: np.ndarray) -> np.ndarray:
+        x, y = transform(crs, scene.rio.crs, *points.T)
+        return np.transpose(~scene.rio.transform() * (np.array(x), np.array(y)))
+
+    try:
+        outline = shapely.transform(geometry, move)
+    except (CPLE_BaseError, CRSError):  # such as metres where degrees are said
+        outline = shapely.Point()
     frame = shapely.box(0, 0, scene.sizes["x"], scene.sizes["y"])
     if not (np.isfinite(outline.bounds).all() and outline.intersects(frame)):
         raise InputError(
@@ -158,19 +166,6 @@ def _warn_of_overlap(path: Path | str, both: np.ndarray) -> None:
             f"column {column}; there the later label holds: redraw the outlines if it is wrong",
             stacklevel=4,
         )
-
-
-def _in_pixels(geometry: shapely.Geometry, crs: str, scene: xr.Dataset) -> shapely.Geometry:
-    """A geometry in columns and rows of a scene; empty if it cannot be in that CRS."""
-
-    def move(points: np.ndarray) -> np.ndarray:
-        x, y = transform(crs, scene.rio.crs, *points.T)
-        return np.transpose(~scene.rio.transform() * (np.array(x), np.array(y)))
-
-    try:
-        return shapely.transform(geometry, move)
-    except (CPLE_BaseError, CRSError):  # such as metres where degrees are said
-        return shapely.Point()
 
 
 def fill(scene: xr.Dataset, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

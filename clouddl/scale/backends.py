@@ -144,13 +144,8 @@ class Backend:
     def _would_change(self, x: np.ndarray, statistics: Statistics, probability: np.ndarray) -> bool:
         """Whether float32 would change more than CHANGED of the mask, judged by a sample of it."""
         threshold = np.float32(self.card.threshold)
-        near = np.empty(probability.shape, bool)
-
-        def count(rows: slice) -> int:
-            near[rows] = np.abs(probability[rows] - threshold) < NEAR
-            return int(np.count_nonzero(near[rows]))
-
-        counted = sum(_in_blocks(count, *probability.shape))
+        near = np.abs(probability - threshold) < NEAR
+        counted = int(np.count_nonzero(near))
         if counted <= CHANGED * near.size:
             return False
         sample = x[:, *_fullest_square(near)]
@@ -243,16 +238,9 @@ class CPUEngine:
         h, w = (math.ceil(n / self.multiple) * self.multiple // stem for n in (height, width))
         buffer = self._take((1, h, w, bands * stem**2))
         invalid = fill_squares(buffer.squares[0], x, self.card, statistics)
-        squares = _runs(buffer.run(), stem).reshape(h, w, stem)
-        probability = np.empty((h * stem, w * stem), np.float32)
-        pixels = _runs(probability, stem).reshape(h, stem, w)
-
-        def block(rows: slice) -> None:
-            pixels[rows] = squares[rows].transpose(0, 2, 1)
-            lines = slice(rows.start * stem, rows.stop * stem)
-            np.copyto(probability[lines], np.nan, where=invalid[lines])
-
-        _in_blocks(block, h, w * stem**2)
+        squares = _runs(buffer.run(), stem).reshape(h, w, stem).transpose(0, 2, 1)
+        probability = squares.copy().view(np.float32).reshape(invalid.shape)
+        np.copyto(probability, np.nan, where=invalid)
         with self._lock:
             self._free.append(buffer)
         return probability[:height, :width]
@@ -309,7 +297,10 @@ def fill_squares(
             invalid[lines.start : lines.stop] &= nodata
             channels[rows, :, band] = _runs(values, stem).reshape(-1, stem, w).transpose(0, 2, 1)
 
-    _in_blocks(block, h, w * stem**2)
+    step = max(1, BLOCK // (w * stem**2))
+    blocks = [slice(top, min(top + step, h)) for top in range(0, h, step)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy releases the interpreter
+        list(pool.map(block, blocks))
     return invalid
 
 
@@ -325,14 +316,6 @@ def _fullest_square(flags: np.ndarray) -> tuple[slice, slice]:
 def _runs(array: np.ndarray, stem: int) -> np.ndarray:
     """View `stem` neighbours of the last axis as one item, which numpy copies faster."""
     return array.view(np.dtype((np.void, 4 * stem)))
-
-
-def _in_blocks(work: Callable[[slice], Any], rows: int, pixels: int) -> list[Any]:
-    """Call `work` on slices of rows of so many pixels, by as many threads as PyTorch has."""
-    step = max(1, BLOCK // pixels)
-    blocks = [slice(top, min(top + step, rows)) for top in range(0, rows, step)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy releases the interpreter
-        return list(pool.map(work, blocks))
 
 
 def _torch_buffers(net: UNet, half: bool) -> MakeBuffer:

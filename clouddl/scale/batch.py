@@ -2,8 +2,7 @@
 
 The results say themselves what they were made from, so there is no state that could be lost or
 disagree with them. Scenes are predicted one after another, or by the workers of a dask.distributed
-cluster, where a large scene may be cut into parts of its tiles. Only plain data travels to a worker
-and back.
+cluster, where a large scene may be cut into parts of its tiles.
 """
 
 import hashlib
@@ -13,9 +12,10 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
@@ -30,7 +30,6 @@ from clouddl.predict import (
     DEFAULT,
     Options,
     check_results,
-    join_parts,
     make_plan,
     make_results_folder,
     part_count,
@@ -41,8 +40,8 @@ from clouddl.predict import (
 from clouddl.products.raster import files_of, open_raster
 from clouddl.products.reading import AS_STORED, Reading
 from clouddl.products.stac import date_of, is_item, write_item
-from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, Task, open_cluster
-from clouddl.sensors import Sensor, get_sensor, is_sensor_name, sensors
+from clouddl.scale.cluster import THIS_PROCESS, Died, Lost, Processes, open_cluster
+from clouddl.sensors import Sensor, get_sensor
 
 LOCK, REPORT = ".clouddl.lock", "report.csv"
 METADATA = (".xml", ".txt", ".json", ".geojson")  # of products, which name files of bands
@@ -68,12 +67,13 @@ class Outcome(BaseModel):
     fatal: bool = False
 
 
-class _Job(BaseModel):
+@dataclass(frozen=True)
+class _Job:
     """A scene to predict, for any process that has the package and sees the files."""
 
     scene: str
     path: str
-    sensor: str | None
+    sensor: Sensor | None
     out: str
     model: str | None
     reading: Reading
@@ -126,23 +126,29 @@ def predict_batch(
             "predict_array or predict_file; of a command check its variables)"
         )
     names = list(dict.fromkeys(str(scene) for scene in scenes))
-    sensor = _sensor_name(sensor)
+    if not isinstance(sensor, Sensor | None):
+        sensor = get_sensor(sensor)
     if not isinstance(model, str | Path | None):
         raise InputError(
             f"model: {type(model).__name__} cannot be sent to other processes; save it "
             "(save_model) and give the path of its card"
         )
-    settings = _settings(sensor, model, reading, options)
+    cards = shipped_models()
+    if model:
+        if model not in [card.name for card in cards]:
+            model = os.path.abspath(model)
+        cards = [shared_model(model).card]
+    settings = repr((version("clouddl"), sensor, cards, reading, options))
     _check_names(names, out)
-    cards = {"sensor": _absolute(sensor), "model": _absolute(model)}
     jobs = []
     for name in names:
         path = os.path.abspath(name) if is_local(name) else name
         job = _Job(
             scene=name,
             path=path,
+            sensor=sensor,
             out=os.path.abspath(out),
-            **cards,
+            model=model,
             reading=reading,
             options=options,
             stac=stac or is_item(name),
@@ -150,8 +156,9 @@ def predict_batch(
             progress=len(names) == 1 and not processes.scheduler,
         )
         jobs.append(job)
-    outcomes = {job.scene: _outcome_before(job) for job in jobs}
-    todo = [job for job in jobs if outcomes[job.scene].status != "left"]
+    todo = [job for job in jobs if not _is_done(job)]
+    outcomes = {name: Outcome(scene=name, status="left") for name in names}
+    outcomes |= {job.scene: Outcome(scene=job.scene) for job in todo}
     if todo:
         with _folder_for_one_run(Path(out)):
             try:
@@ -160,24 +167,6 @@ def predict_batch(
                 if len(jobs) > 1:
                     _write_report(Path(out, REPORT), list(outcomes.values()))
     return list(outcomes.values())
-
-
-def _sensor_name(sensor: Sensor | str | None) -> str | None:
-    """A name of the sensor that any process can look up; InputError if it has none."""
-    if not isinstance(sensor, Sensor):
-        return sensor if sensor is None else str(sensor)
-    if sensors().get(sensor.id) != sensor:
-        raise InputError(
-            f"sensor {sensor.id}: its card is not one of the package's; give the path of the card"
-        )
-    return sensor.id
-
-
-def _settings(sensor: str | None, model: str | None, reading: Reading, options: Options) -> str:
-    """Everything but the image that results depend on, as text."""
-    card = None if sensor is None else get_sensor(sensor)
-    models = [shared_model(model).card] if model else shipped_models()
-    return repr((version("clouddl"), card, models, reading, options))
 
 
 def _check_names(scenes: Sequence[str], out: Path | str) -> None:
@@ -192,14 +181,6 @@ def _check_names(scenes: Sequence[str], out: Path | str) -> None:
                     "name; rename one, or give another folder"
                 )
             taken.add(path)
-
-
-def _absolute(card: str | None) -> str | None:
-    """The path of a card in a form that is valid in any process; what ships goes by its name."""
-    shipped = {*sensors(), *(model.name for model in shipped_models())}
-    if card is None or card in shipped or is_sensor_name(card):
-        return card
-    return os.path.abspath(card)
 
 
 def _made_from(path: str, settings: str) -> str:
@@ -236,22 +217,21 @@ def _files_of(path: str) -> list[Path]:
     return [file, *sorted({Path(other) for other in others if os.path.isfile(other)} - {file})]
 
 
-def _outcome_before(job: _Job) -> Outcome:
-    """The outcome of a scene before the run: its results are there, or nothing is done yet."""
+def _is_done(job: _Job) -> bool:
+    """Whether the results of a scene are there, and made from what the job says."""
     mask, probability = results_of(job.path, job.out)
-    outcome = Outcome(scene=job.scene)
     if job.stac and not mask.with_suffix(".json").exists():
-        return outcome
+        return False
     for result in (mask, probability):
         try:
             with open_raster(result) as file:
                 made_from = file.tags().get("made_from")
                 file.read(1, window=Window(file.width - 1, file.height - 1, 1, 1))  # not cut short
         except (RasterioError, UnicodeEncodeError):  # of a name that is not UTF-8
-            return outcome
+            return False
         if not job.made_from or made_from != job.made_from:
-            return outcome
-    return Outcome(scene=job.scene, status="left")
+            return False
+    return True
 
 
 def _predict_all(jobs: Sequence[_Job], outcomes: dict[str, Outcome], processes: Processes) -> None:
@@ -259,8 +239,7 @@ def _predict_all(jobs: Sequence[_Job], outcomes: dict[str, Outcome], processes: 
     results: Iterable[Outcome] = map(_predict, jobs)
     if processes.scheduler:
         results = _predict_on_cluster(jobs, processes)
-    bar = tqdm(results, "scenes", len(jobs), unit="scene", disable=jobs[0].progress)
-    for outcome in bar:
+    for outcome in tqdm(results, "scenes", len(jobs), unit="scene", disable=jobs[0].progress):
         if outcome.fatal:
             done = sum(other.status in ("done", "left") for other in outcomes.values())
             raise InputError(
@@ -297,17 +276,11 @@ def _write_results(job: _Job) -> None:
     check_results(results_of(job.path, job.out), job.path)  # before hours of work
     if job.stac and not is_item(job.path):
         date_of(job.path)  # an item needs a date: fail before hours of work
-    sensor = get_sensor(job.sensor) if job.sensor else None
-    model = shared_model(job.model) if job.model else None
-    plan = make_plan(job.path, sensor, model, job.reading, job.options)
-    tags = {"made_from": job.made_from}
+    plan = make_plan(job.path, job.sensor, job.model, job.reading, job.options)
     if job.parts and job.part:
         predict_part(plan, job.parts, job.part)
         return
-    if job.parts:
-        written = join_parts(plan, job.parts, job.out, tags)
-    else:
-        written = predict_plan(plan, job.out, job.progress, tags)
+    written = predict_plan(plan, job.out, job.progress, {"made_from": job.made_from}, job.parts)
     if job.stac:
         write_item(job.path, *written)
 
@@ -320,24 +293,23 @@ def _predict_on_cluster(jobs: Sequence[_Job], processes: Processes) -> Iterator[
     """
     with open_cluster(str(processes.scheduler), processes.workers) as cluster:
         parts = {job.scene: _cut(job, cluster.threads() // len(jobs)) for job in jobs}
-        waiting = deque(job.model_dump() for cut in parts.values() for job in cut)
+        waiting = deque(part for cut in parts.values() for part in cut)
         parts_left = {scene: len(cut) for scene, cut in parts.items()}
         seconds = dict.fromkeys(parts, 0.0)
-        ended: set[str] = set()
         try:
-            for task, answer in cluster.spread(_work, waiting):
-                scene = task["scene"]
-                if scene in ended:
+            for job, answer in cluster.spread(_predict, waiting):
+                scene = job.scene
+                if scene not in parts_left:  # another part of it has failed
                     continue
                 outcome = _outcome_of(scene, answer)
                 seconds[scene] += outcome.seconds
                 parts_left[scene] -= 1
-                if task["part"] and outcome.status == "done":
+                if job.part and outcome.status == "done":
                     if not parts_left[scene]:
-                        waiting.append({**task, "part": None})
+                        waiting.append(replace(job, part=None))
                     continue
-                ended.add(scene)
-                for other in [other for other in waiting if other["scene"] == scene]:
+                del parts_left[scene]
+                for other in [other for other in waiting if other.scene == scene]:
                     waiting.remove(other)
                 yield outcome.model_copy(update={"seconds": round(seconds[scene], 2)})
         except Lost as error:
@@ -351,23 +323,17 @@ def _cut(job: _Job, most: int) -> list[_Job]:
         return [job]
     mask, _ = results_of(job.path, job.out)
     folder = str(Path(job.out, f"{WORK}{mask.stem}"))
-    parts = [{"parts": folder, "part": (number, count)} for number in range(count)]
-    return [job.model_copy(update=part) for part in parts]
+    return [replace(job, parts=folder, part=(number, count)) for number in range(count)]
 
 
-def _work(task: Task) -> dict[str, Any]:
-    """Do a job in a worker: plain data in, plain data out."""
-    return _predict(_Job.model_validate(task)).model_dump()
-
-
-def _outcome_of(scene: str, answer: Any) -> Outcome:
+def _outcome_of(scene: str, answer: Outcome | Exception) -> Outcome:
     """The outcome in the answer of a worker, or the failure of a worker that gave none."""
     if isinstance(answer, Died):
         error = f"{scene}: {answer}: lower --tile"
     elif isinstance(answer, Exception):
         error = f"{scene}: no worker can do it ({answer}); have they this version of clouddl?"
     else:
-        return Outcome.model_validate(answer)
+        return answer
     return Outcome(scene=scene, status="failed", error=error)
 
 

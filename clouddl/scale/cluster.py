@@ -1,8 +1,8 @@
 """Work given to the processes of a dask.distributed cluster, and what happens when some die.
 
-Only plain data travels: a task there, an answer back. (Dask's processes send each other pickles.
-Nothing here reads one from a file, but whoever can reach a scheduler can run code on its workers:
-keep it inside a network you trust, or use Dask's TLS.)
+Dask's processes send each other pickles: a task there, an answer back. Nothing here reads one from
+a file, but whoever can reach a scheduler can run code on its workers: keep it inside a network you
+trust, or use Dask's TLS.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +19,7 @@ from clouddl.errors import InputError
 
 ANSWER_TIME, JOIN_TIME = 10, 60  # seconds to wait for a scheduler, and for its first worker
 
-Task = dict[str, Any]
+Task = TypeVar("Task")
 
 
 class Lost(InputError):
@@ -125,22 +125,26 @@ class Cluster:
         Raises:
             Lost: The scheduler does not answer any more, or all its workers are gone.
         """
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker, wait
 
         suspects: list[Task] = []
         running: dict[Any, Task] = {}  # by future
         while waiting or running:
-            with self._unless_lost("was lost; start it again"):
+            fate = "was lost; start it again"
+            try:
                 threads = self.threads()
-            if not threads:
-                with self._unless_lost("has no workers any more; start some"):
+                if not threads:
+                    fate = "has no workers any more; start some"
                     self.client.wait_for_workers(1, timeout=JOIN_TIME)
-                continue
-            with self._unless_lost("was lost; start it again"):
+                    continue
                 while waiting and len(running) < (1 if waiting[0] in suspects else threads):
                     task = waiting.popleft()
                     running[self.client.submit(_run_alone, work, task, pure=False)] = task
-                answers = self._finished(list(running))
+                with suppress(TimeoutError):  # see whether the workers are still there
+                    wait(list(running), timeout=JOIN_TIME, return_when="FIRST_COMPLETED")
+                answers = {f: f.exception() or f.result() for f in running if f.done()}
+            except (OSError, RuntimeError, CancelledError) as error:
+                raise Lost(f"the scheduler {self.address} {fate}") from error
             for future, answer in answers.items():
                 task = running.pop(future)
                 if not isinstance(answer, KilledWorker):
@@ -150,24 +154,6 @@ class Cluster:
                 else:
                     suspects.append(task)
                     waiting.append(task)
-
-    def _finished(self, futures: list[Any]) -> dict[Any, Any]:
-        """Wait for the first answer or exception; returns all there are, none after a while."""
-        from distributed import wait
-
-        with suppress(TimeoutError):  # see whether the workers are still there
-            wait(futures, timeout=JOIN_TIME, return_when="FIRST_COMPLETED")
-        return {f: f.exception() or f.result() for f in futures if f.done()}
-
-    @contextmanager
-    def _unless_lost(self, message: str) -> Iterator[None]:
-        """Turn the errors of Dask when a cluster is gone into `Lost`."""
-        from distributed import CancelledError
-
-        try:
-            yield
-        except (OSError, RuntimeError, CancelledError) as error:
-            raise Lost(f"the scheduler {self.address} {message}") from error
 
 
 def _run_alone(work: Callable[[Task], Any], task: Task) -> Any:

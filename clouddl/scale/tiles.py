@@ -53,17 +53,12 @@ Tile = tuple[Span, ...]  # rows, columns
 TileValues = tuple[Tile, np.ndarray, bool]  # on the network's grid, and whether they have gaps
 
 
+@dataclass
 class Axis:
-    """Rows or columns of the image, and of the network's grid on the same ground.
+    """Rows or columns of the image, and of the network's grid on the same ground."""
 
-    Args:
-        pixels: Of the image.
-        network_pixels: Of the network's grid.
-    """
-
-    def __init__(self, pixels: int, network_pixels: int) -> None:
-        self.pixels = pixels
-        self.network_pixels = network_pixels
+    pixels: int  # of the image
+    network_pixels: int  # of the network's grid
 
     @cached_property
     def to_network(self) -> "csr_array":
@@ -84,11 +79,8 @@ class Axis:
         Returns:
             Pixels of the image.
         """
-
-        def on_image(edge: int) -> int:
-            return math.ceil(edge * self.pixels / self.network_pixels - 0.5)
-
-        return slice(on_image(pixels.start), on_image(pixels.stop))
+        edges = (pixels.start, pixels.stop)
+        return slice(*(math.ceil(n * self.pixels / self.network_pixels - 0.5) for n in edges))
 
 
 class TilePredictor:
@@ -109,19 +101,14 @@ class TilePredictor:
         self.image = image
         size = network_size(image, card)
         self.same_grid = size == image.shape
-        self.rows = Axis(image.shape[0], size[0])
-        self.columns = Axis(image.shape[1], size[1])
+        self.rows, self.columns = map(Axis, image.shape, size)
         margin = receptive_field(card)
         tile = tile or (TILE if card.stem == 1 else STEM_TILE)
         spans = (cut_axis(pixels, tile, margin, model.net.multiple) for pixels in size)
         self.tiles = list(product(*spans))
         self.statistics = self._statistics()
 
-    def run(
-        self,
-        label: str | None = None,
-        part: tuple[int, int] = (0, 1),
-    ) -> Iterator[Prediction]:
+    def run(self, label: str | None = None, part: tuple[int, int] = (0, 1)) -> Iterator[Prediction]:
         """Predict the tiles, or a part of them.
 
         Args:
@@ -145,14 +132,13 @@ class TilePredictor:
         """Reflectance of a tile, as the model wants it."""
         rows, columns = tile
         if self.same_grid:
-            gaps = False
             values = self.image.read(Window.from_slices(rows.view, columns.view))
-        else:
-            down = self.rows.to_network[rows.view]
-            across = self.columns.to_network[columns.view]
-            values, band_gaps = resample(self.image, down, across)
-            gaps = bool(band_gaps.all())  # else no pixel can be nodata in every band
-        return tile, self._arrange(values), gaps
+            return tile, self._arrange(values), False
+        down = self.rows.to_network[rows.view]
+        across = self.columns.to_network[columns.view]
+        values, gaps = resample(self.image, down, across)
+        # Unless there are gaps in every band, no pixel can be nodata in all of them.
+        return tile, self._arrange(values), bool(gaps.all())
 
     def _compute(self, values: TileValues) -> TileValues:
         """Probability of a tile, of its reflectance."""
@@ -205,8 +191,7 @@ class TilePredictor:
             weighted_mean(band, np.isfinite(band), down, across)[0].astype(np.float32)
             for band in overview
         ]
-        values = self._arrange(np.stack(means))
-        return chip_statistics(torch.from_numpy(values)[None])
+        return chip_statistics(torch.from_numpy(self._arrange(np.stack(means)))[None])
 
 
 def receptive_field(card: ModelCard) -> int:
@@ -287,11 +272,7 @@ def cut_axis(extent: int, tile: int, margin: int, cell: int) -> list[Span]:
     return spans
 
 
-def ahead(
-    work: Callable[[Any], Any],
-    items: Iterable[Any],
-    count: int,
-) -> Iterator[Any]:
+def ahead(work: Callable[[Any], Any], items: Iterable[Any], count: int) -> Iterator[Any]:
     """Work on items in threads, ahead of who asks for the results.
 
     When the caller stops or an item fails, nothing of what was begun goes on.
