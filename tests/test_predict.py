@@ -25,7 +25,7 @@ from clouddl.products import open_image
 from clouddl.products.image import ArrayImage, Image, RasterImage
 from clouddl.products.reading import Reading
 from clouddl.scale import tiles
-from clouddl.scale.tiles import cut_axis, network_size, receptive_field
+from clouddl.scale.tiles import TilePredictor, cut_axis, network_size, receptive_field
 from clouddl.scenes import resample
 from clouddl.sensors import get_sensor
 
@@ -105,9 +105,9 @@ def run(path, out, model, **options):
 
 def in_tiles(path, model, tile):
     """The probability of a file (y, x), put together from its tiles as they come."""
-    plan = make_plan(path, SPOT, model, Reading(scale=1e-4), Options(tile=tile))
-    probability = np.full(plan.image.shape, 2, np.float32)
-    for window, values in plan.tiles.run():
+    image = make_plan(path, SPOT, model, Reading(scale=1e-4)).image
+    probability = np.full(image.shape, 2, np.float32)
+    for window, values in TilePredictor(model, image, tile).run():
         probability[window.toslices()] = values
     return probability
 

@@ -373,7 +373,8 @@ class _Checked:
                 lines = (part & lit).sum((1, 2))
                 near_zero = (distance <= APART).sum((1, 2))
                 lost = (lines >= LINE) & (near_zero < 1.1 * filled.sum((1, 2)))
-            filled[~(lost | np.any(_blocks(part).all(2).all(3), (1, 2)))] = False
+            block = np.logical_and.reduce(np.logical_and.reduce(_blocks(part), 2), 3)
+            filled[~(lost | block.any((1, 2)))] = False
             if filled.any():
                 yield number, filled
 
