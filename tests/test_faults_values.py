@@ -425,6 +425,14 @@ def told(values: np.ndarray, **options: Any) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
+def test_a_frame_of_zeros_is_told_once_and_by_its_number() -> None:
+    numbers = np.random.default_rng(0).integers(2000, 6000, (5, 64, 64)).astype(np.uint16)
+    numbers[:, :30, :20] = 0
+    reading = Reading(scale=1e-4, offset=-0.1)
+    (message,) = told(reading.reflectance(numbers), readings=[reading] * 5)
+    assert message.startswith("a.tif: 0 fills 14.6% of the pixels") and "--nodata 0" in message
+
+
 FIVE = ("blue", "green", "red", "nir", "swir16")
 
 

@@ -410,8 +410,9 @@ def _constants(values: np.ndarray, readings: Sequence[Reading]) -> list[float]:
     flat = (blocks.max(2).max(3) == least).all(0)
     if flat.all():  # of an image that shows nothing all of it is told
         return []
-    scales = np.array([reading.scale or 1 for reading in readings])[:, None]
-    offsets = np.array([reading.offset or 0 for reading in readings])[:, None]
+    # As `Reading.reflectance` calculates: else 0 would be another number than 0 here.
+    scales = np.array([reading.scale or 1 for reading in readings], np.float32)[:, None]
+    offsets = np.array([reading.offset or 0 for reading in readings], np.float32)[:, None]
     numbers = np.unique((least[:, flat] - offsets) / scales, axis=1)
     numbers = numbers[:, np.isclose(numbers, numbers[:1], 1e-5, 1e-4).all(0)][0]
     return [float(f"{number:.5g}") for number in numbers.tolist()]

@@ -104,13 +104,9 @@ def _offsets(
     fields: Fields, tag: str, card: Sensor, bands: Iterable[str]
 ) -> dict[str | None, float]:
     """Offsets by native band, of all `bands` or, before baseline 04.00, of none."""
-    # The offsets go by band_id, which counts the 13 bands from 0; the metadata say which is which.
-    natives: dict[str | None, str | None] = {
-        str(index): band.native for index, band in enumerate(card.bands)
-    }
-    for node in fields.all("Spectral_Information"):
-        natives[node.root.get("bandId")] = node.root.get("physicalBand")
-    offsets = {natives.get(node.root.get("band_id")): node.number() for node in fields.all(tag)}
+    # The offsets go by band_id, which counts the 13 bands from 0.
+    natives = {str(index): band.native for index, band in enumerate(card.bands)}
+    offsets = {natives.get(node.root.get("band_id", "")): node.number() for node in fields.all(tag)}
     if not offsets.keys() >= set(bands) and fields.number("PROCESSING_BASELINE") >= 4:
         raise InputError(
             f"{fields.name}: wrong scale: baseline {fields.text('PROCESSING_BASELINE')} without "
