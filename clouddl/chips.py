@@ -107,16 +107,15 @@ def _cut(
     image = np.stack([_band(dataset, band) for band in bands]).astype(STORED)
     labels = np.stack(_labels(dataset, sources)).astype(np.uint8)
     images, masks = _squares(image, size, np.nan), _squares(labels, size, NODATA)
-    about = {name: [str(dataset.attrs.get(name, ""))] * len(images) for name in ABOUT}
+    about = {n: ("chip", [str(dataset.attrs.get(n, ""))] * len(images)) for n in ABOUT}
     return xr.Dataset(
         {
             "image": (("chip", "band", "y", "x"), images),
             "mask": (("source", "chip", "y", "x"), masks.swapaxes(0, 1)),
-            **{name: ("chip", column) for name, column in about.items()},
         },
-        {"band": list(bands), "source": list(sources)},
+        {"band": list(bands), "source": list(sources), **about},
         {"resolution": float(dataset.attrs["resolution"])},
-    ).set_coords(ABOUT)
+    )
 
 
 def _squares(layers: np.ndarray, size: int, value: float) -> np.ndarray:

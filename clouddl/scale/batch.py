@@ -12,13 +12,12 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from tqdm import tqdm
@@ -47,7 +46,8 @@ LOCK, REPORT = ".clouddl.lock", "report.csv"
 METADATA = (".xml", ".txt", ".json", ".geojson")  # of products, which name files of bands
 
 
-class Outcome(BaseModel):
+@dataclass
+class Outcome:
     """What happened to a scene.
 
     Attributes:
@@ -63,7 +63,7 @@ class Outcome(BaseModel):
     status: Literal["done", "left", "failed", "not run"] = "not run"
     seconds: float = 0.0
     error: str = ""
-    messages: list[str] = []
+    messages: list[str] = field(default_factory=list)
     fatal: bool = False
 
 
@@ -135,7 +135,7 @@ def predict_batch(
         )
     cards = shipped_models()
     if model:
-        if model not in [card.name for card in cards]:
+        if str(model) not in [card.name for card in cards]:
             model = os.path.abspath(model)
         cards = [shared_model(model).card]
     settings = repr((version("clouddl"), sensor, cards, reading, options))
@@ -303,6 +303,7 @@ def _predict_on_cluster(jobs: Sequence[_Job], processes: Processes) -> Iterator[
                     continue
                 outcome = _outcome_of(scene, answer)
                 seconds[scene] += outcome.seconds
+                outcome.seconds = round(seconds[scene], 2)
                 parts_left[scene] -= 1
                 if job.part and outcome.status == "done":
                     if not parts_left[scene]:
@@ -311,7 +312,7 @@ def _predict_on_cluster(jobs: Sequence[_Job], processes: Processes) -> Iterator[
                 del parts_left[scene]
                 for other in [other for other in waiting if other.scene == scene]:
                     waiting.remove(other)
-                yield outcome.model_copy(update={"seconds": round(seconds[scene], 2)})
+                yield outcome
         except Lost as error:
             yield Outcome(scene="", error=str(error), fatal=True)
 
@@ -370,6 +371,6 @@ def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
         return
     columns = ["scene", "status", "seconds", "error"]
     try:
-        write_rows(path, columns, [outcome.model_dump() for outcome in outcomes])
+        write_rows(path, columns, map(vars, outcomes))
     except OSError as error:  # the masks are there, or the run has a worse error to report
         warnings.warn(f"{path}: not written ({error.strerror})", stacklevel=2)
