@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, markdown, percent, points, title_of
+from clouddl_study.tables import (
+    ALL_CLOUD,
+    FEWEST_UNITS,
+    NOISE,
+    markdown,
+    percent,
+    points,
+    title_of,
+)
 
 Verdict = tuple[str, str]  # in a word or two, and what it rests on
 ABSENT: Verdict = ("not in this build", "the tables it rests on are missing")
@@ -116,14 +124,14 @@ def _search(results: Path) -> Verdict:
     trials = pd.read_csv(results / "all_trials.csv").val_f2
     fits = pd.read_csv(results / "final_models.csv").set_index("model")["validation F2"]
     seeds = fits[fits.index.str.startswith("spot-seed-")]
-    alike = int((trials >= trials.max() - 2 * seeds.std()).sum())
+    alike = int((trials >= trials.max() - NOISE * seeds.std()).sum())
     verdict = "not shown" if alike > 1 else "a best one was found"
     if len(trials) < FEWEST_TRIALS:
         verdict = "open: too few trials"
     return verdict, (
-        f"{{numref}}`tab-trials`: {alike} of {len(trials)} trials lie within two standard "
-        "deviations of the seeds of the best one, itself counted. The settings of the final "
-        "models are those {doc}`protocol` tells of"
+        f"{{numref}}`tab-trials`: {alike} of {len(trials)} trials lie within the noise of "
+        f"a difference ({NOISE:.1f} standard deviations of the seeds) of the best one, itself "
+        "counted. The settings of the final models are those {doc}`protocol` tells of"
     )
 
 

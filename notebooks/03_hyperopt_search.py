@@ -60,6 +60,7 @@ from clouddl.train import Schedule, fit_trial, on_validation
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.experiments import CONTROLS, Fit, fit_all
+from clouddl_study.pages import panels
 from clouddl_study.pages import search as page
 from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
@@ -193,8 +194,8 @@ page.trial_losses(table)
 # far. Where TPE had its say and learns, the later dots lie higher than the early ones, which are random. A line that
 # still rises at the end means that more trials might have found better ones.*
 
-# %%
-page.parameter_slices(table)
+# %% tags=["wide"]
+panels.plots(page.parameter_slices(table))
 
 # %% [markdown]
 # *Figure 3.2. The same trials against each parameter; the colour goes from dark (early) to light (late). A
@@ -320,16 +321,18 @@ tables.show(write_table(work, "final_models", summary))
 #
 # The seed sets the first weights, the order of the chips and the random training effects. Fits that
 # differ in the seed alone differ in F2 too, and a difference between settings that is no larger shows
-# nothing. We take two standard deviations of the seeds as the limit. Four seeds give a rough value of it,
-# and they are long fits: the noise of short trials was not measured, and may be larger.
+# nothing. The difference of two fits varies $\sqrt{2}$ times as much as the F2 of one. So the **noise of a
+# difference**, below which it shows nothing, is $2 \sqrt{2} \approx 2.8$ standard deviations of the seeds.
+# Four seeds give a rough value of it, and they are long fits: the noise of short trials was not measured,
+# and may be larger.
 
 # %%
 seeds = [model.card.scores["validation_f2"] for model in same_but_seed.values()]
 page.trials_with_noise(table, seeds)
 
 # %% [markdown]
-# *Figure 3.3. Left: the trials from best to worst. The band reaches two standard deviations of the seeds
-# below the best trial; trials inside it cannot be told from the best. Right: the four long fits with
+# *Figure 3.3. Left: the trials from best to worst. The shaded range reaches 2.8 standard deviations of the
+# seeds below the best trial; trials inside it cannot be told from the best. Right: the four long fits with
 # SPOT's bands, which differ in the seed alone. Compare how far the dots on either side spread.*
 #
 # ## The threshold
@@ -371,18 +374,18 @@ page.threshold_rule(curves, model.card.threshold)
 # {doc}`04_sentinel2_validation`.
 
 # %% tags=["hide-input"]
-limit = 200 * page.spread(seeds)
+limit = 100 * tables.NOISE * page.spread(seeds)
 low, _, high = plateau(page.mean_curve(curves).f2.to_numpy())
 best_f2 = (table if small.empty else small).val_f2.max()
 Markdown(
-    f"The best small trial reached a validation F2 of **{tables.percent(best_f2)}**. Two standard deviations of "
-    f"the seeds are **{limit:.1f} points**. The threshold of the headline model is "
+    f"The best small trial reached a validation F2 of **{tables.percent(best_f2)}**. The noise of a "
+    f"difference is **{limit:.1f} points**. The threshold of the headline model is "
     f"**{model.card.threshold:.2f}**, on a plateau from {low:.2f} to {high:.2f}."
 )
 
 # %% [markdown]
-# **What we learnt.** Whether one trial is better than another has to be read against the noise of the
-# seeds; trials inside it cannot be told apart. The threshold is not a free parameter of later pages: it
+# **What we learnt.** Whether one trial is better than another has to be read against the noise of a
+# difference; trials inside it cannot be told apart. The threshold is not a free parameter of later pages: it
 # follows from a rule on validation, it stands in the card of each model, and it is not changed for any
 # sensor. {doc}`04_sentinel2_validation` scores these models on Sentinel-2 against hand-labelled masks,
 # {doc}`05_spot_transfer` on sensors they never saw.

@@ -201,12 +201,14 @@ write_table(work, "seeds_transfer", seeds)
 tables.show(page.seed_spread(seeds))
 
 # %% [markdown]
-# *Table 5.4. F2 of fits with SPOT's bands that differ in the seed alone, on each sensor. Look at the standard
-# deviation.*
+# *Table 5.4. F2 of fits with SPOT's bands that differ in the seed alone, on each sensor. Look at the last
+# column.*
 #
-# A difference between two trained models that is smaller than about two of these standard deviations is
-# not a finding, even where its interval excludes zero. With few fits the deviation is itself uncertain,
-# and with one there is none.
+# The **noise of a difference** is $2 \sqrt{2} \approx 2.8$ standard deviations, since a difference holds the
+# chance of two fits ({doc}`03_hyperopt_search`). A difference between two trained models that is smaller is not
+# a finding, even where its interval excludes zero. With few fits the deviation is itself uncertain, and with
+# one there is none. Spectral tests, ukis-csmask and everything is cloud are not fitted here: their differences
+# hold the chance of one fit, so two standard deviations are enough.
 #
 # ## What the threshold does
 #
@@ -300,7 +302,7 @@ panels.save(panel, results_folder(work) / "panel_l8biome.png")
 
 # %% [markdown]
 # *Figure 5.6. Landsat 8: image, reference, and masks with their errors. Missed cloud is orange, a false
-# alarm blue. The upper row is the worst of these patches, the lower the best. Look whether an error follows
+# alarm blue. The first patch is the worst of these, the last the best. Look whether an error follows
 # the edge of a cloud or takes a whole cloud, and whether both networks make it. Images show near infrared,
 # red and green, so that vegetation is red.*
 
@@ -346,8 +348,8 @@ tables.show(page.score_fits(work, made, scenes).rename(columns={"run": "labels"}
 # *Table 5.6. Short fits with each source of labels, one each, on each sensor. Look whether one source is ahead on
 # both sensors.*
 #
-# Nothing is chosen from this table. Compare the labels within one sensor, and their spread with that of the
-# seeds above: a smaller spread shows no effect of the labels. The seeds are of long fits, and short ones may
+# Nothing is chosen from this table. Compare the labels within one sensor, and their differences with the noise
+# in Table 5.4: smaller ones show no effect of the labels. The seeds are of long fits, and short ones may
 # vary more.
 #
 # ## After adaptation
@@ -407,7 +409,7 @@ print(
 #
 # - spread the labels: several surfaces, each patch with both cloud and clear ground;
 # - hold back some labelled patches from other places, and compare before and after on those;
-# - keep the old model unless the adapted one is better by more than the noise.
+# - keep the old model unless the adapted one is better by more than the noise of a difference.
 #
 # ## The scores in one table
 #

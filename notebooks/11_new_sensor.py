@@ -57,7 +57,7 @@ from clouddl.simulate import simulate_set
 from clouddl.transfer import adapt, evaluate, left_out, model_method, open_scenes
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.experiments import LEARNT_FROM, teaching_order
-from clouddl_study.pages import life, transfer
+from clouddl_study.pages import life, panels, transfer
 from clouddl_study.tables import enough_units, percent, show, title_of
 
 # %% tags=["hide-input"]
@@ -231,7 +231,7 @@ if catalogue.name == "simulated":
     simulated_ones.append("landsat-8")
 figure = life.plot_refinement(refinement, simulated_ones)
 figures.save(figure, results_folder(work) / "life_refinement.png")
-figure
+panels.plots(figure)
 
 # %% [markdown]
 # *Figure 11.1. F2 on scenes that were not learnt from, against the number of labelled scenes: each way of using

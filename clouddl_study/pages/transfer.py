@@ -19,7 +19,15 @@ from clouddl_study import tables
 from clouddl_study.experiments import models_by_training
 from clouddl_study.pages import panels
 from clouddl_study.pages.curves import precision_recall_curves
-from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, percent, points, title_of
+from clouddl_study.tables import (
+    ALL_CLOUD,
+    FEWEST_UNITS,
+    NOISE,
+    enough_units,
+    percent,
+    points,
+    title_of,
+)
 from clouddl_study.workspace import read_choices, results_folder, trained_model, work_folder
 
 PEER = "ukis-csmask: blue, green, red, nir"
@@ -213,12 +221,15 @@ def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
         seeds: Columns sensor and f2, a row for each fit.
 
     Returns:
-        A row for each sensor: number of fits, mean and standard deviation in points (per cent).
+        A row for each sensor: number of fits, mean F2 in per cent, its standard deviation and
+        `NOISE` times that, in points.
     """
     spread = seeds.groupby("sensor", sort=False).f2.agg(["count", "mean", "std"]).reset_index()
-    spread[["mean", "std"]] = (100 * spread[["mean", "std"]]).round(1)
+    spread["noise"] = NOISE * spread["std"]
+    for name in ("mean", "std", "noise"):
+        spread[name] = spread[name].map(lambda f2: f"{100 * f2:.1f}").replace("nan", "–")
     heads = {"count": "fits", "mean": "mean F2, %", "std": "standard deviation, points"}
-    return spread.rename(columns=heads)
+    return spread.rename(columns={**heads, "noise": "noise of a difference, points"})
 
 
 def cloud_fraction(scenes: Scenes) -> float:
@@ -306,7 +317,7 @@ def threshold_curves(
     Returns:
         The figure.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 3.8))
+    figure, axis = plt.subplots(figsize=(6.5, 4.8))
     for number, (name, table) in enumerate(curves.items()):
         colour = f"C{number}"
         axis.plot(table.threshold, 100 * table.f2, color=colour, label=name)
@@ -314,7 +325,7 @@ def threshold_curves(
         axis.axhline(floor, color=colour, ls=":", label=f"{name}, {ALL_CLOUD}")
     axis.axvline(threshold, color="grey", ls="--", label="chosen on validation")
     axis.set(xlabel="threshold of probability", ylabel="F2, %", xlim=(0, 1))
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure
 
