@@ -168,7 +168,7 @@ tables.show(write_table(work, "scores_transfer", scores[["sensor", "run", *page.
 # *Table 5.2 (folded). Scores of all methods on each sensor. The headline model is the best of four seeds on
 # validation, its controls are single fits.*
 #
-# ## Differences, and the noise of a seed
+# ## Differences, and their noise
 #
 # Two methods that are scored on the same patches find the same patches hard. Their difference is therefore
 # known better than either score. In each draw of the bootstrap both are scored on the same resampled

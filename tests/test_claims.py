@@ -18,7 +18,7 @@ def verdicts(results: Path) -> dict[str, str]:
 def test_every_claim_has_a_verdict_in_the_committed_results() -> None:
     found = verdicts(RESULTS)
     assert len(found) == len(claims.CLAIMS) and claims.ABSENT[0] not in found.values()
-    # Written whenever the tables are, and shown on two pages.
+    # Written whenever the tables are, and shown on a page.
     assert (RESULTS / "claims.md").read_text("utf-8") == claims.claims_map(RESULTS)
 
 
