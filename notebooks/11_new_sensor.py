@@ -287,7 +287,7 @@ life.plot_gate(log, spec.f2_min)
 
 # %% [markdown]
 # *Figure 11.2. F2 of the model in service against the year, with 95 % intervals over places (none below five), and the
-# demand of acceptance. A square is the model after training again in that year; it is the one in service from then on.*
+# demand of acceptance. Dotted: everything is cloud. A square is the model after training again in that year; it is the one in service from then on.*
 #
 # The gate judges a **point estimate**: the demand looks at F2 alone, not at its interval. Where the interval is
 # wider than the margin between acceptance and demand, other scenes could turn a pass into a failure. A demand

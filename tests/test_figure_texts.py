@@ -33,6 +33,10 @@ PAGE = """
 
 Between 30 % and `40 %`.
 
+```console
+$ clouddl score mask.tif --reference other.tif
+```
+
 *Figure 4.2. Precision.* Compare the two.
 
 ## Maps
@@ -102,3 +106,7 @@ def test_a_grid_takes_the_place_of_its_picture_and_has_its_words(page: str) -> N
 def test_a_number_stays_with_its_per_cent_sign_and_code_as_it_is(page: str) -> None:
     assert "Between 30\N{NO-BREAK SPACE}%" in page
     assert "40\N{NO-BREAK SPACE}%" not in page
+
+
+def test_an_option_of_a_command_stays_whole(page: str) -> None:
+    assert re.findall(r'<span class="word">([^<]*)<', page) == ["--reference"]

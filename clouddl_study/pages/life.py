@@ -19,6 +19,7 @@ from clouddl.train import Schedule, fit
 from clouddl.transfer import Scenes, pixels, predictions
 from clouddl_study.experiments import simulated_person
 from clouddl_study.pages import panels
+from clouddl_study.pages.transfer import all_cloud_f2
 from clouddl_study.tables import ALL_CLOUD, enough_units, percent, title_of
 
 MIXED = (0.05, 0.7)  # fraction of cloud of the scenes that are worth labelling
@@ -201,9 +202,11 @@ def plot_gate(log: Sequence[tuple[int, Verdict, Verdict | None]], f2_min: float)
     if again:
         axis.plot(*zip(*again, strict=True), "s", color="C1", label="trained again", zorder=3)
     axis.axhline(f2_min, color="black", ls="--", lw=1, label="demanded")
+    floor = all_cloud_f2(before.cloud.iloc[0])
+    axis.axhline(floor, color="grey", ls=":", lw=1, label=ALL_CLOUD)
     axis.set_xticks([year for year, _, _ in log])
     axis.set(xlabel="year of service", ylabel="F2 (95 % interval)")
-    panels.legend_below(axis, 3)
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure
 

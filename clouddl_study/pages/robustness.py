@@ -62,15 +62,15 @@ def describe_sets(sets: Mapping[str, Scenes]) -> pd.DataFrame:
 
 
 def with_floor(about: pd.DataFrame) -> pd.DataFrame:
-    """Add F2 of a mask that calls everything cloud.
+    """Add F2 of a mask that calls everything cloud, where there is cloud.
 
     Args:
-        about: Table of `describe_sets`.
+        about: Has the column cloud, a fraction.
 
     Returns:
         The same rows.
     """
-    floor = (100 * all_cloud_f2(about.cloud)).round(1)
+    floor = (100 * all_cloud_f2(about.cloud)).round(1).where(about.cloud > 0)
     return about.assign(**{f"F2 of {ALL_CLOUD}, %": floor})
 
 

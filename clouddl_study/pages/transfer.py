@@ -352,7 +352,7 @@ def precision_recall_figure(
 
 
 def surface_plot(counts: pd.DataFrame, surfaces: pd.DataFrame) -> Figure:
-    """Plot F2 of each surface, and of each of its patches.
+    """Plot F2 of each surface and of each of its patches, and the floor of the surface.
 
     A surface without any cloud has no F2 and stays empty.
 
@@ -363,18 +363,23 @@ def surface_plot(counts: pd.DataFrame, surfaces: pd.DataFrame) -> Figure:
     Returns:
         The figure.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 3.6))
+    figure, axis = plt.subplots(figsize=(6.5, 4.2))
     patches = patches_worst_first(counts)
     for y, row in enumerate(surfaces.itertuples()):
         single = patches[patches.biome == row.biome].f2
         axis.plot(100 * single, np.full(len(single), y), "|", ms=12, mew=2, color="C1")
         if np.isfinite(row.recall):
             axis.plot(100 * row.f2, y, "o", color="C0")
+            axis.plot(100 * all_cloud_f2(row.cloud), y, "x", color="grey")
+    axis.plot([], [], "o", color="C0", label="all its pixels")
+    axis.plot([], [], "|", ms=12, mew=2, color="C1", label="a patch")
+    axis.plot([], [], "x", color="grey", label=ALL_CLOUD)
     names = tables.readable(surfaces[["biome", "scenes"]])
     labels = [f"{name} ({number})" for name, number in names.itertuples(index=False)]
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()
     axis.set_xlabel("F2, %")
+    panels.legend_below(axis, 3)
     plt.close(figure)
     return figure
 
