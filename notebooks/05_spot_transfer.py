@@ -52,6 +52,7 @@ from clouddl.sensors import BAND_SETS, get_sensor
 # %% tags=["hide-input"]
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
+from clouddl_study.pages import panels
 from clouddl_study.pages import transfer as page
 from clouddl_study.workspace import (
     results_folder,
@@ -147,7 +148,7 @@ evaluations = {sensor: evaluate(methods, part) for sensor, part in sets.items()}
 per_scene = pd.concat([evaluation.counts for evaluation in evaluations.values()])
 pooled_scores = pooled(per_scene, by=["sensor", "run"], draws=draws, seed=seed)
 scores = tables.enough_units(pooled_scores)
-page.forest_plot(scores, ours)
+panels.plots(page.forest_plot(scores, ours))
 
 # %% [markdown]
 # *Figure 5.1. F2 of each method (rows) on each sensor (panels): the dot is the score, the bar its 95 % interval,
@@ -299,8 +300,6 @@ page.surface_plot(rows, by_biome)
 # ukis-csmask is beside ours where real images are used.
 
 # %% tags=["wide"]
-from clouddl_study.pages import panels
-
 panel = page.error_panel(evaluations[new], scenes, ours, spot, patches=3)
 panels.save(panel, results_folder(work) / "panel_l8biome.png")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TypeVar
 
 import matplotlib.pyplot as plt
@@ -272,17 +273,15 @@ def forest_plot(scores: pd.DataFrame, headline: str) -> Figure:
     """
     runs = scores.run.drop_duplicates().tolist()
     sensors = scores.sensor.drop_duplicates().tolist()
-    size = (9.5, 0.48 * len(runs) + 1)
-    figure, axes = plt.subplots(
-        1, len(sensors), squeeze=False, sharex=True, sharey=True, figsize=size
-    )
+    size = (5 * len(sensors), 0.52 * len(runs) + 1)
+    figure, axes = plt.subplots(1, len(sensors), squeeze=False, sharex=True, figsize=size)
     for axis, sensor in zip(axes.flat, sensors, strict=True):
         rows = scores[scores.sensor == sensor].set_index("run").reindex(runs)
         _forest(axis, enough_units(rows), headline)
         places = int(rows.units.max())
         axis.set(title=f"{title_of(sensor)} (places: {places})", xlabel="F2, %")
-    axes[0, 0].set_yticks(range(len(runs)), _method_labels(runs), fontsize=8)
-    axes[0, 0].invert_yaxis()
+        axis.set_yticks(range(len(runs)), _method_labels(runs), fontsize=9)
+        axis.invert_yaxis()
     plt.close(figure)
     return figure
 
@@ -298,10 +297,10 @@ def _forest(axis: Axes, rows: pd.DataFrame, headline: str) -> None:
 
 
 def _method_labels(runs: Sequence[str]) -> list[str]:
-    """Method and bands of each run on two lines."""
+    """Method and bands of each run, the bands on a line of their own."""
     names = tables.readable(pd.DataFrame({"run": list(runs)}))
     pairs = zip(names["Method"], names["Bands"], strict=True)
-    return [f"{method}\n{bands}".strip() for method, bands in pairs]
+    return ["\n".join([*wrap(method, 24), bands]).strip() for method, bands in pairs]
 
 
 def threshold_curves(
