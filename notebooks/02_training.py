@@ -210,7 +210,7 @@ figures.sensor_responses(sensors)
 # The network is trained on Sentinel-2 and used on other sensors. So each time a chip is shown, it is
 # changed by about as much as sensors differ. First a window of it is resampled to another
 # **resolution** and turned. Then four effects change its reflectance, and gaps are cut. `Augmentation`
-# holds the strengths of these **training effects**; the changes are drawn anew at each step.
+# holds the strengths of these **training effects**; the changes are sampled anew at each step.
 
 # %%
 augmentation = Augmentation()
@@ -239,7 +239,7 @@ panels.grid(training.effects_figure(train, bands))
 # ## Which chips are shown
 #
 # Some regions have many chips, most have few. Shown as they come, an epoch would consist mainly of
-# a few places. `RegionSampler` therefore draws chips at random with a probability of one over the
+# a few places. `RegionSampler` therefore samples chips at random with a probability of one over the
 # number of chips of their region: **every region is shown equally often**, and ten chips of one sea
 # count as one sea.
 

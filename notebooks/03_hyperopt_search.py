@@ -162,7 +162,7 @@ table = search(
 
 # %% [markdown]
 # The search ends at the number of trials or at the limit of time, whichever comes first. The next lines
-# say which of the two it was, how many trials TPE had a say in, and whether the final models depend on it.
+# say which of the two it was, how many trials TPE proposed, and whether the final models depend on it.
 
 # %%
 page.search_in_words(table, trials, minutes, at_once, beforehand)
@@ -191,7 +191,7 @@ page.trial_losses(table)
 
 # %% [markdown]
 # *Figure 3.1. Validation F2 of each trial, in the order in which they were proposed. The line is the best so
-# far. Where TPE had its say and learns, the later dots lie higher than the early ones, which are random. A line that
+# far. Where TPE proposed trials and learns, the later dots lie higher than the early ones, which are random. A line that
 # still rises at the end means that more trials might have found better ones.*
 
 # %% tags=["wide"]
@@ -209,7 +209,7 @@ panels.plots(page.parameter_slices(table))
 # fraction of the variance of F2 that lies between the groups ("variance explained alone").
 #
 # These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at alone,
-# without holding the others fixed. TPE, where it has its say, proposes good values together, so the parameters of
+# without holding the others fixed. TPE, where it proposes trials, proposes good values together, so the parameters of
 # the trials are correlated: if the trials with a low learning rate are also those with a small kernel, both are
 # credited with the same difference in F2. With few trials this happens by chance alone. The last column says what
 # a parameter without any effect would explain on average, (groups − 1) / (trials − 1). A value near it, or below,
@@ -287,8 +287,8 @@ same_but_seed = {name: fit for name, fit in models.items() if name.startswith("s
 # ### Which seed ships?
 #
 # Validation holds little of what is rare and decides in use: snow without cloud, and overcast whose top is a cloud of
-# large ice crystals, as dark in the short-wave infrared as snow. Fits with the same F2 on validation may differ there
-# by far. So these *extremes* are simulated apart, as Landsat 8 sees them, in places of neither training nor
+# large ice crystals, as dark in the short-wave infrared as snow. Fits with the same F2 on validation may differ
+# widely there. So these *extremes* are simulated apart, as Landsat 8 sees them, in places of neither training nor
 # validation. **The score of choice** is the mean of three numbers: F2 on the real and on the simulated validation
 # chips, and one minus the mean of the four errors in Table 3.4. The seed with the highest one ships. That rule was fixed
 # beforehand ({ref}`rare`): no image labelled by hand has a say in it.

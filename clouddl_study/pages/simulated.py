@@ -398,8 +398,8 @@ def compare_bands(
             {
                 "pixels": name,
                 "band": band,
-                "median, corpus": np.median(theirs),
-                "median, drawn": np.median(ours),
+                "median, corpus": float(np.median(theirs)),
+                "median, drawn": float(np.median(ours)),
                 "distance": wasserstein_distance(ours, theirs),
             }
         )
