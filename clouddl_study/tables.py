@@ -16,6 +16,7 @@ PERCENT = {
     "accuracy": "Accuracy %",
     "balanced_accuracy": "Balanced accuracy %",
     "cloud": "Cloud %",
+    "floor": "F2 of everything is cloud, %",
     "labelled": "Labelled %",
     "cloud in labels": "Cloud in labels %",
     "F2, own labels": "F2 %, own labels",

@@ -70,8 +70,7 @@ def with_floor(about: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The same rows.
     """
-    floor = (100 * all_cloud_f2(about.cloud)).round(1).where(about.cloud > 0)
-    return about.assign(**{f"F2 of {ALL_CLOUD}, %": floor})
+    return about.assign(floor=all_cloud_f2(about.cloud).where(about.cloud > 0))
 
 
 def robustness(
