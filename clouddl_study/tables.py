@@ -16,6 +16,7 @@ PERCENT = {
     "accuracy": "Accuracy %",
     "balanced_accuracy": "Balanced accuracy %",
     "cloud": "Cloud %",
+    "floor": "F2 of everything is cloud, %",
     "labelled": "Labelled %",
     "cloud in labels": "Cloud in labels %",
     "F2, own labels": "F2 %, own labels",
@@ -53,6 +54,7 @@ HEADS = {
     "units": "Scenes or places",
     "within from": "Within this patch, from",
     "within to": "within this patch, to",
+    "1 - mean error on extremes": "1 − mean error on extremes",
 }
 
 # Regular expressions that turn names of sensors, images, collections, surfaces and bands into text.
@@ -77,6 +79,7 @@ NAMES = {
     r"^sentinel-": "Sentinel-",
     r"^spot-": "SPOT-",
     r"_p(?=\d+$)": ", patch ",
+    r"^spectral-tests$": "spectral tests",
     r"\bnir\b": "NIR",
     r"\bswir16\b": "SWIR",
     r"\bswir22\b": "SWIR at 2.2 µm",
@@ -88,8 +91,10 @@ NEGATIVE = r"(?<![\w.])-(?=\d)"  # the hyphen before a number, but not in a date
 DIGITS = {"mcc": ".3f"}  # of columns whose numbers stand below each other
 ALL_CLOUD = "everything is cloud"  # the method that every other must be better than
 FEWEST_UNITS = 5  # places from which on a bootstrap interval is shown
+# Two fits that differ in their seed alone: their difference varies √2 times as much as one of them.
+NOISE = 2 * 2**0.5  # standard deviations of the seeds; a smaller difference of two fits is none
 # Columns in which NAMES are replaced.
-NAMED = {"set", "images", "sensor", "biome", "collection", "region", "scene", "of"}
+NAMED = {"set", "images", "sensor", "biome", "collection", "region", "scene", "of", "labels"}
 NAMED |= {"band", "bands", "works from", "lacks", "landscape", "parameter"}
 NAMED |= {"CloudDL minus", "CloudDL with"}
 
@@ -166,7 +171,8 @@ def points(difference: float) -> str:
     """
     if pd.isna(difference):
         return "–"
-    hundredths = round(100 * difference, 1) + 0  # + 0 turns -0 into 0
+    # NumPy rounds halves in another way than Python; + 0 turns -0 into 0.
+    hundredths = round(100 * float(difference), 1) + 0
     return f"{hundredths:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 

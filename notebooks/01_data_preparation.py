@@ -130,16 +130,16 @@ panels.grid(data.resolutions_figure([scene, *coarse]))
 #
 # A terrain model is an optional input: `elevation` counts as one more band. Few open images come
 # with one. Of those that do, and have no height of zero (the sea, or a gap), this is the scene whose
-# heights differ most, on the grid of its image. Real images with heights are surface reflectance: their
-# blue can be darker than the air alone looks from above, of which the package warns. This book leaves that
-# warning out where its catalogue calls an image surface reflectance. Here it does not matter, since no model
-# sees these images.
+# heights differ most, on the grid of its image. The real images with heights are surface reflectance, and
+# their catalogue says so: it gives the level of every image. Where blue is darker than the air alone looks from
+# above, the package warns of surface reflectance, unless that level is declared. Here it does not matter, since
+# no model sees these images.
 
 # %%
-data.terrain_figure(*data.hilliest(catalogue, store))
+panels.grid(data.terrain_figure(*data.hilliest(catalogue, store)))
 
 # %% [markdown]
-# *Figure 1.3. A scene (left) and the height of its ground (right), pixel for pixel. What heights
+# *Figure 1.3. A scene, and the height of its ground, pixel for pixel. What heights
 # are worth is measured in {doc}`12_simulated_scenes`.*
 #
 # ## What existing processors call cloud
@@ -240,9 +240,9 @@ tables.show(data.disagreement_table(chips, three, worst, cirrus))
 panels.grid(data.disagreement_figure(chips, three, worst, cirrus))
 
 # %% [markdown]
-# *Figure 1.5. The worst chip of each of four regions. Read a row from left to right: the image as
-# the eye sees it, the cirrus band (white from a reflectance of 0.05), then what each processor
-# calls cloud.*
+# *Figure 1.5. The worst chip of each of four regions. Read each in this order: the image as the
+# eye sees it, the cirrus band (white from a reflectance of 0.05), then what each processor calls
+# cloud.*
 #
 # Look for three cases.
 #

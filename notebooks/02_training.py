@@ -59,7 +59,7 @@ from clouddl.train import Schedule
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels, yardsticks
 from clouddl_study.experiments import LEARNT_FROM, Fit, fit_all
-from clouddl_study.pages import training
+from clouddl_study.pages import panels, training
 from clouddl_study.workspace import work_folder, write_choices, write_table
 
 # %% [markdown]
@@ -170,8 +170,8 @@ training.source(cloud_loss)
 # Pixels without a label (`NaN`) count in neither term. What each term does can be seen on a toy
 # mask: a round cloud, and predictions that are round as well but too small or too large.
 
-# %%
-training.loss_figure()
+# %% tags=["wide"]
+panels.plots(training.loss_figure())
 
 # %% [markdown]
 # *Figure 2.2. Two toy clouds (white) and the loss of a predicted disc, by its radius. The dashed
@@ -210,7 +210,7 @@ figures.sensor_responses(sensors)
 # The network is trained on Sentinel-2 and used on other sensors. So each time a chip is shown, it is
 # changed by about as much as sensors differ. First a window of it is resampled to another
 # **resolution** and turned. Then four effects change its reflectance, and gaps are cut. `Augmentation`
-# holds the strengths of these **training effects**; the changes are drawn anew at each step.
+# holds the strengths of these **training effects**; the changes are sampled anew at each step.
 
 # %%
 augmentation = Augmentation()
@@ -228,18 +228,18 @@ tables.show(training.effects_table(augmentation, train.resolution))
 # has no label.
 
 # %% tags=["wide"]
-training.effects_figure(train, bands)
+panels.grid(training.effects_figure(train, bands))
 
 # %% [markdown]
 # *Figure 2.4. One chip without cloud: as it is, and after each effect alone. All pictures have one
-# stretch, so brightness can be compared; the longest of the first three bands is shown as red. Below,
+# stretch, so brightness can be compared; the longest of the first three bands is shown as red. Last come
 # three effects four times as strong as in training, to make them visible. "paste" lays clouds of
 # another chip over this one, and their labels with them.*
 #
 # ## Which chips are shown
 #
 # Some regions have many chips, most have few. Shown as they come, an epoch would consist mainly of
-# a few places. `RegionSampler` therefore draws chips at random with a probability of one over the
+# a few places. `RegionSampler` therefore samples chips at random with a probability of one over the
 # number of chips of their region: **every region is shown equally often**, and ten chips of one sea
 # count as one sea.
 
@@ -395,6 +395,7 @@ for name in ("fixed", "chip"):
     norms[name] = fitted[f"normalisation-{name}"]
 by_norm = training.scored(norms, yards, "normalisation")
 best = by_norm.normalisation[by_norm["mean"].idxmax()]
+fixed = "" if normalisation == "auto" else ", fixed beforehand"
 normalisation = best if normalisation == "auto" else normalisation
 scenes = best_mean if scenes == "auto" else scenes
 choices = {"labels": chosen, "normalisation": normalisation, "scenes": scenes}
@@ -414,7 +415,7 @@ tables.show(write_table(work, "normalisation", by_norm))
 #
 # Validation is not looked at while a fit runs, so only its training loss can tell.
 
-# %% tags=["wide"]
+# %%
 training.curves_figure(work_folder(work) / "runs", [*by_source, *fitted])
 
 # %% [markdown]
@@ -444,7 +445,7 @@ f2 = by_labels.set_index("labels")["mean"]
 Markdown(
     f"In this run: {chosen} labels reach a mean F2 of {tables.percent(f2[chosen])} on the yardsticks, "
     f"the sources of labels differ by {100 * (f2.max() - f2.min()):.1f} points, and the normalisations "
-    f"by {100 * (by_norm['mean'].max() - by_norm['mean'].min()):.1f}. Normalisation used: {best}. "
+    f"by {100 * (by_norm['mean'].max() - by_norm['mean'].min()):.1f}. Normalisation used: {normalisation}{fixed}. "
     f"The final models train on {LEARNT_FROM[scenes]}."
 )
 

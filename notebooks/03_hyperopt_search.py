@@ -60,6 +60,7 @@ from clouddl.train import Schedule, fit_trial, on_validation
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.experiments import CONTROLS, Fit, fit_all
+from clouddl_study.pages import panels
 from clouddl_study.pages import search as page
 from clouddl_study.workspace import read_choices, results_folder, work_folder, write_table
 
@@ -161,7 +162,7 @@ table = search(
 
 # %% [markdown]
 # The search ends at the number of trials or at the limit of time, whichever comes first. The next lines
-# say which of the two it was, how many trials TPE had a say in, and whether the final models depend on it.
+# say which of the two it was, how many trials TPE proposed, and whether the final models depend on it.
 
 # %%
 page.search_in_words(table, trials, minutes, at_once, beforehand)
@@ -190,11 +191,11 @@ page.trial_losses(table)
 
 # %% [markdown]
 # *Figure 3.1. Validation F2 of each trial, in the order in which they were proposed. The line is the best so
-# far. Where TPE had its say and learns, the later dots lie higher than the early ones, which are random. A line that
+# far. Where TPE proposed trials and learns, the later dots lie higher than the early ones, which are random. A line that
 # still rises at the end means that more trials might have found better ones.*
 
-# %%
-page.parameter_slices(table)
+# %% tags=["wide"]
+panels.plots(page.parameter_slices(table))
 
 # %% [markdown]
 # *Figure 3.2. The same trials against each parameter; the colour goes from dark (early) to light (late). A
@@ -208,7 +209,7 @@ page.parameter_slices(table)
 # fraction of the variance of F2 that lies between the groups ("variance explained alone").
 #
 # These fractions are not parts of one whole, and **their sum may exceed 1**. Each parameter is looked at alone,
-# without holding the others fixed. TPE, where it has its say, proposes good values together, so the parameters of
+# without holding the others fixed. TPE, where it proposes trials, proposes good values together, so the parameters of
 # the trials are correlated: if the trials with a low learning rate are also those with a small kernel, both are
 # credited with the same difference in F2. With few trials this happens by chance alone. The last column says what
 # a parameter without any effect would explain on average, (groups − 1) / (trials − 1). A value near it, or below,
@@ -286,8 +287,8 @@ same_but_seed = {name: fit for name, fit in models.items() if name.startswith("s
 # ### Which seed ships?
 #
 # Validation holds little of what is rare and decides in use: snow without cloud, and overcast whose top is a cloud of
-# large ice crystals, as dark in the short-wave infrared as snow. Fits with the same F2 on validation may differ there
-# by far. So these *extremes* are simulated apart, as Landsat 8 sees them, in places of neither training nor
+# large ice crystals, as dark in the short-wave infrared as snow. Fits with the same F2 on validation may differ
+# widely there. So these *extremes* are simulated apart, as Landsat 8 sees them, in places of neither training nor
 # validation. **The score of choice** is the mean of three numbers: F2 on the real and on the simulated validation
 # chips, and one minus the mean of the four errors in Table 3.4. The seed with the highest one ships. That rule was fixed
 # beforehand ({ref}`rare`): no image labelled by hand has a say in it.
@@ -320,16 +321,18 @@ tables.show(write_table(work, "final_models", summary))
 #
 # The seed sets the first weights, the order of the chips and the random training effects. Fits that
 # differ in the seed alone differ in F2 too, and a difference between settings that is no larger shows
-# nothing. We take two standard deviations of the seeds as the limit. Four seeds give a rough value of it,
-# and they are long fits: the noise of short trials was not measured, and may be larger.
+# nothing. The difference of two fits varies $\sqrt{2}$ times as much as the F2 of one. So the **noise of a
+# difference**, below which it shows nothing, is $2 \sqrt{2} \approx 2.8$ standard deviations of the seeds.
+# Four seeds give a rough value of it, and they are long fits: the noise of short trials was not measured,
+# and may be larger.
 
 # %%
 seeds = [model.card.scores["validation_f2"] for model in same_but_seed.values()]
 page.trials_with_noise(table, seeds)
 
 # %% [markdown]
-# *Figure 3.3. Left: the trials from best to worst. The band reaches two standard deviations of the seeds
-# below the best trial; trials inside it cannot be told from the best. Right: the four long fits with
+# *Figure 3.3. Left: the trials from best to worst. The shaded range reaches 2.8 standard deviations of the
+# seeds below the best trial; trials inside it cannot be told from the best. Right: the four long fits with
 # SPOT's bands, which differ in the seed alone. Compare how far the dots on either side spread.*
 #
 # ## The threshold
@@ -371,18 +374,18 @@ page.threshold_rule(curves, model.card.threshold)
 # {doc}`04_sentinel2_validation`.
 
 # %% tags=["hide-input"]
-limit = 200 * page.spread(seeds)
+limit = 100 * tables.NOISE * page.spread(seeds)
 low, _, high = plateau(page.mean_curve(curves).f2.to_numpy())
 best_f2 = (table if small.empty else small).val_f2.max()
 Markdown(
-    f"The best small trial reached a validation F2 of **{tables.percent(best_f2)}**. Two standard deviations of "
-    f"the seeds are **{limit:.1f} points**. The threshold of the headline model is "
+    f"The best small trial reached a validation F2 of **{tables.percent(best_f2)}**. The noise of a "
+    f"difference is **{limit:.1f} points**. The threshold of the headline model is "
     f"**{model.card.threshold:.2f}**, on a plateau from {low:.2f} to {high:.2f}."
 )
 
 # %% [markdown]
-# **What we learnt.** Whether one trial is better than another has to be read against the noise of the
-# seeds; trials inside it cannot be told apart. The threshold is not a free parameter of later pages: it
+# **What we learnt.** Whether one trial is better than another has to be read against the noise of a
+# difference; trials inside it cannot be told apart. The threshold is not a free parameter of later pages: it
 # follows from a rule on validation, it stands in the card of each model, and it is not changed for any
 # sensor. {doc}`04_sentinel2_validation` scores these models on Sentinel-2 against hand-labelled masks,
 # {doc}`05_spot_transfer` on sensors they never saw.

@@ -69,8 +69,8 @@ figures.style()
 #   needs one, cannot run on them. The model for the bands of Pléiades (blue, green, red, NIR) stands in,
 #   and every result says so.
 # - The On Cloud N images look like surface reflectance, while the models learnt from reflectance at the top
-#   of the atmosphere ({doc}`/data`). The package warns of each such image; the pages of this book leave the
-#   warning out. All methods get the same images, so methods can be compared on them, but a score there may be
+#   of the atmosphere ({doc}`/data`). The catalogue declares it, so the package does not warn of it here; of an
+#   image that looks so and is not declared it does. All methods get the same images, so methods can be compared on them, but a score there may be
 #   lower than on images of the level that a model knows.
 
 # %%
@@ -136,8 +136,8 @@ tables.show(write_table(work, "scores_sentinel2", scores[list(page.SCORES)].roun
 # interval is given. The headline model is the best of four seeds on validation; every other model is a single
 # fit.*
 #
-# A difference smaller than the noise of the seeds shows nothing: {doc}`03_hyperopt_search` measures that noise
-# on validation, {doc}`05_spot_transfer` on other references. Since intervals may be missing, the figure
+# A difference smaller than the noise of a difference shows nothing: {doc}`03_hyperopt_search` measures that
+# noise on validation, {doc}`05_spot_transfer` on other references. Since intervals may be missing, the figure
 # shows the scenes themselves.
 
 # %% tags=["wide"]
@@ -206,7 +206,7 @@ for collection, part in sets.items():
         calibration[collection][name] = reliability(probability, truth)
 
 # %% tags=["wide"]
-page.threshold_curves(curves, models, sets)
+panels.plots(page.threshold_curves(curves, models, sets))
 
 # %% [markdown]
 # *Figure 4.3. F2 against the threshold on each set. The dot is the threshold that validation chose. A dot on

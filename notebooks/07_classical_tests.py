@@ -149,9 +149,9 @@ panels.grid(panels.panel(bands.example_rows(sets, evaluations, columns)))
 
 # %% [markdown]
 # *Figure 7.1. For each sensor the reference scene nearest to half cloud, half clear: image, reference, and
-# three masks with their errors. Compare the last two columns. Where the haze test with green is the stricter
-# one, false alarms of the fourth picture disappear in the fifth; where it is not, as it may be over
-# vegetation, new ones appear. On Landsat 5 clouds look yellow: blue is lower there than green and red.
+# three masks with their errors. Compare the two masks of the tests. Where the haze test with green is the
+# stricter one, false alarms of "tests, with blue" are gone in "tests, green for blue"; where it is not, as it may
+# be over vegetation, new ones appear. On Landsat 5 clouds look yellow: blue is lower there than green and red.
 # Most of its clear ground passes the haze test on blue (Table 7.3), so look at the false alarms of the tests with blue.*
 #
 # ## Green in place of blue, measured

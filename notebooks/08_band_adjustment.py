@@ -49,7 +49,7 @@ from clouddl.sensors import BAND_SETS, STUDY_BANDS, get_sensor
 from clouddl.simulate.spectra import adjustment
 from clouddl.transfer import evaluate, model_method, open_scenes
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands, transfer
+from clouddl_study.pages import bands, panels, transfer
 from clouddl_study.pages.methods import all_cloud
 from clouddl_study.tables import enough_units, show, title_of
 from clouddl_study.workspace import trained_model, write_table
@@ -105,7 +105,7 @@ show(write_table(work, "band_adjustment", distances.round(4)))
 # As a picture:
 
 # %% tags=["wide"]
-bands.plot_distances(distances)
+panels.plots(bands.plot_distances(distances))
 
 # %% [markdown]
 # *Figure 8.1. Root mean square difference of reflectance to the band of the same name of Sentinel-2, over
@@ -181,10 +181,11 @@ show(write_table(work, "difference_band_adaptation", differences.round(4)))
 # interval is given. A bound of +0.0 is rounded; the words below go by the exact one.*
 #
 # An interval that contains zero means that no difference is shown. One that does not may still show a difference
-# too small to matter. A sensor with a single place cannot be resampled and is left out.
+# too small to matter. A sensor with a single place cannot be resampled and is left out: its
+# rows of Table 8.3 may lie farther apart than those here, and decide nothing.
 #
 # The model for any bands was trained separately, so its difference also holds the chance of training: compare
-# it with the deviation between seeds in {doc}`05_spot_transfer`. It has its own threshold too, and its F2 may
+# it with the noise of a difference in {doc}`05_spot_transfer`. It has its own threshold too, and its F2 may
 # differ for that reason alone. Average precision has no threshold: it says how well a model orders pixels
 # from clear to cloud.
 

@@ -57,7 +57,7 @@ from clouddl.transfer import evaluate, model_method, open_scenes
 
 # %% tags=["hide-input"]
 from clouddl_study.corpora import open_corpus
-from clouddl_study.pages import bands, pairs, transfer
+from clouddl_study.pages import bands, pairs, panels, transfer
 from clouddl_study.pages.methods import all_cloud
 from clouddl_study.tables import ALL_CLOUD, enough_units, show
 from clouddl_study.workspace import results_folder, trained_model, work_folder, write_table
@@ -142,12 +142,12 @@ show(write_table(work, "sensor_matrix", joined[columns].round(3)))
 # %% tags=["wide"]
 figure = pairs.matrix_figure(blocks)
 figures.save(figure, results_folder(work) / "sensor_matrix.png")
-figure
+panels.plots(figure)
 
 # %% [markdown]
-# *Figure 9.1. F2 of each pair of training sensor (row) and scored sensor (column), at one colour scale, brighter for higher. Left:
-# four small models on simulated scenes; the diagonal is training on the right sensor. Right: the model of the study
-# on the references. The last row is the floor, everything called cloud: a cell that is no better than the
+# *Figure 9.1. F2 of each pair of training sensor (row) and scored sensor (column), at one colour scale, brighter for higher.
+# First four small models on simulated scenes; the diagonal is training on the right sensor. Then the model of the
+# study on the references. The last row is the floor, everything called cloud: a cell that is no better than the
 # floor of its column shows no skill by F2. If matching sensors mattered most, the diagonal would hold the brightest
 # cell of each column. If a whole row is bright, the model of that row is better, or calls more cloud, everywhere.
 # The two halves must not be compared with each other: models, images and cloud cover differ.*

@@ -48,6 +48,7 @@ from clouddl.sensors import BAND_SETS
 from clouddl.transfer import open_scenes
 from clouddl_study import tables
 from clouddl_study.corpora import open_corpus
+from clouddl_study.pages import panels
 from clouddl_study.pages import robustness as page
 from clouddl_study.workspace import results_folder, trained_model, write_table
 
@@ -142,11 +143,12 @@ curves = write_table(work, "robustness", pd.concat(counted).round(4))
 # %% tags=["wide"]
 figure = page.robustness_curves(curves, LEVELS)
 figures.save(figure, results_folder(work) / "robustness.png")
-figure
+panels.plots(figure)
 
 # %% [markdown]
-# *Figure 10.1. F2 against the level of each degradation, a line for each set of images. Shaded: the 95 %
-# interval over places, where there are at least five. Dashed: the level at which nothing is changed. Saturation
+# *Figure 10.1. F2 against the level of each degradation, a line for each set of images. Bars: the 95 %
+# interval over places, where there are at least five; the sets are moved a little sideways, so that bars can be
+# told apart. Dashed: the level at which nothing is changed. Saturation
 # grows to the right as its level falls; the axis of resolution is logarithmic.
 # Dotted, in the colour of the set: F2 of calling everything cloud. Read a panel from the dashed line
 # outwards. A flat line is a model that bears the error; where a line meets its dotted one, the model is no

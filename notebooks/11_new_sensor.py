@@ -57,7 +57,7 @@ from clouddl.simulate import simulate_set
 from clouddl.transfer import adapt, evaluate, left_out, model_method, open_scenes
 from clouddl_study.corpora import open_corpus, study_chips, training_labels
 from clouddl_study.experiments import LEARNT_FROM, teaching_order
-from clouddl_study.pages import life, transfer
+from clouddl_study.pages import life, panels, transfer
 from clouddl_study.tables import enough_units, percent, show, title_of
 
 # %% tags=["hide-input"]
@@ -231,7 +231,7 @@ if catalogue.name == "simulated":
     simulated_ones.append("landsat-8")
 figure = life.plot_refinement(refinement, simulated_ones)
 figures.save(figure, results_folder(work) / "life_refinement.png")
-figure
+panels.plots(figure)
 
 # %% [markdown]
 # *Figure 11.1. F2 on scenes that were not learnt from, against the number of labelled scenes: each way of using
@@ -287,7 +287,7 @@ life.plot_gate(log, spec.f2_min)
 
 # %% [markdown]
 # *Figure 11.2. F2 of the model in service against the year, with 95 % intervals over places (none below five), and the
-# demand of acceptance. A square is the model after training again in that year; it is the one in service from then on.*
+# demand of acceptance. Dotted: everything is cloud. A square is the model after training again in that year; it is the one in service from then on.*
 #
 # The gate judges a **point estimate**: the demand looks at F2 alone, not at its interval. Where the interval is
 # wider than the margin between acceptance and demand, other scenes could turn a pass into a failure. A demand

@@ -108,11 +108,11 @@ scene = simulate.simulate_scene(sensor, **cloudy)
 ideal = simulate.simulate_scene(steps.without_blur_and_noise(sensor), **cloudy)
 
 # %% tags=["wide"]
-steps.plot_layers(ground, surface, sensor, clear_scene, scene, ideal)
+panels.grid(steps.plot_layers(ground, surface, sensor, clear_scene, scene, ideal))
 
 # %% [markdown]
-# *Figure 12.1. A simulated scene in layers, read from left to right. 1 to 3 do not depend on the day. 4 is the
-# ground under sun and air. 5 is the optical depth at 0.55 µm, 6 the scene with it, without blur and noise, and 7
+# *Figure 12.1. A simulated scene in layers, in the order of their numbers. 1 to 3 do not depend on the day. 4 is the
+# ground under sun and air. 5 is the optical depth at 0.55 µm (its colours are logarithmic), 6 the scene with it, without blur and noise, and 7
 # what the instrument's blur and noise then change. 8 is the label that follows from 5. Ground and sun are the
 # same in 4 and 6; the air is another sample of the day's weather. Look for thin cloud that shows in 6 and is not
 # labelled in 8.*
@@ -261,7 +261,7 @@ print(f"{catalogue.name} corpus: {len(real)} chips compared with {len(drawn)} si
 # %% tags=["wide"]
 figure = steps.plot_side_by_side(images, real, drawn, seed)
 figures.save(figure, results_folder(work) / "drawn_beside_real.png")
-figure
+panels.grid(figure)
 
 # %% [markdown]
 # *Figure 12.5. Six chips of the corpus above six simulated ones, chosen at random. Look for what gives a simulated
@@ -285,10 +285,10 @@ show(bands.rename(columns={"median, drawn": "median, simulated"}))
 # difference between the medians of cloud and of clear ground in that band: this is the contrast that a network
 # works with.*
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wide"]
 figure = steps.plot_histograms(of_corpus, of_simulated)
 figures.save(figure, results_folder(work) / "drawn_histograms.png")
-figure
+panels.plots(figure, on_phone=2)
 
 # %% [markdown]
 # *Figure 12.6. Histograms of reflectance by band, clear pixels above and cloudy ones below, for the corpus and
@@ -303,8 +303,8 @@ figure
 # What tells surfaces apart is not one band but how bands go together: snow is bright in red and dark in
 # short-wave infrared, vegetation is dark in red and bright in near infrared, cloud is bright in all.
 
-# %% tags=["hide-input"]
-steps.plot_band_pairs(images, real, drawn)
+# %% tags=["hide-input", "wide"]
+panels.plots(steps.plot_band_pairs(images, real, drawn), on_phone=2)
 
 # %% [markdown]
 # *Figure 12.7. Density of pixels, one band against another (the logarithm of their number), the corpus above and
@@ -397,8 +397,8 @@ Markdown(answer)
 # %% [markdown]
 # Each line is F2 of the headline model minus F2 of the model of other scenes, on the same places. A positive
 # difference speaks for what the headline model learnt from, a negative one for the other scenes. This is
-# the best of four seeds on validation against single fits ({doc}`03_hyperopt_search`), and a difference that is smaller
-# than the spread of the seeds ({doc}`05_spot_transfer`) shows nothing.
+# the best of four seeds on validation against single fits ({doc}`03_hyperopt_search`), and a difference that is
+# smaller than the noise of a difference ({doc}`05_spot_transfer`) shows nothing.
 #
 # ## The tables of 2020, simulated
 #
@@ -481,11 +481,11 @@ steps.plot_place_differences(counts, one, other)
 
 # %% tags=["hide-input"]
 dem = steps.elevation_finding(difference)
-Markdown("\n\n".join([steps.bands_finding(bands), answer, dem]))
+Markdown("\n\n".join([steps.bands_finding(bands), dem]))
 
 # %% [markdown]
-# **What we learnt.** The lines above answer three questions for this run: how far simulated and real bands are
-# apart, what each kind of scene adds to the other in training, and what elevation adds. Table 12.2 and Figure 12.3 say
+# **What we learnt.** These lines answer two questions for this run: how far simulated and real bands are apart, and
+# what elevation adds. The list after Table 12.4 says what each kind of scene adds to the other in training. Table 12.2 and Figure 12.3 say
 # where a network of others recognises our clouds and ground. What is still unlike: simulated clouds have no sides
 # and no parallax, fields and streets are squares, seas have no waves, and the air is the same all over a scene. The
 # network with a DEM is compared on simulated ground only, because no cloudy image with both hand-labelled masks and

@@ -18,7 +18,7 @@ def verdicts(results: Path) -> dict[str, str]:
 def test_every_claim_has_a_verdict_in_the_committed_results() -> None:
     found = verdicts(RESULTS)
     assert len(found) == len(claims.CLAIMS) and claims.ABSENT[0] not in found.values()
-    # Written whenever the tables are, and shown on two pages.
+    # Written whenever the tables are, and shown on a page.
     assert (RESULTS / "claims.md").read_text("utf-8") == claims.claims_map(RESULTS)
 
 
@@ -45,7 +45,12 @@ def test_the_interval_decides_on_elevation(
 
 @pytest.mark.parametrize(
     ("ours", "tests", "verdict"),
-    [(0.9, 0.8, "holds"), (0.9, 0.95, "in part"), (0.6, 0.5, "not shown")],
+    [
+        (0.9, 0.8, "holds"),
+        (0.9, 0.895, "in part"),  # ahead by less than the seeds
+        (0.9, 0.95, "in part"),
+        (0.6, 0.5, "not shown"),
+    ],
 )
 def test_transfer_is_held_against_the_floor_and_the_tests(
     ours: float, tests: float, verdict: str, tmp_path: Path
@@ -63,6 +68,10 @@ def test_transfer_is_held_against_the_floor_and_the_tests(
         ]
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "scores_transfer.csv", index=False)
+    seeds = [
+        {"sensor": sensor, "f2": f2} for sensor in ("landsat-5", "landsat-8") for f2 in (0.9, 0.91)
+    ]
+    pd.DataFrame(seeds).to_csv(tmp_path / "seeds_transfer.csv", index=False)
     found = verdicts(tmp_path)
     assert (
         found["what is learnt on Sentinel-2 serves a sensor never seen, by shared bands"] == verdict

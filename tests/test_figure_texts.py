@@ -31,7 +31,11 @@ PAGE = """
 ```
 ````
 
-Between.
+Between 30 % and `40 %`.
+
+```console
+$ clouddl score mask.tif --reference other.tif
+```
 
 *Figure 4.2. Precision.* Compare the two.
 
@@ -63,7 +67,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "panel.html").write_text("<p>the grid</p>", "utf-8")
     for name, width in (("broad", 900), ("narrow", 300), ("panel", 900)):
         matplotlib.image.imsave(folder / f"{name}.png", np.zeros((4, width, 3)))
-    settings = {"extensions": ["myst_parser", "figure_texts"]}
+    settings = {"extensions": ["myst_parser", "figure_texts", "unbroken"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXTENSIONS))
         app = Sphinx(
@@ -97,3 +101,12 @@ def test_broad_pictures_are_marked(images: list[dict[str, str]]) -> None:
 def test_a_grid_takes_the_place_of_its_picture_and_has_its_words(page: str) -> None:
     assert '<div role="group" aria-label="Image &amp; mask">\n<p>the grid</p>\n</div>' in page
     assert "Two pictures." in page
+
+
+def test_a_number_stays_with_its_per_cent_sign_and_code_as_it_is(page: str) -> None:
+    assert "Between 30\N{NO-BREAK SPACE}%" in page
+    assert "40\N{NO-BREAK SPACE}%" not in page
+
+
+def test_an_option_of_a_command_stays_whole(page: str) -> None:
+    assert re.findall(r'<span class="word">([^<]*)<', page) == ["--reference"]

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -60,3 +61,23 @@ def test_the_grid_lies_beside_the_file(tmp_path: Path) -> None:
     shown = panels.save(panel_of(1), tmp_path / "p.png")
     assert (tmp_path / "p.png").exists()
     assert (tmp_path / "p.html").read_text("utf-8") == shown.data
+
+
+def test_plots_are_cut_alike_and_show_nothing_of_each_other() -> None:
+    figures.style()
+    figure, axes = plt.subplots(1, 3)
+    for axis, colour in zip(axes, ("#FF0000", "#0000FF", "#00FF00"), strict=True):
+        axis.plot([0, 1], color=colour)
+        axis.set(title=colour, ylabel="a label of some length")
+    axes[2].axis("off")
+    plt.close(figure)
+    shown = panels.plots(figure, on_phone=2).data
+    assert re.findall(r'alt="([^"]*)"', shown) == ["#FF0000", "#0000FF"]
+    assert "--columns:3;--on-phone:2" in shown
+    codes = re.findall(r"base64,([^\"]*)", shown)
+    red, blue = (matplotlib.image.imread(BytesIO(base64.b64decode(c)), format="png") for c in codes)
+    assert np.abs(np.subtract(red.shape, blue.shape)).max() <= 1  # a pixel, by rounding
+    for picture, there, absent in ((red, 0, 2), (blue, 2, 0)):
+        colours = picture[..., :3].reshape(-1, 3)
+        pure = np.eye(3)
+        assert (colours == pure[there]).all(1).any() and not (colours == pure[absent]).all(1).any()

@@ -1,6 +1,8 @@
 """Tables as readers see them."""
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from clouddl_study import tables
 
@@ -113,3 +115,8 @@ def test_a_table_of_differences_is_marked_so_that_its_methods_have_room() -> Non
     assert 'class="dataframe scores minus"' in tables.show(table).data
     more = table.assign(**{"CloudDL with": "red"})
     assert 'class="dataframe scores runs minus"' in tables.show(more).data
+
+
+@pytest.mark.parametrize("difference", [-0.0005, np.float64(-0.0005)])
+def test_half_a_tenth_of_a_point_is_rounded_in_one_way(difference: float) -> None:
+    assert tables.points(difference) == "\N{MINUS SIGN}0.1"

@@ -20,8 +20,8 @@ from clouddl.score import paired
 from clouddl.sensors import Sensor, get_sensor, sensors, shared_bands
 from clouddl.simulate.spectra import adjustment, band_average, surfaces
 from clouddl.transfer import Evaluation, Scenes, pixels, predictions
+from clouddl_study.pages import panels
 from clouddl_study.pages.cards import fitting_sets
-from clouddl_study.pages.panels import far_from_half
 from clouddl_study.tables import enough_units, percent, points, title_of
 
 # Columns of a table of scores, after that which says on which images.
@@ -155,7 +155,7 @@ def example(scenes: Scenes) -> str:
     Returns:
         Its id.
     """
-    return min(scenes, key=lambda name: far_from_half(scenes[name].mask.values))
+    return min(scenes, key=lambda name: panels.far_from_half(scenes[name].mask.values))
 
 
 def example_rows(
@@ -221,7 +221,7 @@ def plot_series(agreement: pd.DataFrame) -> Figure:
         The figure. Grey bars are the pixels without a clear date before them.
     """
     table = agreement.assign(day=agreement.date.map(date.fromisoformat)).sort_values("day")
-    figure, axis = plt.subplots(figsize=(8, 3.6))
+    figure, axis = plt.subplots(figsize=(6.5, 4.4))
     axis.bar(
         table.day,
         table["without clear predecessor %"],
@@ -237,7 +237,7 @@ def plot_series(agreement: pd.DataFrame) -> Figure:
         axis.plot(table.day, table[f"cloud %, {name}"], marker, label=name)
     axis.set(ylabel="cloud, or pixels without\npredecessor (%)", ylim=(0, 103))
     axis.tick_params("x", rotation=30)
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure
 
@@ -294,22 +294,23 @@ def plot_distances(table: pd.DataFrame) -> Figure:
         table: As `distance_table` returns it.
 
     Returns:
-        The figure, one sensor a panel.
+        The figure, one sensor a panel, two panels a row.
     """
     titles = list(dict.fromkeys(table.sensor))
     widest = 1.08 * table[["as it is", "moved"]].to_numpy().max()
-    figure, axes = plt.subplots(
-        1, len(titles), sharex=True, figsize=(2.6 * len(titles), 2.9), squeeze=False
-    )
-    for axis, title in zip(axes.flat, titles, strict=True):
+    rows = -(-len(titles) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(8.4, 3 * rows), squeeze=False)
+    for axis in axes.flat[len(titles) :]:
+        axis.axis("off")
+    for axis, title in zip(axes.flat, titles, strict=False):
         part = table[table.sensor == title]
-        rows = np.arange(len(part))[::-1]
-        axis.hlines(rows, part.moved, part["as it is"], color="grey", lw=1)
-        axis.plot(part["as it is"], rows, "o", color="C1", label="as it is")
-        axis.plot(part.moved, rows, "s", color="C0", label="adjusted")
-        axis.set_yticks(rows, part.band)
-        axis.set(title=title, xlabel="difference", xlim=(0, widest))
-    axes.flat[-1].legend(fontsize=8)
+        lines = np.arange(len(part))[::-1]
+        axis.hlines(lines, part.moved, part["as it is"], color="grey", lw=1)
+        axis.plot(part["as it is"], lines, "o", color="C1", label="as it is")
+        axis.plot(part.moved, lines, "s", color="C0", label="moved")
+        axis.set_yticks(lines, [title_of(band) for band in part.band])
+        axis.set(title=title, xlabel="difference of reflectance", xlim=(0, widest))
+        axis.legend(fontsize=9)
     plt.close(figure)
     return figure
 

@@ -28,7 +28,7 @@ def precision_recall_curves(curves: Tables, points: Mapping[str, tuple[float, fl
         marker = MARKERS[number % len(MARKERS)]
         axis.plot(*point, marker, ms=8, color=f"C{number}", mec="black", label=name)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.005))
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=10)
     plt.close(figure)
     return figure
 
@@ -52,6 +52,6 @@ def reliability_diagram(tables: Tables) -> Figure:
         xlim=(0, 1),
         ylim=(0, 1),
     )
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=10)
     plt.close(figure)
     return figure

@@ -160,12 +160,12 @@ def terrain_figure(name: str, scene: xr.Dataset) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.6))
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.2))
     axes[0].imshow(panels.picture(scene)[0])
     axes[0].set_title(title_of(name))
-    heights = axes[1].imshow(scene.elevation, cmap="terrain")
-    axes[1].set_title("elevation")
-    figure.colorbar(heights, label="metres")
+    axes[1].imshow(scene.elevation, cmap="cividis")
+    low, high = float(scene.elevation.min()), float(scene.elevation.max())
+    axes[1].set_title(f"heights: {low:.0f} m (dark blue) to {high:.0f} m (yellow)")
     for axis in axes:
         axis.axis("off")
     plt.close(figure)
@@ -319,7 +319,7 @@ def disagreement_table(
     for index, band in zip(chosen, cirrus, strict=True):
         row = {"scene": str(chips.dataset.scene.values[index]), "cirrus, median": np.median(band)}
         for name, mask in masks.items():
-            row[f"{name}: cloud %"] = round(100 * float((mask[index] == 1).mean()), 1)
+            row[f"cloud %, {title_of(name)}"] = round(100 * float((mask[index] == 1).mean()), 1)
         rows.append(row)
     return pd.DataFrame(rows)
 

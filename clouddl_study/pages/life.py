@@ -18,6 +18,8 @@ from clouddl.score import best_threshold
 from clouddl.train import Schedule, fit
 from clouddl.transfer import Scenes, pixels, predictions
 from clouddl_study.experiments import simulated_person
+from clouddl_study.pages import panels
+from clouddl_study.pages.transfer import all_cloud_f2
 from clouddl_study.tables import ALL_CLOUD, enough_units, percent, title_of
 
 MIXED = (0.05, 0.7)  # fraction of cloud of the scenes that are worth labelling
@@ -165,7 +167,7 @@ def plot_refinement(table: pd.DataFrame, simulated: Sequence[str]) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True)
     for axis, (name, part) in zip(axes, table.groupby("of", sort=False), strict=True):
         for number, (way, line) in enumerate(part.groupby("way", sort=False)):
             if way == ALL_CLOUD:
@@ -176,8 +178,9 @@ def plot_refinement(table: pd.DataFrame, simulated: Sequence[str]) -> Figure:
         axis.set_xticks(part["labelled scenes"].unique())
         origin = "simulated" if name in simulated else "real"
         axis.set(title=f"{title_of(name)} ({origin})", xlabel="labelled scenes")
-    axes[0].set_ylabel("F2 (95 % interval)")
-    axes[0].legend(fontsize=8)
+        axis.set_ylabel("F2 (95 % interval)")
+        axis.tick_params(labelleft=True)
+        axis.legend(fontsize=9, loc="lower left", ncols=2)
     plt.close(figure)
     return figure
 
@@ -192,16 +195,18 @@ def plot_gate(log: Sequence[tuple[int, Verdict, Verdict | None]], f2_min: float)
     Returns:
         The figure.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 3.4))
+    figure, axis = plt.subplots(figsize=(6.5, 4))
     before = pd.DataFrame([verdict.scores.iloc[0] for _, verdict, _ in log])
     _line_with_intervals(axis, [year for year, _, _ in log], before, "model in service")
     again = [(year, _f2(after)) for year, _, after in log if after is not None]
     if again:
         axis.plot(*zip(*again, strict=True), "s", color="C1", label="trained again", zorder=3)
     axis.axhline(f2_min, color="black", ls="--", lw=1, label="demanded")
+    floor = all_cloud_f2(before.cloud.iloc[0])
+    axis.axhline(floor, color="grey", ls=":", lw=1, label=ALL_CLOUD)
     axis.set_xticks([year for year, _, _ in log])
     axis.set(xlabel="year of service", ylabel="F2 (95 % interval)")
-    axis.legend(fontsize=8)
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure
 
@@ -246,7 +251,7 @@ def gate_finding(log: Sequence[tuple[int, Verdict, Verdict | None]], f2_min: flo
     failures = [str(year) for year, verdict, _ in log if not verdict.passed]
     when = "in no year"
     if failures:
-        when = f"in year {', '.join(failures)}"
+        when = f"in {'years' if len(failures) > 1 else 'year'} {', '.join(failures)}"
     interval = "There are too few places for an interval."
     if not np.isnan(first.f2_low):
         ends = f"{100 * first.f2_low:.1f} to {100 * first.f2_high:.1f} %"

@@ -71,11 +71,10 @@ def matrix_figure(blocks: Mapping[str, pd.DataFrame]) -> Figure:
     grids = {title: f2_grid(block) for title, block in blocks.items()}
     values = np.concatenate([grid.to_numpy().ravel() for grid in grids.values()])
     scale = float(np.nanmin(values)), float(np.nanmax(values))
-    widths = [len(grid.columns) for grid in grids.values()]
-    figure, axes = plt.subplots(1, len(grids), figsize=(11, 4.2), width_ratios=widths)
+    figure, axes = plt.subplots(1, len(grids), figsize=(10.4, 4.4))
     for axis, (title, grid) in zip(np.atleast_1d(axes), grids.items(), strict=True):
         _plot_grid(axis, grid, scale)
-        axis.set(xlabel="scored on", ylabel="trained on", title=f"F2, {title}")
+        axis.set(xlabel="scored on", ylabel="trained on", title=f"F2: {title}")
     plt.close(figure)
     return figure
 
@@ -224,7 +223,9 @@ def image_table(sets: Mapping[str, Scenes], bands: Sequence[str]) -> pd.DataFram
         rows.append(
             {
                 "sensor": TITLES[name],
-                "ground sampling, m": f"{min(sampling):g} to {max(sampling):g}",
+                "ground sampling, m": " to ".join(
+                    f"{m:g}" for m in sorted({min(sampling), max(sampling)})
+                ),
                 "clear, reflectance": np.concatenate(clear, axis=1).mean(),
                 "cloud, reflectance": np.concatenate(cloud, axis=1).mean(),
                 "neighbours differ by": np.concatenate(steps, axis=1).mean(),

@@ -193,6 +193,44 @@ def grid(figure: Figure) -> HTML:
     return HTML(f'<div class="pictures" style="{style}">\n' + "\n".join(lines) + "\n</div>")
 
 
+def plots(figure: Figure, on_phone: int = 1) -> HTML:
+    """Show the panels of a figure as a grid for a page; a phone has them one below another.
+
+    All are cut out with margins of one size, so that their letters have one size too; each panel
+    should have its own labels.
+
+    Args:
+        figure: Its panels are of one size. An axis that is switched off counts if it has a legend.
+        on_phone: Panels abreast on a phone, 2 for small ones.
+
+    Returns:
+        The grid, in the classes that book/_static/custom.css styles.
+    """
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axes = [axis for axis in figure.axes if axis.axison or axis.get_legend() is not None]
+    columns = axes[0].get_gridspec().ncols
+    margins = np.max([_margins(axis, canvas) for axis in axes], axis=0)
+    figure.set_layout_engine("none")  # so that each stays where it is, drawn alone
+    cells = [_panel(axis, axes, canvas, margins) for axis in axes]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    lines = [f'<div class="abreast">{"".join(row)}</div>' for row in rows]
+    style = f"--columns:{columns};--on-phone:{on_phone}"
+    return HTML(f'<div class="pictures plots" style="{style}">\n' + "\n".join(lines) + "\n</div>")
+
+
+def legend_below(axis: Axes, columns: int) -> None:
+    """Put the legend of the one axis of a figure below it, where it takes nothing of its width.
+
+    Args:
+        axis: The axis.
+        columns: Of the legend.
+    """
+    entries = axis.get_legend_handles_labels()
+    axis.figure.legend(*entries, loc="outside lower center", ncols=columns, fontsize=10)
+
+
 def save(figure: Figure, path: Path) -> HTML:
     """Write a figure for the book, and beside it the grid that a page shows in its place.
 
@@ -230,6 +268,31 @@ def _picture(axis: Axes, drawing: np.ndarray) -> str:
     title = escape(axis.get_title())
     image = f'<img alt="{title}" src="{address(cut.copy(), "png")}">'
     return f"<div><span>{title.replace(chr(10), '<br>')}</span>{image}</div>"
+
+
+def _margins(axis: Axes, canvas: FigureCanvasAgg) -> np.ndarray:
+    """Pixels that labels and titles of an axis take at its left, bottom, right and top."""
+    inner, outer = axis.get_window_extent(), axis.get_tightbbox(canvas.get_renderer())
+    low, high = inner.min - outer.min, outer.max - inner.max
+    return np.ceil([*low, *high]).astype(int).clip(0) + 2
+
+
+def _panel(axis: Axes, axes: Sequence[Axes], canvas: FigureCanvasAgg, margins: np.ndarray) -> str:
+    """A panel and its margins, cut out of a drawing of its figure without the other panels."""
+    for other in axes:
+        other.set_visible(other is axis)
+    canvas.draw()
+    for other in axes:
+        other.set_visible(True)
+    drawing = np.asarray(canvas.buffer_rgba())[..., :3]
+    x0, y0, x1, y1 = axis.get_window_extent().extents.round().astype(int)
+    left, bottom, right, top = margins.tolist()
+    height = len(drawing)  # y counts from below
+    # Margins of a panel at the edge may reach beyond the drawing.
+    white = np.pad(drawing, ((top, bottom), (left, right), (0, 0)), constant_values=255)
+    cut = white[height - y1 : height - y0 + top + bottom, x0 : x1 + left + right]
+    image = f'<img alt="{escape(axis.get_title())}" src="{address(cut.copy(), "png")}">'
+    return f"<div>{image}</div>"
 
 
 def _key(legend: Legend) -> str:

@@ -24,7 +24,9 @@ from clouddl.train import on_validation
 from clouddl_study.corpora import by_origin
 from clouddl_study.experiments import worth
 from clouddl_study.extremes import extreme_errors
+from clouddl_study.pages import panels
 from clouddl_study.pages.training import parameters
+from clouddl_study.tables import NOISE
 
 # How a distribution of HyperOpt is called on the page.
 LAWS = {"uniform": "uniform", "loguniform": "uniform in the logarithm"}
@@ -123,18 +125,16 @@ def parameter_slices(table: pd.DataFrame) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5.4), sharey=True)
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharey=True)
     for axis, name in zip(axes.flat, SPACE, strict=True):
-        points = axis.scatter(table[name], table.val_f2, c=table.trial, cmap="viridis")
-        axis.set_xlabel(name.replace("_", " "))
+        axis.scatter(table[name], table.val_f2, c=table.trial, cmap="viridis")
+        axis.set(xlabel=name.replace("_", " "), ylabel="validation F2")
+        axis.tick_params(labelleft=True)
         axis.margins(x=0.08)
         if name == "learning_rate":
             figures.log_scale(axis, RATES)
         elif name in CHOICES:
             axis.set_xticks(CHOICES[name])
-    for axis in axes[:, 0]:
-        axis.set_ylabel("validation F2")
-    figure.colorbar(points, ax=axes, label="trial")
     plt.close(figure)
     return figure
 
@@ -315,19 +315,20 @@ def trials_with_noise(table: pd.DataFrame, seeds: Sequence[float]) -> Figure:
     noise = spread(seeds)
     scores = table.val_f2.sort_values(ascending=False).to_numpy()
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(8, 3.4), sharey=True, width_ratios=[max(3, len(scores)), 3]
+        1, 2, figsize=(6.5, 3.8), sharey=True, width_ratios=[max(3, len(scores)), 3]
     )
     order = np.arange(1, len(scores) + 1)
     left.plot(order, scores, "o", color="C0")
     if np.isfinite(noise):
-        label = "two standard deviations of seeds"
-        left.axhspan(scores[0] - 2 * noise, scores[0], color="C4", alpha=0.25, lw=0, label=label)
-        left.legend(fontsize=8, loc="lower left")
+        label = f"within {NOISE:.1f} standard deviations of the seeds of the best"
+        low = scores[0] - NOISE * noise
+        left.axhspan(low, scores[0], color="C4", alpha=0.25, lw=0, label=label)
+        panels.legend_below(left, 1)
     left.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="trial, best first", ylabel="validation F2", title="short fits")
     right.plot(np.zeros(len(seeds)), seeds, "s", color="C1", alpha=0.7)
     right.set(xticks=[0], xlim=(-1, 1), title="long fits")
-    right.set_xticklabels(["one point, other seeds"], fontsize=8)
+    right.set_xticklabels(["one setting,\nfour seeds"], fontsize=10)
     plt.close(figure)
     return figure
 
@@ -390,7 +391,7 @@ def threshold_rule(curves: Mapping[str, pd.DataFrame], chosen: float) -> Figure:
     """
     mean = mean_curve(curves)
     low, _, high = plateau(mean.f2.to_numpy())
-    figure, axis = plt.subplots(figsize=(7, 3.8))
+    figure, axis = plt.subplots(figsize=(6.5, 4.6))
     label = f"plateau, {low:.2f} to {high:.2f}"
     axis.axvspan(low, high, color="C4", alpha=0.25, lw=0, label=label)
     for number, (name, curve) in enumerate(curves.items()):
@@ -398,6 +399,6 @@ def threshold_rule(curves: Mapping[str, pd.DataFrame], chosen: float) -> Figure:
     plot_f2(axis, mean, chosen, "mean", "black")
     axis.axvline(chosen, color="black", lw=1, ls=":", label=f"chosen, {chosen:.2f}")
     axis.set(xlabel="threshold of the probability", ylabel="F2", xlim=(0, 1))
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.stats import wasserstein_distance
@@ -119,30 +119,30 @@ def plot_layers(
     Returns:
         The figure: two rows of four pictures.
     """
-    figure, axes = plt.subplots(2, 4, figsize=(12, 6.4))
+    figure, axes = plt.subplots(2, 4, figsize=(panels.WIDTH * 4, (panels.WIDTH + 0.3) * 2 + 0.3))
     flat = axes.flat
-    _with_bar(flat[0], cloudy.elevation.values, "1. terrain", "m", cmap="cividis")
+    _values(flat[0], cloudy.elevation.values, "1. terrain", "{:.0f} m", cmap="cividis")
     codes, kinds = land_cover(ground, surface)
-    _classes(flat[1], codes, {kind: COVERS[kind] for kind in kinds}, "2. land cover")
+    covers = {kind: COVERS[kind] for kind in kinds}
+    _classes(flat[1], codes, covers, "2. land cover")
     level = xr.DataArray(ground.reflectance(sensor), clear.reflectance.coords)
     _picture(flat[2], level, "3. spectra of the ground")
     _picture(flat[3], clear.reflectance, "4. sun and air: clear scene")
-    depth = np.log10(np.maximum(cloudy.optical_depth.values, 0.01))
-    _with_bar(flat[4], depth, "5. optical depth of cloud", "log10 of the depth", cmap="cividis")
+    depth = np.maximum(cloudy.optical_depth.values, 0.01)
+    _values(flat[4], depth, "5. optical depth", "{:.2g}", cmap="cividis", norm=LogNorm())
     _picture(flat[5], ideal.reflectance, "6. scene with cloud")
     effect = (cloudy.reflectance - ideal.reflectance).sel(band="red").values
     limit = float(np.percentile(np.abs(effect), 99))
-    _with_bar(
-        flat[6],
-        effect,
-        "7. instrument",
-        "change of red reflectance",
-        cmap="RdBu",
-        vmin=-limit,
-        vmax=limit,
-    )
+    flat[6].imshow(effect, cmap="RdBu", vmin=-limit, vmax=limit)
+    _frame(flat[6], f"7. instrument: change of red,\n−{limit:.2g} (red) to +{limit:.2g} (blue)")
     codes = np.where(cloudy.mask == NODATA, 2, cloudy.mask)
     _classes(flat[7], codes, CLASSES, "8. label")
+    handles = [
+        Patch(facecolor=colour, edgecolor="grey", label=f"{picture} {name}")
+        for picture, colours in (("2:", covers), ("8:", CLASSES))
+        for name, colour in colours.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     plt.close(figure)
     return figure
 
@@ -159,7 +159,7 @@ def plot_landscapes(scenes: Scenes) -> Figure:
     rows = -(-len(scenes) // 6)
     figure, axes = plt.subplots(rows, 6, figsize=(11, 2.05 * rows))
     for axis, (name, scene) in zip(axes.flat, scenes.items(), strict=False):
-        _picture(axis, scene.reflectance, name)
+        _picture(axis, scene.reflectance, title_of(name))
     for axis in axes.flat[len(scenes) :]:
         axis.axis("off")
     plt.close(figure)
@@ -346,14 +346,14 @@ def plot_side_by_side(
         The figure.
     """
     rng = np.random.default_rng(seed)
-    figure, axes = plt.subplots(2, 6, figsize=(12, 4.3))
-    for row, which in zip(axes, (real, simulated), strict=True):
+    figure, axes = plt.subplots(2, 6, figsize=(12, 4.6))
+    titles = ("corpus", "simulated")
+    for row, which, title in zip(axes, (real, simulated), titles, strict=True):
         for axis, chip in zip(row, np.sort(rng.choice(which, 6, replace=False)), strict=True):
             rgb = images[chip, [2, 1, 0]].transpose(1, 2, 0)
             axis.imshow(panels.stretched(rgb, BRIGHTEST))
+            axis.set_title(title)
             axis.axis("off")
-    axes[0, 0].set_title("corpus", loc="left")
-    axes[1, 0].set_title("simulated", loc="left")
     plt.close(figure)
     return figure
 
@@ -398,8 +398,8 @@ def compare_bands(
             {
                 "pixels": name,
                 "band": band,
-                "median, corpus": np.median(theirs),
-                "median, drawn": np.median(ours),
+                "median, corpus": float(np.median(theirs)),
+                "median, drawn": float(np.median(ours)),
                 "distance": wasserstein_distance(ours, theirs),
             }
         )
@@ -418,15 +418,15 @@ def plot_histograms(
     Returns:
         The figure.
     """
-    figure, axes = plt.subplots(2, len(STUDY_BANDS), figsize=(9, 4.6), sharex=True)
+    figure, axes = plt.subplots(2, len(STUDY_BANDS), figsize=(11, 4.8))
     bins = np.linspace(0, 1.1, 56)
     for axis, (name, band) in zip(axes.flat, corpus, strict=True):
         for label, values in (("corpus", corpus), ("simulated", simulated)):
             axis.hist(values[name, band], bins, density=True, histtype="step", lw=1.6, label=label)
-        axis.set_title(f"{band}, {name}", fontsize=10)
+        axis.set(title=f"{title_of(band)}, {name}", xlabel="reflectance")
         axis.set(xticks=[0, 0.5, 1], yticks=[])
-    axes[0, 0].legend(fontsize=9)
-    figure.supxlabel("reflectance", fontsize=11)
+        axis.set_ylim(top=1.3 * axis.get_ylim()[1])  # room for the legend
+        axis.legend(fontsize=9, loc="upper right")
     plt.close(figure)
     return figure
 
@@ -442,7 +442,7 @@ def plot_band_pairs(images: np.ndarray, real: np.ndarray, simulated: np.ndarray)
     Returns:
         The figure, the corpus above.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(9.5, 6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 3, figsize=(8.4, 6))
     named = {"corpus": real, "simulated": simulated}
     for row, (name, which) in zip(axes, named.items(), strict=True):
         for axis, (first, second) in zip(row, PAIRS, strict=True):
@@ -450,7 +450,8 @@ def plot_band_pairs(images: np.ndarray, real: np.ndarray, simulated: np.ndarray)
             y = images[which, STUDY_BANDS.index(second)].ravel()[::11]
             extent = (0, 1.1, 0, 1.1)
             axis.hexbin(x, y, gridsize=60, bins="log", extent=extent, cmap="cividis", mincnt=1)
-            axis.set(xlabel=first, ylabel=second, title=name)
+            axis.set(xlabel=title_of(first), ylabel=title_of(second), title=name)
+            axis.set(xlim=extent[:2], ylim=extent[2:])
     plt.close(figure)
     return figure
 
@@ -581,23 +582,17 @@ def _picture(axis: Axes, reflectance: xr.DataArray, title: str) -> None:
     _frame(axis, title)
 
 
-def _with_bar(axis: Axes, values: np.ndarray, title: str, unit: str, **look: Any) -> None:
-    """Show values (y, x) with a bar of their colours."""
-    image = axis.imshow(values, **look)
-    bar = axis.figure.colorbar(image, ax=axis, location="bottom", shrink=0.8, pad=0.02)
-    bar.set_label(unit, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    _frame(axis, title)
+def _values(axis: Axes, values: np.ndarray, title: str, form: str, **look: Any) -> None:
+    """Show values (y, x), and in the title the ends of their colours."""
+    axis.imshow(values, **look)
+    low, high = form.format(values.min()), form.format(values.max())
+    _frame(axis, f"{title}: {low} (dark)\nto {high} (yellow)")
 
 
 def _classes(axis: Axes, codes: np.ndarray, colours: Mapping[str, str], title: str) -> None:
-    """Show numbers (y, x) of classes, framed, with a legend below."""
+    """Show numbers (y, x) of classes, framed."""
     look = ListedColormap(list(colours.values()))
     axis.imshow(codes, look, vmin=0, vmax=len(colours) - 1)
-    handles = [Patch(facecolor=c, edgecolor="grey", label=name) for name, c in colours.items()]
-    axis.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3, fontsize=7
-    )
     _frame(axis, title)
 
 

@@ -152,9 +152,7 @@ def loss_figure() -> Figure:
     Returns:
         The figure: each cloud with some predictions, and its losses against the predicted radius.
     """
-    figure, axes = plt.subplots(
-        2, 2, figsize=(8.4, 5.4), width_ratios=(1, 2.2), layout="compressed"
-    )
+    figure, axes = plt.subplots(2, 2, figsize=(9, 7.4))
     radii = np.arange(0, TOY // 2)
     for (picture, plot), true_radius in zip(axes, TOY_RADII, strict=True):
         target = _disc(true_radius)
@@ -167,7 +165,7 @@ def loss_figure() -> Figure:
             rows, columns = middle + radius * np.sin(angle), middle + radius * np.cos(angle)
             picture.plot(columns, rows, line, color="C1")
             plot.axvline(radius, color="C1", ls=line, lw=1)
-        picture.axis("off")
+        panels.frame(picture, color=FRAME)
         plot.plot(radii, terms[:, 0], label="BCE")
         plot.plot(radii, terms[:, 1], color="C2", label="1 − Dice")
         plot.plot(radii, terms.sum(1), color="black", lw=1, label="loss: the sum")
@@ -249,7 +247,7 @@ def effects_figure(chips: Chips, bands: Sequence[str]) -> Figure:
         bands: Their bands.
 
     Returns:
-        The figure: one row with the strengths in use, one with `STRONGER` times as strong changes.
+        The figure, four pictures a row: the strengths in use, then `STRONGER` times as strong ones.
     """
     x, y = labelled(_clear_and_cloudy(chips))
     used = Augmentation(paste=1)
@@ -261,27 +259,19 @@ def effects_figure(chips: Chips, bands: Sequence[str]) -> Figure:
         brightness=STRONGER * used.brightness,
         offset=STRONGER * used.offset,
     )
-    rows = {
-        "as used": {"original": x, **_alone(x, y, used, bands, chips.resolution)},
-        f"{STRONGER} × as strong": {
-            name: picture
-            for name, picture in _alone(x, y, strong, bands, chips.resolution).items()
-            if name in ("ground", "haze", "light")
-        },
-    }
-    names = list(rows["as used"])
-    size = (1.45 * len(names), 3.6)
-    figure, axes = plt.subplots(2, len(names), figsize=size, layout="compressed")
+    pictures = {"original": x, **_alone(x, y, used, bands, chips.resolution)}
+    for name, picture in _alone(x, y, strong, bands, chips.resolution).items():
+        if name in ("ground", "haze", "light"):
+            pictures[f"{name}, {STRONGER} × as strong"] = picture
+    rows = -(-len(pictures) // 4)
+    size = (panels.WIDTH * 4, (panels.WIDTH + 0.3) * rows)
+    figure, axes = plt.subplots(rows, 4, figsize=size)
     brightest = float(np.clip(np.nanpercentile(x[0].numpy(), 99), 0.25, 1))
-    for line, (label, pictures) in zip(axes, rows.items(), strict=True):
-        for axis, name in zip(line, names, strict=True):
-            axis.axis("off")
-            if name in pictures:
-                axis.imshow(_colours(pictures[name][0], brightest))
-                axis.set_title(name, fontsize=10)
-        if "original" not in pictures:
-            line[2].text(0.5, 0.5, f"{label}:", ha="center", va="center", fontsize=10)
-            line[2].set(xlim=(0, 1), ylim=(0, 1))
+    for axis, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
+        axis.imshow(_colours(picture[0], brightest))
+        axis.set_title(name)
+    for axis in axes.flat:
+        axis.axis("off")
     plt.close(figure)
     return figure
 
@@ -318,7 +308,7 @@ def schedule_figure(schedule: Schedule, steps: int) -> Figure:
         cycle.step()
     decay = averaging_decay(steps)
     averaged = (1 - decay) * decay ** np.arange(steps)[::-1]
-    figure, (above, below) = plt.subplots(2, figsize=(7.5, 4.2), sharex=True)
+    figure, (above, below) = plt.subplots(2, figsize=(6.5, 4.4), sharex=True)
     above.plot(rates)
     above.set(ylabel="learning rate")
     below.fill_between(np.arange(steps), averaged, color="C2", alpha=0.5, lw=0)
@@ -424,7 +414,7 @@ def threshold_figure(model: CloudModel, validation: Chips) -> Figure:
         axis.axvspan(low, high, color="0.9", label="plateau")
     axis.axvline(model.card.threshold, color="C1", ls="--", label="threshold chosen")
     axis.set(xlabel="threshold", ylabel="F2")
-    axis.legend(fontsize=9)
+    axis.legend(fontsize=10)
     plt.close(figure)
     return figure
 
@@ -439,14 +429,14 @@ def curves_figure(runs: Path, names: Sequence[str]) -> Figure:
     Returns:
         The figure.
     """
-    figure, axis = plt.subplots(figsize=(8, 3.6))
+    figure, axis = plt.subplots(figsize=(6.5, 5.6))
     # Solid lines, and dashed ones where the colours begin again.
     axis.set_prop_cycle(plt.cycler(linestyle=["-", "--"]) * plt.rcParams["axes.prop_cycle"])
     for name in names:
         table = pd.read_csv(runs / name / "curves" / "metrics.csv")
         axis.plot(table.groupby("epoch").loss.mean(), label=name)
     axis.set(xlabel="epoch", ylabel="training loss (BCE + Dice)")
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure
 

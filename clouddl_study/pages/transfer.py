@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TypeVar
 
 import matplotlib.pyplot as plt
@@ -19,7 +20,15 @@ from clouddl_study import tables
 from clouddl_study.experiments import models_by_training
 from clouddl_study.pages import panels
 from clouddl_study.pages.curves import precision_recall_curves
-from clouddl_study.tables import ALL_CLOUD, FEWEST_UNITS, enough_units, percent, points, title_of
+from clouddl_study.tables import (
+    ALL_CLOUD,
+    FEWEST_UNITS,
+    NOISE,
+    enough_units,
+    percent,
+    points,
+    title_of,
+)
 from clouddl_study.workspace import read_choices, results_folder, trained_model, work_folder
 
 PEER = "ukis-csmask: blue, green, red, nir"
@@ -213,12 +222,15 @@ def seed_spread(seeds: pd.DataFrame) -> pd.DataFrame:
         seeds: Columns sensor and f2, a row for each fit.
 
     Returns:
-        A row for each sensor: number of fits, mean and standard deviation in points (per cent).
+        A row for each sensor: number of fits, mean F2 in per cent, its standard deviation and
+        `NOISE` times that, in points.
     """
     spread = seeds.groupby("sensor", sort=False).f2.agg(["count", "mean", "std"]).reset_index()
-    spread[["mean", "std"]] = (100 * spread[["mean", "std"]]).round(1)
+    spread["noise"] = NOISE * spread["std"]
+    for name in ("mean", "std", "noise"):
+        spread[name] = spread[name].map(lambda f2: f"{100 * f2:.1f}").replace("nan", "–")
     heads = {"count": "fits", "mean": "mean F2, %", "std": "standard deviation, points"}
-    return spread.rename(columns=heads)
+    return spread.rename(columns={**heads, "noise": "noise of a difference, points"})
 
 
 def cloud_fraction(scenes: Scenes) -> float:
@@ -261,17 +273,15 @@ def forest_plot(scores: pd.DataFrame, headline: str) -> Figure:
     """
     runs = scores.run.drop_duplicates().tolist()
     sensors = scores.sensor.drop_duplicates().tolist()
-    size = (9.5, 0.48 * len(runs) + 1)
-    figure, axes = plt.subplots(
-        1, len(sensors), squeeze=False, sharex=True, sharey=True, figsize=size
-    )
+    size = (5 * len(sensors), 0.52 * len(runs) + 1)
+    figure, axes = plt.subplots(1, len(sensors), squeeze=False, sharex=True, figsize=size)
     for axis, sensor in zip(axes.flat, sensors, strict=True):
         rows = scores[scores.sensor == sensor].set_index("run").reindex(runs)
         _forest(axis, enough_units(rows), headline)
         places = int(rows.units.max())
         axis.set(title=f"{title_of(sensor)} (places: {places})", xlabel="F2, %")
-    axes[0, 0].set_yticks(range(len(runs)), _method_labels(runs), fontsize=8)
-    axes[0, 0].invert_yaxis()
+        axis.set_yticks(range(len(runs)), _method_labels(runs), fontsize=9)
+        axis.invert_yaxis()
     plt.close(figure)
     return figure
 
@@ -287,10 +297,10 @@ def _forest(axis: Axes, rows: pd.DataFrame, headline: str) -> None:
 
 
 def _method_labels(runs: Sequence[str]) -> list[str]:
-    """Method and bands of each run on two lines."""
+    """Method and bands of each run, the bands on a line of their own."""
     names = tables.readable(pd.DataFrame({"run": list(runs)}))
     pairs = zip(names["Method"], names["Bands"], strict=True)
-    return [f"{method}\n{bands}".strip() for method, bands in pairs]
+    return ["\n".join([*wrap(method, 24), bands]).strip() for method, bands in pairs]
 
 
 def threshold_curves(
@@ -306,7 +316,7 @@ def threshold_curves(
     Returns:
         The figure.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 3.8))
+    figure, axis = plt.subplots(figsize=(6.5, 4.8))
     for number, (name, table) in enumerate(curves.items()):
         colour = f"C{number}"
         axis.plot(table.threshold, 100 * table.f2, color=colour, label=name)
@@ -314,7 +324,7 @@ def threshold_curves(
         axis.axhline(floor, color=colour, ls=":", label=f"{name}, {ALL_CLOUD}")
     axis.axvline(threshold, color="grey", ls="--", label="chosen on validation")
     axis.set(xlabel="threshold of probability", ylabel="F2, %", xlim=(0, 1))
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure
 
@@ -341,7 +351,7 @@ def precision_recall_figure(
 
 
 def surface_plot(counts: pd.DataFrame, surfaces: pd.DataFrame) -> Figure:
-    """Plot F2 of each surface, and of each of its patches.
+    """Plot F2 of each surface and of each of its patches, and the floor of the surface.
 
     A surface without any cloud has no F2 and stays empty.
 
@@ -352,18 +362,23 @@ def surface_plot(counts: pd.DataFrame, surfaces: pd.DataFrame) -> Figure:
     Returns:
         The figure.
     """
-    figure, axis = plt.subplots(figsize=(6.5, 3.6))
+    figure, axis = plt.subplots(figsize=(6.5, 4.2))
     patches = patches_worst_first(counts)
     for y, row in enumerate(surfaces.itertuples()):
         single = patches[patches.biome == row.biome].f2
         axis.plot(100 * single, np.full(len(single), y), "|", ms=12, mew=2, color="C1")
         if np.isfinite(row.recall):
             axis.plot(100 * row.f2, y, "o", color="C0")
+            axis.plot(100 * all_cloud_f2(row.cloud), y, "x", color="grey")
+    axis.plot([], [], "o", color="C0", label="all its pixels")
+    axis.plot([], [], "|", ms=12, mew=2, color="C1", label="a patch")
+    axis.plot([], [], "x", color="grey", label=ALL_CLOUD)
     names = tables.readable(surfaces[["biome", "scenes"]])
     labels = [f"{name} ({number})" for name, number in names.itertuples(index=False)]
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()
     axis.set_xlabel("F2, %")
+    panels.legend_below(axis, 3)
     plt.close(figure)
     return figure
 

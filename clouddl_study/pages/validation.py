@@ -12,7 +12,7 @@ from clouddl.model import CloudModel
 from clouddl.score import COUNTS, measures
 from clouddl.sensors import BAND_SETS
 from clouddl.transfer import Evaluation, Scenes
-from clouddl_study.pages import transfer
+from clouddl_study.pages import panels, transfer
 from clouddl_study.pages.cards import fitting_sets
 from clouddl_study.pages.search import plot_f2
 from clouddl_study.pages.transfer import all_cloud_f2, cloud_fraction
@@ -164,7 +164,7 @@ def scene_points(counted: pd.DataFrame, runs: Sequence[str]) -> Figure:
         The figure; a bar is the F2 of the pooled pixels of a set.
     """
     runs = [run for run in runs if (counted.run == run).any()]
-    figure, axis = plt.subplots(figsize=(8, 0.42 * len(runs) + 1.4))
+    figure, axis = plt.subplots(figsize=(6.5, 0.56 * len(runs) + 1.5))
     for number, name in enumerate(counted.set.unique()):
         for row, run in enumerate(runs):
             part = counted[(counted.set == name) & (counted.run == run)]
@@ -176,10 +176,10 @@ def scene_points(counted: pd.DataFrame, runs: Sequence[str]) -> Figure:
             axis.plot(scenes, np.full(len(scenes), y), "o", color=f"C{number}", alpha=0.7, ms=5)
             axis.plot(pooled, y, "|", color=f"C{number}", ms=13, mew=2)
         axis.plot([], [], "o", color=f"C{number}", label=title_of(name))
-    labels = [title_of(run) for run in runs]
-    axis.set_yticks(np.arange(len(runs))[::-1], labels, fontsize=8)
+    labels = [title_of(run).replace(": ", ":\n") for run in runs]
+    axis.set_yticks(np.arange(len(runs))[::-1], labels, fontsize=9)
     axis.set_xlabel("F2")
-    axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    panels.legend_below(axis, 2)
     plt.close(figure)
     return figure
 
@@ -205,10 +205,10 @@ def threshold_curves(
             plot_f2(axis, table, models[name].card.threshold, f"model {name}", colour)
         floor = all_cloud_f2(cloud_fraction(sets[collection]))
         axis.axhline(floor, color="grey", lw=1, ls="--", label=ALL_CLOUD)
-        axis.set(xlabel="threshold of the probability", xlim=(0, 1), ylim=(0, 1.01))
+        axis.set(xlabel="threshold of the probability", ylabel="F2", xlim=(0, 1), ylim=(0, 1.01))
+        axis.tick_params(labelleft=True)
         axis.set_title(title_of(collection))
-        axis.legend(fontsize=8, loc="lower left")
-    axes[0, 0].set_ylabel("F2")
+        axis.legend(fontsize=9, loc="lower left")
     plt.close(figure)
     return figure
 
