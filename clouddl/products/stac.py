@@ -260,7 +260,12 @@ def _load(place: str, size: int) -> bytes:
     first = {"Range": f"bytes=0-{size - 1}"}
     with requests.get(place, headers=first, stream=True, timeout=TIMEOUT) as answer:
         answer.raise_for_status()
-        return answer.raw.read(size, decode_content=True)
+        data = bytearray()
+        for chunk in answer.iter_content(1 << 16):  # the errors of answer.raw are not of requests
+            data += chunk
+            if len(data) >= size:
+                break
+    return bytes(data[:size])
 
 
 def _files(item: Item, path: str) -> Files:
