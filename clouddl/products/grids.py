@@ -63,19 +63,21 @@ def weighted_mean(
         across: `weights` of the columns (target x, x).
 
     Returns:
-        Mean of the valid values (target y, target x) in the precision of the weights, NaN where
-        there are none; and the fraction of each target pixel that is valid.
+        Mean of the valid values (target y, target x) float32, NaN where there are none; and the
+        fraction of each target pixel that is valid.
     """
 
     def resampled(image: np.ndarray) -> np.ndarray:
         return (across @ (down @ image).T).T
 
     if valid.all():  # the weights of a pixel add up to 1
-        return resampled(values), np.ones((down.shape[0], across.shape[0]))
+        mean = resampled(values).astype(np.float32, copy=False)
+        return mean, np.ones(mean.shape)
     total = resampled(np.where(valid, values, 0).astype(np.float32, copy=False))
     fraction = resampled(valid.astype(np.float32))
-    mean = np.full(total.shape, np.nan, total.dtype)
-    return np.divide(total, fraction, out=mean, where=fraction > 1e-6), fraction
+    mean = np.full(total.shape, np.nan, np.float32)
+    np.divide(total, fraction, out=mean, where=fraction > 1e-6, casting="same_kind")
+    return mean, fraction
 
 
 def sources(axis: "csr_array") -> slice:

@@ -22,23 +22,14 @@ STRETCH = 0.05  # a projection that stretches more than this is measured on the 
 
 
 class Grid(NamedTuple):
-    """Where the pixels of an image lie; without a CRS the transform is the file's own.
+    """Where the pixels of an image lie; without a CRS the transform is the file's own."""
 
-    Attributes:
-        shape: Size (y, x) in pixels.
-        transform: From pixels to the CRS.
-        crs: Coordinate reference system.
-        control_points: Ground control points (GCPs), where these place the image and no CRS does.
-        control_crs: Their CRS.
-        polynomials: Rational polynomial coefficients (RPCs), where no CRS places the image.
-    """
-
-    shape: tuple[int, int]
-    transform: Affine = Affine.identity()
+    shape: tuple[int, int]  # (y, x) in pixels
+    transform: Affine = Affine.identity()  # from pixels to the CRS
     crs: CRS | None = None
-    control_points: tuple[GroundControlPoint, ...] = ()
+    control_points: tuple[GroundControlPoint, ...] = ()  # where they place the image, and no CRS
     control_crs: CRS | None = None
-    polynomials: RPC | None = None
+    polynomials: RPC | None = None  # rational polynomial coefficients, where no CRS places it
 
     @property
     def ground(self) -> "Grid":

@@ -11,15 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from clouddl.errors import InputError
 
 ANSWER_TIME, JOIN_TIME = 10, 60  # seconds to wait for a scheduler, and for its first worker
-
-Task = TypeVar("Task")
 
 
 class Lost(InputError):
@@ -105,9 +103,7 @@ class Cluster:
         """Count the tasks that can run at the same time."""
         return sum(self.client.nthreads().values())
 
-    def spread(
-        self, work: Callable[[Task], Any], waiting: deque[Task]
-    ) -> Iterator[tuple[Task, Any]]:
+    def spread(self, work: Callable[[Any], Any], waiting: deque[Any]) -> Iterator[tuple[Any, Any]]:
         """Run `work` on each task, in any order.
 
         No more tasks are handed out than there are threads. Dask gives a task that was lost with
@@ -127,8 +123,8 @@ class Cluster:
         """
         from distributed import CancelledError, KilledWorker, wait
 
-        suspects: list[Task] = []
-        running: dict[Any, Task] = {}  # by future
+        suspects: list[Any] = []
+        running: dict[Any, Any] = {}  # by future
         while waiting or running:
             fate = "was lost; start it again"
             try:
@@ -156,7 +152,7 @@ class Cluster:
                     waiting.append(task)
 
 
-def _run_alone(work: Callable[[Task], Any], task: Task) -> Any:
+def _run_alone(work: Callable[[Any], Any], task: Any) -> Any:
     """Run a task in a worker with one thread of PyTorch, as there is a worker for each core."""
     torch.set_num_threads(1)
     return work(task)

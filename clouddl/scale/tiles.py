@@ -187,10 +187,7 @@ class TilePredictor:
         height, width = overview.shape[1:]
         down = weights(height, min(self.rows.network_pixels, OVERVIEW))
         across = weights(width, min(self.columns.network_pixels, OVERVIEW))
-        means = [
-            weighted_mean(band, np.isfinite(band), down, across)[0].astype(np.float32)
-            for band in overview
-        ]
+        means = [weighted_mean(band, np.isfinite(band), down, across)[0] for band in overview]
         return chip_statistics(torch.from_numpy(self._arrange(np.stack(means)))[None])
 
 
