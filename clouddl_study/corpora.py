@@ -86,12 +86,17 @@ def study_chips(
         catalogue: Its scenes of the roles train and validation are cut.
         store: Where their files are.
         work: The work folder.
-        fraction: Of these scenes, for a quick look: of real and of simulated ones alike. Scenes of
-            a corpus that is simulated alone are few, and all taken.
+        fraction: Of these scenes, above 0 to 1, for a quick look: every so many of the real and of
+            the simulated ones. Scenes of a corpus that is simulated alone are few, and all taken.
 
     Returns:
         The Zarr store of the chips.
+
+    Raises:
+        InputError: Another fraction.
     """
+    if not 0 < fraction <= 1:
+        raise InputError(f"fraction {fraction}: give a part of the scenes, above 0 to 1")
     scenes = [
         scene
         for role in ("train", "validation")
