@@ -257,8 +257,8 @@ def predict(
         dilation: Grow the clouds by this many metres.
         tile: Pixels a side predicted at a time; less needs less memory. Default: 1616, and 1024 for
             models without a stem.
-        probability_type: float32, or uint8: in steps of 0.004, which the file says, and 255 nodata;
-            a sixth of the size.
+        probability_type: float32, in thousandths, or uint8, in steps of 0.004, which the file says,
+            and 255 nodata: a smaller file.
         stac: Write a STAC item beside each mask, <stem>_cloud.json; its date is that in the name.
             Done for STAC items always.
         scheduler: Spread the scenes, or the tiles of a large one, over processes: local, or the

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 
-from clouddl.errors import InputError, check_path, read_yaml, readable, validated
+from clouddl.errors import InputError, check_path, read_yaml, readable, validated, warn
 from clouddl.files import is_local, load_array, masks_of, split_member
 
 if TYPE_CHECKING:
@@ -465,10 +465,9 @@ def read_mask(path: str | Path, codes: str, like: "Gridded | None" = None) -> "x
         if codes == "binary":
             _check_binary(stored)
             if declared in (CLEAR, CLOUD):
-                warnings.warn(
+                warn(
                     f"{path}: its nodata value is {declared:g}, but that is counted as "
-                    f"{'cloud' if declared else 'clear'}; if it means nodata, write 255 instead",
-                    stacklevel=3,
+                    f"{'cloud' if declared else 'clear'}; if it means nodata, write 255 instead"
                 )
         if declared is not None and declared not in range(1 << 8):  # else the table says it
             hidden |= stored.values == declared

@@ -26,7 +26,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from clouddl.errors import InputError, WriteError, absent, folder_of
+from clouddl.errors import InputError, WriteError, absent, folder_of, warn
 from clouddl.files import is_local, replacing, split_member, working_folder, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, dilate, to_mask
 from clouddl.model import CloudModel, pick_model, shared_model
@@ -66,7 +66,8 @@ class Options:
         threshold: Probability from which a pixel is cloud; default the model's.
         dilation_m: Metres to grow the clouds by.
         tile: Pixels a side of a tile, at the model's resolution; default what runs best.
-        probability_type: "float32", or "uint8": in steps of 1 / 250, which the file says.
+        probability_type: "float32", in thousandths, or "uint8", in steps of 1 / 250, which the
+            file says; both rounded down.
     """
 
     use: tuple[str, ...] | None = None
@@ -230,10 +231,9 @@ def make_plan(
     used = [band for band in image.bands if band in best]
     resolution = _resolution(image, used, model.card)
     if options.dilation_m and image.coarsest(used) is None:
-        warnings.warn(
+        warn(
             f"{image.name}: nothing says its resolution, so clouds are grown by metres of pixels "
-            f"that are taken as {resolution:g} m; give --resolution",
-            stacklevel=3,
+            f"that are taken as {resolution:g} m; give --resolution"
         )
     threshold = model.card.threshold if options.threshold is None else options.threshold
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
@@ -269,10 +269,9 @@ def _check_overview(image: Image, pixels: int = OVERVIEW) -> None:
     check_reflectance(values, image.bands, image.name, image.readings, level=image.level)
     ground = np.multiply(image.shape, image.spacing)
     if ground.min() < LEAST_GROUND:
-        warnings.warn(
+        warn(
             f"{image.name}: shows only {ground[0]:.3g} × {ground[1]:.3g} m of ground, in which "
-            "cloud and bright ground look alike; give more of the scene, or the right --resolution",
-            stacklevel=3,
+            "cloud and bright ground look alike; give more of the scene, or the right --resolution"
         )
 
 
@@ -296,10 +295,9 @@ def _warn_of_step(image: Image, taken: float) -> None:
     transform = image.grid.transform
     step = math.hypot(transform.b, transform.e)
     if not transform.is_identity and step > LEAST_STEP and abs(step / taken - 1) > 0.05:
-        warnings.warn(
+        warn(
             f"{image.name}: has no CRS, so its pixels are taken as {taken:g} m, but its transform "
-            f"has steps of {step:g}; if they are metres, give --resolution {step:g}",
-            stacklevel=5,
+            f"has steps of {step:g}; if they are metres, give --resolution {step:g}"
         )
 
 
@@ -391,7 +389,9 @@ def _stored(probability: np.ndarray, dtype: str) -> np.ndarray:
     Further digits are the noise of the network's arithmetic, and would more than double the file.
     Rounded down, it reaches a threshold of whole steps just where the mask has cloud.
     """
-    steps = np.floor(probability * STEPS[dtype])
+    steps = np.rint(probability * STEPS[dtype])
+    # Not by floor: the product is rounded, so a step would be missed, or taken too early.
+    steps -= steps / STEPS[dtype] > probability
     if dtype == "uint8":
         return np.nan_to_num(steps, nan=NODATA)
     return steps / STEPS[dtype]

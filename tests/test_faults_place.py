@@ -401,7 +401,7 @@ def test_a_transform_of_no_numbers_is_refused(tmp_path: Path, number: float) -> 
 def test_points_on_a_line_say_no_size(ends: list[tuple[int, int]]) -> None:
     points = [GroundControlPoint(y, x, 5e5 + 30 * x, 48e5 - 30 * y) for y, x in ends]
     grid = Grid((9, 9), control_points=tuple(points), control_crs=CRS.from_epsg(32631))
-    assert grid.ground.crs is None and grid.ground.transform == Affine.identity()
+    assert grid.ground is grid and grid.crs is None and grid.transform == Affine.identity()
 
 
 def test_a_resolution_is_compared_with_degrees(tmp_path: Path) -> None:

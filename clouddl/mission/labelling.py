@@ -6,7 +6,6 @@ image of another date; here there is one image, as in a satellite's first days.
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +21,7 @@ from rasterio.features import rasterize
 from rasterio.warp import transform
 from scipy.ndimage import uniform_filter
 
-from clouddl.errors import InputError, folder_of
+from clouddl.errors import InputError, folder_of, warn
 from clouddl.files import replacing, writing
 from clouddl.labels import CLEAR, CLOUD, NODATA, on_grid
 from clouddl.products import open_image
@@ -161,10 +160,9 @@ def _warn_of_overlap(path: Path | str, both: np.ndarray) -> None:
     """Warn where pixels (y, x) are labelled cloud and clear."""
     if both.any():
         row, column = np.argwhere(both)[0]
-        warnings.warn(
+        warn(
             f"{path}: {both.sum()} pixels are labelled cloud and clear, the first in row {row}, "
-            f"column {column}; there the later label holds: redraw the outlines if it is wrong",
-            stacklevel=4,
+            f"column {column}; there the later label holds: redraw the outlines if it is wrong"
         )
 
 

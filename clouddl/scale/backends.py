@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from clouddl.errors import InputError
+from clouddl.errors import InputError, warn
 from clouddl.files import cache_folder, replacing
 from clouddl.network import DARK, ELEVATION, ModelCard, Statistics, UNet, normalise
 
@@ -169,7 +169,7 @@ class Backend:
                 make = openvino_buffers(self.net, self.card, half)
                 return CPUEngine(self.net.multiple, self.card, make, self.workers)
             except Exception as error:  # classes of its own; as a rule a layer it does not know
-                warnings.warn(f"OpenVINO: {error}; PyTorch is used instead", stacklevel=2)
+                warn(f"OpenVINO: {error}; PyTorch is used instead")
         net = folded(self.net) if half else self.net
         if self.device.type == "cpu":
             return CPUEngine(net.multiple, self.card, _torch_buffers(net, half), self.workers)

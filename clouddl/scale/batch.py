@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from tqdm import tqdm
 
-from clouddl.errors import InputError, WriteError
+from clouddl.errors import InputError, WriteError, warn
 from clouddl.files import WORK, clear_work, is_local, split_member, write_rows
 from clouddl.model import shared_model, shipped_models
 from clouddl.predict import (
@@ -248,7 +248,7 @@ def _predict_all(jobs: Sequence[_Job], outcomes: dict[str, Outcome], processes: 
             )
         outcomes[outcome.scene] = outcome
         for message in outcome.messages:
-            warnings.warn(message, stacklevel=3)
+            warn(message)
 
 
 def _predict(job: _Job) -> Outcome:
@@ -373,4 +373,4 @@ def _write_report(path: Path, outcomes: Sequence[Outcome]) -> None:
     try:
         write_rows(path, columns, map(vars, outcomes))
     except OSError as error:  # the masks are there, or the run has a worse error to report
-        warnings.warn(f"{path}: not written ({error.strerror})", stacklevel=2)
+        warn(f"{path}: not written ({error.strerror})")
