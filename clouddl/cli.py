@@ -487,7 +487,7 @@ def preflight(
 
     sensor = get_sensor(card)
     catalogue, store = open_corpus(corpus, mirror)
-    chips = study_chips(catalogue, store, out.resolve(), simulated)
+    chips = study_chips(catalogue, store, out.resolve(), simulated=simulated)
     labels = training_labels("auto", catalogue)
     run = out.resolve() / f"run-{sensor.id}"
     model = coarse_model(sensor, chips, labels, run, epochs=epochs, seed=seed)

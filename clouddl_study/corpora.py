@@ -78,7 +78,12 @@ def open_corpus(
 
 
 def study_chips(
-    catalogue: Catalogue, store: Store, work: Path | str, fraction: float = 1.0
+    catalogue: Catalogue,
+    store: Store,
+    work: Path | str,
+    fraction: float = 1.0,
+    *,
+    simulated: int | None = None,
 ) -> Path:
     """Make the chips of a corpus, unless those of the same scenes and labels exist.
 
@@ -88,6 +93,8 @@ def study_chips(
         work: The work folder.
         fraction: Of these scenes, above 0 to 1, for a quick look: every so many of the real and of
             the simulated ones. Scenes of a corpus that is simulated alone are few, and all taken.
+        simulated: How many simulated training scenes are taken at most beside real ones, and a
+            sixth as many to validate on; default all.
 
     Returns:
         The Zarr store of the chips.
@@ -97,10 +104,10 @@ def study_chips(
     """
     if not 0 < fraction <= 1:
         raise InputError(f"fraction {fraction}: give a part of the scenes, above 0 to 1")
+    step = round(1 / fraction)
     scenes = [
-        scene
-        for role in ("train", "validation")
-        for scene in _some(catalogue.select(role), round(1 / fraction))
+        *_some(catalogue.select("train"), step, simulated),
+        *_some(catalogue.select("validation"), step, simulated and simulated // 6),
     ]
     chips = work_folder(work) / f"chips-{catalogue.name}-{_digest(scenes)[:12]}.zarr"
     if not chips.exists():
@@ -109,11 +116,11 @@ def study_chips(
     return chips
 
 
-def _some(scenes: list[Scene], step: int) -> list[Scene]:
-    """Every so many of the real scenes, and of the simulated ones beside them."""
+def _some(scenes: list[Scene], step: int, most: int | None) -> list[Scene]:
+    """Every so many of the real scenes, and of at most so many simulated ones beside them."""
     real = [scene for scene in scenes if not scene.simulated]
     simulated = [scene for scene in scenes if scene.simulated]
-    return real[::step] + simulated[::step] if real else scenes
+    return real[::step] + simulated[:most:step] if real else scenes
 
 
 def _digest(scenes: list[Scene]) -> str:

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import Run
 
 from clouddl.errors import InputError
 from clouddl.scenes import Scene, load_catalogue, open_scene, store_of
@@ -37,6 +38,26 @@ def test_a_quick_look_takes_every_so_many_scenes_of_each_kind(
             of_kind = [s for s in catalogue.select(role) if bool(s.simulated) == simulated]
             chosen = [s for s in taken if (s.role, bool(s.simulated)) == (role, simulated)]
             assert chosen == of_kind[::step] and chosen
+
+
+@pytest.mark.parametrize(("simulated", "validation"), [(272, 45), (5, 0), (0, 0)])
+def test_preflight_takes_so_many_simulated_scenes_beside_all_real_ones(
+    simulated: int, validation: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Scene] = []
+
+    def make(scenes: list[Scene], *_: object, **__: object) -> None:
+        taken.extend(scenes)
+        raise InputError("that is all")
+
+    monkeypatch.setattr(corpora, "make_chips", make)
+    options = f"--out {tmp_path} --corpus real --simulated {simulated}"
+    assert "that is all" in run(f"preflight co3d {options}")[2]
+    catalogue = load_catalogue("real")
+    for role, most in (("train", simulated), ("validation", validation)):
+        real = [scene for scene in catalogue.select(role) if not scene.simulated]
+        drawn = [scene for scene in catalogue.select(role) if scene.simulated]
+        assert [scene for scene in taken if scene.role == role] == real + drawn[:most]
 
 
 @pytest.mark.parametrize("fraction", [0, -0.5, 2, float("nan")])
